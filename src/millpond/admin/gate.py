@@ -1,0 +1,120 @@
+"""What every request passes before a route sees it: its size, its path, who sent it.
+
+Plain ASGI, before FastAPI, which would read a request's body before it asked who sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.base.errors import AccessRefused, NotFound
+from millpond.base.limits import ADMIN_REQUEST_BYTES_MAX
+from millpond.broker.access import ADMINISTRATOR
+
+if TYPE_CHECKING:
+    from millpond.broker.access import Access
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# RabbitMQ's tags. `management` sees the virtual hosts that it has permissions in, `monitoring` all of them.
+MONITORING: Final = "monitoring"
+SEEING_TAGS: Final = {"management", "policymaker", MONITORING, ADMINISTRATOR}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `name` is None for who came by the UNIX socket: the file's mode has let them in."""
+
+    name: str | None
+    tags: frozenset[str]
+
+    @property
+    def is_administrator(self) -> bool:
+        return ADMINISTRATOR in self.tags
+
+    @property
+    def sees_everything(self) -> bool:
+        return self.is_administrator or MONITORING in self.tags
+
+
+OWNER: Final = Principal(None, frozenset({ADMINISTRATOR}))
+
+
+class Gate:
+    """Wraps an application. `trusted` is for the UNIX socket only: nobody is asked for a password there."""
+
+    def __init__(self, application: Application, access: Access, logins: Executor, trusted: bool) -> None:
+        self._application: Final = application
+        self._access: Final = access
+        self._logins: Final = logins
+        self._trusted: Final = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in headers or not length.isdigit():
+            await _refuse(send, 411, "length_required", "a request tells its length")
+            return
+        if int(length) > ADMIN_REQUEST_BYTES_MAX:
+            await _refuse(send, 413, "too_large", f"a request has at most {ADMIN_REQUEST_BYTES_MAX} bytes")
+            return
+        try:
+            scope["principal"] = OWNER if self._trusted else await self._principal(scope, headers)
+        except AccessRefused as error:
+            await _refuse(send, 401, "not_authorised", str(error))
+            return
+        # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote.
+        scope["path"] = scope["raw_path"].decode("ascii")
+        await self._application(scope, receive, send)
+
+    async def _principal(self, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
+        name, password = _credentials(headers.get(b"authorization", b""))
+        access = self._access
+        access.check_address(name, scope["client"][0] if scope["client"] else None)
+        if not access.is_known_login(name, password):
+            loop = asyncio.get_running_loop()
+            if not await loop.run_in_executor(self._logins, access.verify_password, name, password):
+                raise AccessRefused("Login failed")
+        try:
+            tags = frozenset(access.user(name).tags)
+        except NotFound:
+            raise AccessRefused("Login failed") from None
+        if not tags & SEEING_TAGS:
+            raise AccessRefused("Not management user")
+        return Principal(name, tags)
+
+
+def _credentials(authorization: bytes) -> tuple[str, bytes]:
+    scheme, _, encoded = authorization.partition(b" ")
+    try:
+        name, colon, password = base64.b64decode(encoded, validate=True).partition(b":")
+    except binascii.Error:
+        raise AccessRefused("Login failed") from None
+    if scheme.lower() != b"basic" or not colon:
+        raise AccessRefused("Login failed")
+    return name.decode(errors="surrogateescape"), password
+
+
+async def _refuse(send: Send, status: int, error: str, reason: str) -> None:
+    body = json.dumps({"error": error, "reason": reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="Millpond"'))
+    else:
+        # The body was not read: what follows on this connection would be taken for a request.
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

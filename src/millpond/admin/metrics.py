@@ -1,0 +1,105 @@
+"""Metrics for Prometheus, under the names of RabbitMQ's own exporter, so that its dashboards work.
+
+The collector reads the core's plain counters when it is scraped; nothing is counted twice on the hot path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from millpond.broker.commits import ALARM_DISK, ALARM_MEMORY, ALARM_STORAGE
+from millpond.broker.queues.queue import Queue
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from millpond.broker.broker import Broker
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+QUEUE_METRICS: Final[list[tuple[Family, str, str, Callable[[Queue], int]]]] = [
+    (GaugeMetricFamily, "rabbitmq_queue_messages_ready", "Messages ready", lambda queue: int(queue.ready)),
+    (
+        GaugeMetricFamily,
+        "rabbitmq_queue_messages_unacked",
+        "Not settled yet",
+        lambda queue: int(queue.unsettled),
+    ),
+    (GaugeMetricFamily, "rabbitmq_queue_messages_ready_bytes", "Bytes ready", lambda queue: int(queue.ready_bytes)),
+    (GaugeMetricFamily, "rabbitmq_queue_messages_ram_bytes", "In memory", lambda queue: int(queue.resident_bytes)),
+    (CounterMetricFamily, "rabbitmq_queue_messages_published", "Routed here", lambda queue: int(queue.published_total)),
+    (CounterMetricFamily, "millpond_queue_messages_delivered", "Deliveries", lambda queue: int(queue.delivered_total)),
+    (CounterMetricFamily, "millpond_queue_messages_settled", "Done with", lambda queue: int(queue.settled_total)),
+]
+
+
+class BrokerCollector(Collector):
+    """The core's state. With `per_queue`, what queues have is told for each, labelled; otherwise summed up."""
+
+    def __init__(self, broker: Broker, per_queue: bool) -> None:
+        self._broker = broker
+        self._per_queue = per_queue
+
+    def describe(self) -> Iterable[Metric]:
+        # Nothing is known in advance: without this the registry would collect once to find out.
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        broker = self._broker
+        queues = [(vhost.name, queue) for vhost in broker.vhosts.values() for queue in vhost.queues.values()]
+        yield GaugeMetricFamily("rabbitmq_connections", "Connections open", len(broker.connections))
+        yield GaugeMetricFamily("rabbitmq_queues", "Queues", len(queues))
+        yield GaugeMetricFamily("rabbitmq_consumers", "Consumers", sum(len(queue.consumers) for _, queue in queues))
+        published = sum(int(vhost.published_total) for vhost in broker.vhosts.values())
+        unroutable = sum(int(vhost.unroutable_total) for vhost in broker.vhosts.values())
+        yield CounterMetricFamily("rabbitmq_global_messages_received", "Messages published", published)
+        yield CounterMetricFamily("rabbitmq_global_messages_unroutable_dropped", "Messages without a queue", unroutable)
+        yield from self._queue_metrics(queues)
+        yield GaugeMetricFamily("millpond_memory_messages_bytes", "Memory that messages take", int(broker.memory.used))
+        yield GaugeMetricFamily("millpond_memory_budget_bytes", "Memory that they may", int(broker.memory.budget_bytes))
+        alarms = GaugeMetricFamily("millpond_alarm", "Whether publishers are blocked, by reason", labels=["reason"])
+        for reason in (ALARM_MEMORY, ALARM_DISK, ALARM_STORAGE):
+            alarms.add_metric([reason], int(reason in broker.alarms.reasons))
+        yield alarms
+
+    def _queue_metrics(self, queues: list[tuple[str, Queue]]) -> Iterator[Metric]:
+        for family, name, text, value_of in QUEUE_METRICS:
+            if self._per_queue:
+                metric = family(name, text, labels=["vhost", "queue"])
+                for vhost, queue in queues:
+                    metric.add_metric([_label(vhost), _label(queue.name)], value_of(queue))
+                yield metric
+            else:
+                yield family(name, text, sum(value_of(queue) for _, queue in queues))
+
+
+def _label(name: str) -> str:
+    # A name that is not Unicode cannot be a label as it is.
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+class Metrics:
+    """Renders what Prometheus asks for."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._summed: Final = CollectorRegistry()
+        self._per_queue: Final = CollectorRegistry()
+        for registry, per_queue in ((self._summed, False), (self._per_queue, True)):
+            registry.register(BrokerCollector(broker, per_queue))
+        ProcessCollector(registry=self._summed)
+        PlatformCollector(registry=self._summed)
+        GCCollector(registry=self._summed)
+
+    def summed(self) -> bytes:
+        return generate_latest(self._summed)
+
+    def per_queue(self) -> bytes:
+        return generate_latest(self._per_queue)

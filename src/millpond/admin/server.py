@@ -1,0 +1,122 @@
+"""Serves the management API on sockets that listen already, in the node's own event loop.
+
+FastAPI and uvicorn take a third of a second and some 40 MiB, and most brokers in a test suite are never asked: so
+they are imported when the first client connects, on a thread, while the broker goes on with its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from millpond.base.limits import ADMIN_LOGIN_THREADS, ADMIN_REQUESTS_MAX
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from millpond.admin.views import Node
+    from millpond.broker.broker import Broker
+
+logger = logging.getLogger(__name__)
+
+# Requests under way may end when the broker stops; who only keeps a connection open is not waited for.
+STOP_DEADLINE_S: Final = 1
+
+
+class AdminServer:
+    """The management API of one broker.
+
+    `sockets` are those of TCP listeners, where every request brings a name and a password; `unix_socket` is the
+    data directory's, whose file mode has let in whoever connects. The server closes them all.
+    """
+
+    def __init__(
+        self, broker: Broker, node: Node, sockets: list[socket.socket], unix_socket: socket.socket | None = None
+    ) -> None:
+        self._broker: Final = broker
+        self._node: Final = node
+        self._sockets: Final = [(sock, False) for sock in sockets]
+        if unix_socket is not None:
+            self._sockets.append((unix_socket, True))
+        self._logins: Final = ThreadPoolExecutor(ADMIN_LOGIN_THREADS, thread_name_prefix="millpond-admin-login")
+        self._serving: asyncio.Task[None] | None = None
+        self._servers: list[uvicorn.Server] = []
+        self._stopping = False
+
+    def start(self) -> None:
+        """Serve from now on. Returns at once: the kernel holds the first client until all is loaded."""
+        loop = asyncio.get_running_loop()
+        for sock, _ in self._sockets:
+            loop.add_reader(sock, self._first_client)
+
+    async def stop(self) -> None:
+        """Let requests under way end, and close the sockets. Harmless when repeated."""
+        self._stopping = True
+        self._watch_no_more()
+        for server in self._servers:
+            server.should_exit = True
+        if self._serving is not None:
+            with suppress(asyncio.CancelledError):
+                await self._serving
+        for sock, _ in self._sockets:
+            sock.close()
+        self._logins.shutdown(wait=False, cancel_futures=True)
+
+    def _watch_no_more(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock, _ in self._sockets:
+            if sock.fileno() >= 0:
+                loop.remove_reader(sock)
+
+    def _first_client(self) -> None:
+        self._watch_no_more()
+        if self._serving is None:
+            self._serving = asyncio.get_running_loop().create_task(self._serve(), name="millpond-admin")
+
+    async def _serve(self) -> None:
+        await asyncio.to_thread(_import_all)
+        if self._stopping:
+            return
+        import uvicorn
+
+        from millpond.admin.application import application
+        from millpond.admin.gate import Gate
+
+        class Server(uvicorn.Server):
+            @contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                # Signals are the node's, or the embedding program's.
+                yield
+
+        routes = application(self._broker, self._node)
+        serving = []
+        for sock, trusted in self._sockets:
+            config = uvicorn.Config(
+                Gate(routes, self._broker.access, self._logins, trusted),
+                loop="none",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                # Behind a proxy the peer is the proxy: whose word for the client is not taken without being told to.
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=ADMIN_REQUESTS_MAX,
+                timeout_graceful_shutdown=STOP_DEADLINE_S,
+            )
+            server = Server(config)
+            self._servers.append(server)
+            serving.append(server.serve(sockets=[sock]))
+        await asyncio.gather(*serving)
+
+
+def _import_all() -> None:
+    import uvicorn.protocols.http.h11_impl  # noqa: F401
+
+    import millpond.admin.application  # noqa: F401

@@ -1,0 +1,187 @@
+"""What the management API shows, as plain values under RabbitMQ's names. Counters are read as they stand.
+
+Every function here runs on the event loop's thread, between two turns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond import __version__
+
+if TYPE_CHECKING:
+    from millpond.broker.access import User
+    from millpond.broker.broker import Broker, ClientConnection
+    from millpond.broker.exchanges.exchange import Binding, Exchange
+    from millpond.broker.queues.consumer import Consumer
+    from millpond.broker.queues.queue import Queue
+    from millpond.broker.vhost import VirtualHost
+    from millpond.catalog.rows import PermissionRow
+
+QUEUE_TYPE: Final = "classic"
+
+Shown = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is shown of the process: its name, when it started on the clock's monotonic scale, where it listens."""
+
+    name: str
+    started_ms: int
+    addresses: Callable[[], Mapping[str, tuple[str, int]]]
+
+
+def overview(broker: Broker, node: Node) -> Shown:
+    queues = broker.all_queues()
+    ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    connections = [connection.describe() for connection in broker.connections]
+    return {
+        "product_name": "Millpond",
+        "product_version": __version__,
+        "management_version": __version__,
+        "node": node.name,
+        "os_pid": os.getpid(),
+        "uptime": broker.clock.monotonic_ms() - node.started_ms,
+        "mem_used": int(broker.memory.used),
+        "mem_limit": int(broker.memory.budget_bytes),
+        "alarms": list(broker.alarms.reasons),
+        "object_totals": {
+            "connections": len(connections),
+            "channels": sum(_count(connection.get("channels")) for connection in connections),
+            "exchanges": sum(len(vhost.router.exchanges) for vhost in broker.vhosts.values()),
+            "queues": len(queues),
+            "consumers": sum(len(queue.consumers) for queue in queues),
+        },
+        "queue_totals": {
+            "messages": ready + unsettled,
+            "messages_ready": ready,
+            "messages_unacknowledged": unsettled,
+        },
+        "message_stats": {
+            "publish": sum(int(vhost.published_total) for vhost in broker.vhosts.values()),
+            "drop_unroutable": sum(int(vhost.unroutable_total) for vhost in broker.vhosts.values()),
+            "deliver_get": sum(int(queue.delivered_total) for queue in queues),
+        },
+        "listeners": [
+            {"node": node.name, "protocol": name, "ip_address": host, "port": port}
+            for name, (host, port) in node.addresses().items()
+        ],
+    }
+
+
+def vhost(shown: VirtualHost) -> Shown:
+    queues = shown.queues.values()
+    ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    return {
+        "name": shown.name,
+        "messages": ready + unsettled,
+        "messages_ready": ready,
+        "messages_unacknowledged": unsettled,
+        "message_stats": {"publish": int(shown.published_total), "drop_unroutable": int(shown.unroutable_total)},
+    }
+
+
+def queue(vhost_name: str, shown: Queue, node: Node) -> Shown:
+    ready, unsettled = int(shown.ready), int(shown.unsettled)
+    return {
+        "name": shown.name,
+        "vhost": vhost_name,
+        "type": QUEUE_TYPE,
+        "node": node.name,
+        "state": "running",
+        "durable": shown.durable,
+        "auto_delete": shown.auto_delete,
+        "exclusive": shown.exclusive_owner is not None,
+        "arguments": shown.arguments,
+        "messages": ready + unsettled,
+        "messages_ready": ready,
+        "messages_unacknowledged": unsettled,
+        "message_bytes_ready": int(shown.ready_bytes),
+        "message_bytes_ram": int(shown.resident_bytes),
+        "consumers": len(shown.consumers),
+        "message_stats": {
+            "publish": int(shown.published_total),
+            "deliver_get": int(shown.delivered_total),
+            "ack": int(shown.settled_total),
+        },
+    }
+
+
+def exchange(vhost_name: str, shown: Exchange) -> Shown:
+    return {
+        "name": shown.name,
+        "vhost": vhost_name,
+        "type": shown.type,
+        "durable": shown.durable,
+        "auto_delete": shown.auto_delete,
+        "internal": shown.internal,
+        "arguments": shown.arguments,
+    }
+
+
+def bindings(vhost: VirtualHost) -> Iterator[Shown]:
+    """All bindings, first those of the default exchange, which every queue has by its name."""
+    for name in vhost.queues:
+        yield {
+            "source": "",
+            "vhost": vhost.name,
+            "destination": name,
+            "destination_type": "queue",
+            "routing_key": name,
+            "arguments": {},
+            "properties_key": name,
+        }
+    for source in vhost.router.exchanges.values():
+        for found in source.bindings():
+            yield binding(vhost.name, found)
+
+
+def binding(vhost_name: str, shown: Binding) -> Shown:
+    return {
+        "source": shown.source.name,
+        "vhost": vhost_name,
+        "destination": shown.destination.name,
+        "destination_type": shown.destination.kind,
+        "routing_key": shown.routing_key,
+        "arguments": shown.arguments,
+        "properties_key": shown.properties_key,
+    }
+
+
+def consumer(vhost_name: str, queue: Queue, shown: Consumer) -> Shown:
+    return {
+        "consumer_tag": shown.tag,
+        "queue": {"vhost": vhost_name, "name": queue.name},
+        "ack_required": shown.acknowledges,
+        "exclusive": shown.exclusive,
+        "prefetch_count": int(shown.prefetch),
+        "messages_unacknowledged": int(shown.unsettled),
+        "message_stats": {"deliver": int(shown.delivered)},
+    }
+
+
+def connection(shown: ClientConnection) -> Shown:
+    return shown.describe()
+
+
+def user(shown: User) -> Shown:
+    # Without the hash that RabbitMQ shows: what is never told cannot be cracked.
+    return {"name": shown.name, "tags": list(shown.tags), "limits": {}}
+
+
+def permission(shown: PermissionRow) -> Shown:
+    return {
+        "user": shown.user,
+        "vhost": shown.vhost,
+        "configure": shown.configure,
+        "write": shown.write,
+        "read": shown.read,
+    }
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0

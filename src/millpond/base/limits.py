@@ -1,0 +1,139 @@
+"""Every limit in one place, each with its reason.
+
+What an operator may want to change is a setting in `config.py` whose default comes from here. The rest are fixed:
+they keep a hostile peer or a bug from taking memory or time without bound.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# --- Wire, AMQP ----------------------------------------------------------------------------------------------------
+
+# RabbitMQ's default: large enough that a typical message is one frame, small enough that frames of channels interleave.
+FRAME_BYTES_MAX: Final = 128 * KIB
+# AMQP 0-9-1, 4.2.3: no peer may ask for less.
+FRAME_BYTES_MIN: Final = 4096
+# RabbitMQ's default. A channel costs about 1 KiB here.
+CHANNELS_PER_CONNECTION_MAX: Final = 2047
+# RabbitMQ 4's default for max_message_size.
+MESSAGE_BYTES_MAX: Final = 16 * MIB
+# An unauthenticated peer has this long to finish the handshake (RabbitMQ's handshake_timeout).
+HANDSHAKE_TIMEOUT_MS: Final = 10_000
+# RabbitMQ's default heartbeat. A peer that is silent for two of them is gone.
+HEARTBEAT_S: Final = 60
+# A connection stops taking deliveries when this much output waits to be written: what is delivered beyond the
+# socket's capacity would only move the backlog from the disk into memory.
+OUTPUT_BYTES_MAX: Final = 1 * MIB
+# The longest name of a queue, exchange, routing key: AMQP's shortstr.
+NAME_BYTES_MAX: Final = 255
+# Routes remembered per connection; above it the cache is dropped, so that random routing keys cannot fill memory.
+ROUTES_CACHED_MAX: Final = 4096
+# Exchanges that one publish may pass through when exchanges are bound to exchanges.
+EXCHANGE_HOPS_MAX: Final = 256
+# RabbitMQ's: ten years. A longer expiration of a message or queue is an error of the client's arithmetic.
+EXPIRATION_MS_MAX: Final = 315_360_000_000
+
+# --- Queues --------------------------------------------------------------------------------------------------------
+
+# Messages and bytes in a page, the unit in which a backlog is written to disk and read back: large enough
+# that disks stream, small enough that one page of each of many queues fits into memory.
+PAGE_MESSAGES_MAX: Final = 2048
+PAGE_BYTES_MAX: Final = 512 * KIB
+# Pages of a queue that are read ahead of its consumers.
+PAGES_AHEAD: Final = 4
+# Messages delivered from one queue before the other queues get their turn.
+DELIVERIES_PER_TURN_MAX: Final = 4096
+# Dead-letter hops recorded in x-death; beyond it the oldest is forgotten.
+DEATHS_RECORDED_MAX: Final = 64
+
+# --- Storage -------------------------------------------------------------------------------------------------------
+
+# A journal file's size. A checkpoint follows when one is full, so this also bounds replay at start.
+JOURNAL_FILE_BYTES: Final = 128 * MIB
+# What may wait for the disk before publishers are held back.
+JOURNAL_PENDING_BYTES_MAX: Final = 64 * MIB
+# The longest frame that recovery will believe. A batch is at most a page or one message.
+JOURNAL_FRAME_BYTES_MAX: Final = 64 * MIB
+# Unconfirmed publishes and acks are synced at the latest after this long.
+JOURNAL_SYNC_INTERVAL_MS: Final = 200
+# A full disk is tried again this often: soon enough that publishers resume at once, seldom enough to cost nothing.
+JOURNAL_RETRY_MS: Final = 250
+# Files that all logs together keep open: far below the usual limit of 1024 descriptors, which connections need too.
+FILES_OPEN_MAX: Final = 256
+# A segment of a queue's log is deleted as a whole when all in it is acknowledged: smaller frees earlier.
+SEGMENT_BYTES: Final = 64 * MIB
+# One index entry per this many bytes of a segment, as Kafka's index.interval.bytes.
+INDEX_INTERVAL_BYTES: Final = 4 * KIB
+# At a checkpoint, a queue with less than this in the journal is copied forward instead of getting a file of its
+# own: a hundred files would mean a hundred fsyncs.
+CARRY_FORWARD_BYTES: Final = 64 * KIB
+# Defaults of the settings memory_budget and disk_free_min.
+MEMORY_BUDGET_BYTES: Final = 512 * MIB
+DISK_FREE_BYTES_MIN: Final = 256 * MIB
+# Consecutive messages share a record batch up to this size.
+LEDGER_BATCH_BYTES: Final = 1 * MIB
+# A turn's journal frame is cut beyond this, so that what recovery believes of a frame's length can be bounded.
+LEDGER_FRAME_BYTES: Final = 16 * MIB
+# What a transaction may hold, as it is recovered whole and so must be one frame.
+TRANSACTION_BYTES_MAX: Final = 32 * MIB
+# Pages of all queues that are being written at once: bounds the memory of encoded pages on their way to the disk.
+PAGES_WRITING_MAX: Final = 32
+
+# --- Catalog and access --------------------------------------------------------------------------------------------
+
+# Tables and arrays inside each other in the arguments of a queue, exchange or binding. Nobody nests this deep by hand,
+# and it keeps the recursive codecs far from Python's recursion limit.
+FIELD_VALUE_DEPTH_MAX: Final = 32
+# The write-ahead log of the catalog is copied into its database when it has grown to this size, SQLite's own default:
+# after some 300 turns that changed something.
+CATALOG_WAL_BYTES: Final = 4 * MIB
+# RabbitMQ's limit for the patterns of permissions.
+PATTERN_CHARACTERS_MAX: Final = 1024
+# RabbitMQ's limit.
+TAGS_PER_USER_MAX: Final = 32
+# More than any password; it keeps the hash's input small.
+PASSWORD_BYTES_MAX: Final = 4096
+# Logins that are hashed at the same time: each takes 19 MiB and a core, so a flood of wrong passwords must queue.
+PASSWORD_HASHES_AT_ONCE_MAX: Final = 4
+# Successful logins remembered, so that a storm of reconnects is not a storm of hashes. About 150 bytes each.
+LOGINS_CACHED_MAX: Final = 4096
+# Decisions on permissions remembered over all users; above it they are forgotten together. About 300 bytes each.
+ACCESS_DECISIONS_CACHED_MAX: Final = 16_384
+
+# --- Defaults of settings that bound the node -----------------------------------------------------------------------
+
+# A connection takes a file descriptor and some 20 KiB; the process's own descriptor limit may bound it sooner.
+CONNECTIONS_MAX: Final = 50_000
+# A queue takes a few KiB when empty. It keeps a client that leaks server-named queues from taking the node down.
+QUEUES_MAX: Final = 100_000
+# Queues of one virtual host: a client in a loop must not fill the memory with empty queues (about 2 KiB each).
+QUEUES_PER_VHOST_MAX: Final = 250_000
+# Connections that wait to be accepted: as many as may come at once after a restart. The kernel lowers it to its own.
+LISTEN_BACKLOG: Final = 4096
+# Consumers of one channel; a queue's rotation walks over all of its consumers.
+CONSUMERS_PER_CHANNEL_MAX: Final = 10_000
+# --- Management API ----------------------------------------------------------------------------------------------------
+
+# The largest request is a user with its tags, or a permission with three patterns.
+ADMIN_REQUEST_BYTES_MAX: Final = 64 * KIB
+# Requests under way; above it the answer is 503. Operators and monitoring are few.
+ADMIN_REQUESTS_MAX: Final = 64
+# Logins that wait for a password hash share this many threads, so that a flood of them leaves the broker its cores.
+ADMIN_LOGIN_THREADS: Final = 2
+# RabbitMQ's limit for a page of a list.
+ADMIN_PAGE_ITEMS_MAX: Final = 500
+# Work on pages ahead of a checkpoint, per turn: about a millisecond.
+PAGES_TRICKLED_PER_TURN: Final = 4
+QUEUES_TRICKLED_PER_TURN: Final = 64
+# A checkpoint that failed is tried again after this long.
+CHECKPOINT_RETRY_MS: Final = 5_000
+# A socket that is not read from fast enough stops its consumers at `high`, and lets them go on at `low`.
+SOCKET_BUFFER_BYTES_HIGH: Final = 512 * KIB
+SOCKET_BUFFER_BYTES_LOW: Final = 128 * KIB
+# At shutdown, clients have this long to say goodbye, and so has the last checkpoint.
+CLOSE_GRACE_MS: Final = 1_500

@@ -1,0 +1,395 @@
+"""Who may log in, and what they may do.
+
+Users, password hashes and permissions are held in memory; every change is written through to the catalog, in the
+transaction of the caller's turn. All methods belong on the event loop's thread but for `verify_password` and
+`hash_password`, which burn 30 ms of a core on purpose and belong on another one.
+
+Permissions are RabbitMQ's: a user has access to a vhost when there is a row for both, and its three regular expressions
+say which names may be configured, written to and read from. A pattern is searched in the name, so it is anchored
+only where it says so; the empty pattern matches the empty name only, that is nothing; the default exchange is
+called "amq.default" here. Patterns are Python's, with ASCII classes, where RabbitMQ's are PCRE: docs/security.md says
+where they differ. They come from administrators, who are trusted not to write one that backtracks without end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from millpond.base import limits
+from millpond.base.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed
+from millpond.catalog.catalog import Catalog
+from millpond.catalog.rows import CatalogState, PermissionRow, UserRow
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+# What a listener on a UNIX socket gives as its peers' address.
+UNIX_SOCKET: Final = "unix"
+
+ADMINISTRATOR: Final = "administrator"
+DEFAULT_USER: Final = "guest"
+DEFAULT_PASSWORD: Final = b"guest"
+DEFAULT_VHOST: Final = "/"
+# The hash of the default password. It is no secret, as the password is in every manual, and a hash that is made already
+# lets a new broker start 50 ms sooner. Made with the costs below; a test holds the two together.
+DEFAULT_HASH: Final = (
+    "$argon2id$v=19$m=19456,t=3,p=1$iTyJXF+CUd5Ciy+TIjdYWQ$nP1bXdsgqL/+9/kJXBbbbjYQV1MWs/mk2nvdw6lr76M"
+)
+
+# argon2id with 19 MiB of memory as OWASP's cheat sheet advises, and one pass more: 20 to 50 ms of a core.
+ARGON2_PASSES: Final = 3
+ARGON2_MEMORY_KIB: Final = 19 * 1024
+ARGON2_LANES: Final = 1
+
+
+class Operation(Enum):
+    """What a permission is for. The value is RabbitMQ's word for it."""
+
+    CONFIGURE = "configure"
+    WRITE = "write"
+    READ = "read"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as others may see it."""
+
+    name: str
+    tags: tuple[str, ...] = ()
+
+
+class _Patterns:
+    """A permission row with its patterns compiled."""
+
+    __slots__ = ("by_operation", "row")
+
+    def __init__(self, row: PermissionRow, compiled: Callable[[str], re.Pattern[str]]) -> None:
+        self.row: Final = row
+        self.by_operation: Final = {
+            Operation.CONFIGURE: compiled(row.configure),
+            Operation.WRITE: compiled(row.write),
+            Operation.READ: compiled(row.read),
+        }
+
+
+class Access:
+    """All users and permissions of a broker.
+
+    `version` grows with every change: whoever remembers a decision forgets it when the version is another one. A
+    deleted user or permission so takes effect with the next operation, also on connections that are open.
+    """
+
+    def __init__(self, catalog: Catalog, loopback_users: Iterable[str] = (DEFAULT_USER,)) -> None:
+        self.version = 0
+        self._catalog: Final = catalog
+        self._loopback_users: Final = frozenset(loopback_users)
+        self._users: Final[dict[str, UserRow]] = {}
+        self._permissions: Final[dict[tuple[str, str], _Patterns]] = {}
+        self._decisions: Final[dict[tuple[str, str, Operation, str], bool]] = {}
+        self._logins: Final = _Logins()
+        self._hashing: Final = threading.BoundedSemaphore(limits.PASSWORD_HASHES_AT_ONCE_MAX)
+
+    def load(self, state: CatalogState) -> None:
+        """Take over what the catalog holds."""
+        self._users.clear()
+        self._users.update((row.name, row) for row in state.users)
+        self._permissions.clear()
+        self._permissions.update(
+            ((row.user, row.vhost), _Patterns(row, _compiled_or_nothing)) for row in state.permissions
+        )
+        self._forget_decisions()
+
+    def create_default_user(
+        self, name: str = DEFAULT_USER, password: bytes = DEFAULT_PASSWORD, vhost: str = DEFAULT_VHOST
+    ) -> None:
+        """Create the user of a broker that has just been installed: an administrator who may do anything in `vhost`.
+
+        Blocks for the time of a hash where the password is not the default one.
+        """
+        stored = DEFAULT_HASH if password == DEFAULT_PASSWORD else self.hash_password(password)
+        self.put_user(name, stored, (ADMINISTRATOR,))
+        self.set_permission(name, vhost, ".*", ".*", ".*")
+        self._logins.remember(self._logins.key(name, password, stored))
+
+    # --- Logging in ------------------------------------------------------------------------------------------------
+
+    def verify_password(self, name: str, password: bytes) -> bool:
+        """Whether `password` is the user's. Blocks for the time of a hash: call it on a thread of its own.
+
+        It takes equally long for a wrong password and for a user who does not exist. A password that was right a
+        moment ago is recognized without the hash.
+        """
+        if len(password) > limits.PASSWORD_BYTES_MAX:
+            return False
+        if self.is_known_login(name, password):
+            return True
+        row = self._users.get(name)
+        stored = None if row is None else row.password_hash
+        with self._hashing:
+            right = _matches(stored or DEFAULT_HASH, password)
+        # RabbitMQ's rule: the empty password is nobody's.
+        if stored is None or not right or not password:
+            return False
+        # The user may have been deleted, or got another password, while the hash was computed.
+        row = self._users.get(name)
+        if row is None or row.password_hash != stored:
+            return False
+        self._logins.remember(self._logins.key(name, password, stored))
+        return True
+
+    def is_known_login(self, name: str, password: bytes) -> bool:
+        """Whether `verify_password` said yes to the same before and still would. Takes microseconds."""
+        row = self._users.get(name)
+        stored = None if row is None else row.password_hash
+        return self._logins.contains(self._logins.key(name, password, stored or "")) and stored is not None
+
+    @staticmethod
+    def hash_password(password: bytes) -> str:
+        """The hash for `put_user` and `set_password_hash`, with a new salt. Blocks: call it on a thread of its own.
+
+        Raises PreconditionFailed where the password is empty or longer than `limits.PASSWORD_BYTES_MAX`.
+        """
+        if not 0 < len(password) <= limits.PASSWORD_BYTES_MAX:
+            raise PreconditionFailed(f"a password has 1 to {limits.PASSWORD_BYTES_MAX} bytes")
+        return _hasher().hash(password)
+
+    def check_address(self, name: str, address: str | None) -> None:
+        """Raises AccessRefused where the user may log in from this machine only and `address` is another.
+
+        `address` is the peer's IP address, UNIX_SOCKET for a UNIX socket, None where it is not known.
+        """
+        if name in self._loopback_users and not is_loopback(address):
+            raise AccessRefused(f"user '{name}' can only connect via localhost")
+
+    # --- Permissions -----------------------------------------------------------------------------------------------
+
+    def check_vhost(self, user: str, vhost: str) -> None:
+        """Raises NotAllowed, as RabbitMQ does, where the user has no permissions in the vhost."""
+        if not self.has_vhost(user, vhost):
+            raise NotAllowed(f"access to vhost '{vhost}' refused for user '{user}'")
+
+    def has_vhost(self, user: str, vhost: str) -> bool:
+        """Whether the user may connect to the vhost."""
+        return (user, vhost) in self._permissions
+
+    def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str) -> None:
+        """Raises AccessRefused where the user may not do `operation` to the `kind` ("queue" or "exchange") `name`.
+
+        The empty name of an exchange is the default exchange.
+        """
+        if not name and kind == "exchange":
+            name = "amq.default"
+        decision = (user, vhost, operation, name)
+        allowed = self._decisions.get(decision)
+        if allowed is None:
+            patterns = self._permissions.get((user, vhost))
+            allowed = patterns is not None and patterns.by_operation[operation].search(name) is not None
+            if len(self._decisions) >= limits.ACCESS_DECISIONS_CACHED_MAX:
+                self._decisions.clear()
+            self._decisions[decision] = allowed
+        if not allowed:
+            raise AccessRefused(
+                f"{operation.value} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'"
+            )
+
+    # --- Administration --------------------------------------------------------------------------------------------
+
+    def user(self, name: str) -> User:
+        """Raises NotFound."""
+        row = self._existing(name)
+        return User(row.name, row.tags)
+
+    def list_users(self) -> list[User]:
+        return [User(row.name, row.tags) for _, row in sorted(self._users.items())]
+
+    def put_user(self, name: str, password_hash: str | None, tags: Sequence[str] = ()) -> None:
+        """Create the user, or replace its password and tags.
+
+        `password_hash` comes from `hash_password`; without one the user cannot log in with a password. Raises
+        PreconditionFailed where a value is not acceptable.
+        """
+        if not 0 < len(name.encode(errors="surrogatepass")) <= limits.NAME_BYTES_MAX:
+            raise PreconditionFailed(f"a user name has 1 to {limits.NAME_BYTES_MAX} bytes")
+        self._store(UserRow(name, _checked_hash(password_hash), _checked_tags(tags)))
+
+    def set_password_hash(self, name: str, password_hash: str | None) -> None:
+        """Change the password only. Raises NotFound."""
+        self._store(replace(self._existing(name), password_hash=_checked_hash(password_hash)))
+
+    def set_tags(self, name: str, tags: Sequence[str]) -> None:
+        """Change the tags only. Raises NotFound."""
+        self._store(replace(self._existing(name), tags=_checked_tags(tags)))
+
+    def delete_user(self, name: str) -> None:
+        """Delete the user with all permissions. Raises NotFound."""
+        self._existing(name)
+        self._catalog.delete_user(name)
+        del self._users[name]
+        for key in [key for key in self._permissions if key[0] == name]:
+            del self._permissions[key]
+        self._logins.forget_all()
+        self._forget_decisions()
+
+    def list_permissions(self, user: str | None = None, vhost: str | None = None) -> list[PermissionRow]:
+        """All permissions, or those of a user, or those in a vhost."""
+        return [
+            patterns.row
+            for _, patterns in sorted(self._permissions.items(), key=lambda item: item[0])
+            if user in {None, patterns.row.user} and vhost in {None, patterns.row.vhost}
+        ]
+
+    def set_permission(self, user: str, vhost: str, configure: str, write: str, read: str) -> None:
+        """Give the user access to the vhost, which the caller knows to exist, with these patterns.
+
+        Raises NotFound where there is no such user, PreconditionFailed for a pattern that does not compile.
+        """
+        self._existing(user)
+        patterns = _Patterns(PermissionRow(user, vhost, configure, write, read), _compiled)
+        self._catalog.put_permission(patterns.row)
+        self._permissions[user, vhost] = patterns
+        self._forget_decisions()
+
+    def clear_permission(self, user: str, vhost: str) -> None:
+        """Take the user's access to the vhost away. Raises NotFound where there is no such user."""
+        self._existing(user)
+        self._catalog.delete_permission(user, vhost)
+        self._permissions.pop((user, vhost), None)
+        self._forget_decisions()
+
+    def forget_vhost(self, vhost: str) -> None:
+        """Forget the permissions in a vhost that is deleted; `Catalog.delete_vhost` deletes them there."""
+        for key in [key for key in self._permissions if key[1] == vhost]:
+            del self._permissions[key]
+        self._forget_decisions()
+
+    def _existing(self, name: str) -> UserRow:
+        row = self._users.get(name)
+        if row is None:
+            raise NotFound(f"no user '{name}'")
+        return row
+
+    def _store(self, row: UserRow) -> None:
+        self._catalog.put_user(row)
+        self._users[row.name] = row
+        self._logins.forget_all()
+        self.version += 1
+
+    def _forget_decisions(self) -> None:
+        self._decisions.clear()
+        self.version += 1
+
+
+class _Logins:
+    """Successful logins, each as a keyed digest of name, password and stored hash.
+
+    The digest's key lives in this process only. The stored hash is part of the digest: another password makes what was
+    remembered meaningless, even in the moment before it is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._secret: Final = secrets.token_bytes(32)
+        self._digests: Final[OrderedDict[bytes, None]] = OrderedDict()
+        # `verify_password` runs on several threads.
+        self._lock: Final = threading.Lock()
+
+    def key(self, name: str, password: bytes, stored: str) -> bytes:
+        parts = (name.encode(errors="surrogatepass"), password, stored.encode())
+        # Lengths first, so that no two triples are the same bytes.
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        return hmac.digest(self._secret, message, hashlib.sha256)
+
+    def contains(self, digest: bytes) -> bool:
+        with self._lock:
+            if digest not in self._digests:
+                return False
+            self._digests.move_to_end(digest)
+            return True
+
+    def remember(self, digest: bytes) -> None:
+        with self._lock:
+            self._digests[digest] = None
+            if len(self._digests) > limits.LOGINS_CACHED_MAX:
+                self._digests.popitem(last=False)
+
+    def forget_all(self) -> None:
+        with self._lock:
+            self._digests.clear()
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether a peer's address (an IP address, UNIX_SOCKET, or None where it is not known) is this machine's own.
+
+    As in RabbitMQ: 127.0.0.0/8, also mapped into IPv6, ::1, and UNIX sockets.
+    """
+    if address is None:
+        return False
+    if address == UNIX_SOCKET:
+        return True
+    import ipaddress
+
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    if len(pattern) > limits.PATTERN_CHARACTERS_MAX:
+        raise PreconditionFailed(f"a permission's pattern has at most {limits.PATTERN_CHARACTERS_MAX} characters")
+    # PCRE has these classes and Python has not: it would take the letters between the colons one by one.
+    if re.search(r"\[:\^?\w+:\]", pattern):
+        raise PreconditionFailed(f"invalid regular expression '{pattern}': POSIX classes are not supported")
+    try:
+        return re.compile(pattern or "^$", re.ASCII)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise PreconditionFailed(f"invalid regular expression '{pattern}': {error}") from error
+
+
+def _compiled_or_nothing(pattern: str) -> re.Pattern[str]:
+    """What a stored pattern means: nothing, where another version of Python accepted it and this one does not."""
+    try:
+        return _compiled(pattern)
+    except PreconditionFailed:
+        return re.compile(r"(?!)")
+
+
+def _checked_hash(password_hash: str | None) -> str | None:
+    # Whoever passes a password by mistake must not have it stored. So the text is not shown either.
+    if password_hash is not None and not password_hash.startswith("$argon2id$"):
+        raise PreconditionFailed("a password hash is an argon2id hash in PHC format")
+    return password_hash
+
+
+def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if len(tags) > limits.TAGS_PER_USER_MAX or any(len(tag.encode()) > limits.NAME_BYTES_MAX for tag in tags):
+        raise PreconditionFailed(
+            f"a user has at most {limits.TAGS_PER_USER_MAX} tags of at most {limits.NAME_BYTES_MAX} bytes"
+        )
+    return tuple(dict.fromkeys(tags))
+
+
+def _hasher() -> PasswordHasher:
+    # Imported with the first password that is hashed: it takes 20 ms, which the start of a broker does not need.
+    from argon2 import PasswordHasher
+
+    return PasswordHasher(time_cost=ARGON2_PASSES, memory_cost=ARGON2_MEMORY_KIB, parallelism=ARGON2_LANES)
+
+
+def _matches(stored: str, password: bytes) -> bool:
+    from argon2.exceptions import InvalidHashError, VerificationError
+
+    try:
+        return _hasher().verify(stored, password)
+    except (VerificationError, InvalidHashError):
+        return False

@@ -1,0 +1,149 @@
+"""What clients may say in the arguments of a declaration, and when two declarations are the same.
+
+Wording and rules are RabbitMQ's: an argument it does not know is kept and ignored, one it knows must have the right
+type, and a second declaration must repeat those that matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from millpond.base.errors import PreconditionFailed
+from millpond.broker.queues.settings import (
+    OVERFLOW_DROP_HEAD,
+    OVERFLOW_REJECT,
+    OVERFLOW_REJECT_DEAD_LETTER,
+    QueueSettings,
+)
+
+# RabbitMQ keeps timers in Erlang, whose longest is this many milliseconds (about 49 days) short of 2^32.
+TTL_MS_MAX: Final = 4_294_967_294 * 1000
+
+_OVERFLOWS: Final = (OVERFLOW_DROP_HEAD, OVERFLOW_REJECT, OVERFLOW_REJECT_DEAD_LETTER)
+
+
+def _check_count(value: object, arguments: dict[str, object]) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return "expected integer"
+    return f"{{value_negative,{value}}}" if value < 0 else None
+
+
+def _check_ttl(value: object, arguments: dict[str, object]) -> str | None:
+    problem = _check_count(value, arguments)
+    if problem is None and isinstance(value, int) and value > TTL_MS_MAX:
+        return f"{{value_too_big,{value}}}"
+    return problem
+
+
+def _check_text(value: object, arguments: dict[str, object]) -> str | None:
+    return None if isinstance(value, str) else "expected a string"
+
+
+def _check_dead_letter_key(value: object, arguments: dict[str, object]) -> str | None:
+    if isinstance(value, str) and "x-dead-letter-exchange" not in arguments:
+        return "routing_key_but_no_dlx_defined"
+    return _check_text(value, arguments)
+
+
+def _check_overflow(value: object, arguments: dict[str, object]) -> str | None:
+    return None if value in _OVERFLOWS else "invalid overflow"
+
+
+def _check_queue_type(value: object, arguments: dict[str, object]) -> str | None:
+    return None if value == "classic" else f"unsupported queue type '{value}'"
+
+
+# Argument -> what is wrong with a value, None where nothing is. A new argument is a line here.
+_CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
+    "x-message-ttl": _check_ttl,
+    "x-max-length": _check_count,
+    "x-max-length-bytes": _check_count,
+    "x-overflow": _check_overflow,
+    "x-dead-letter-exchange": _check_text,
+    "x-dead-letter-routing-key": _check_dead_letter_key,
+    "x-queue-type": _check_queue_type,
+}
+
+# Arguments that a second declaration must repeat.
+_QUEUE_IDENTITY: Final = tuple(_CHECKS)
+
+
+def queue_settings(arguments: dict[str, object], resource: str) -> QueueSettings:
+    """The settings that a queue's arguments ask for. PreconditionFailed names the first argument that is wrong."""
+    for name, check in _CHECKS.items():
+        if name in arguments:
+            problem = check(arguments[name], arguments)
+            if problem is not None:
+                raise PreconditionFailed(f"invalid arg '{name}' for {resource}: {problem}")
+    return QueueSettings(
+        message_ttl_ms=_integer(arguments, "x-message-ttl"),
+        length_max=_integer(arguments, "x-max-length"),
+        length_bytes_max=_integer(arguments, "x-max-length-bytes"),
+        overflow=_text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD,
+        dead_letter_exchange=_text(arguments, "x-dead-letter-exchange"),
+        dead_letter_routing_key=_text(arguments, "x-dead-letter-routing-key"),
+    )
+
+
+def _integer(arguments: dict[str, object], name: str) -> int:
+    value = arguments.get(name)
+    return value if isinstance(value, int) else -1
+
+
+def _text(arguments: dict[str, object], name: str) -> str | None:
+    value = arguments.get(name)
+    return value if isinstance(value, str) else None
+
+
+def compare_flag(name: str, resource: str, received: object, current: object) -> None:
+    """Raise PreconditionFailed unless a declaration's flag or type is what it was at first."""
+    if received != current:
+        raise PreconditionFailed(
+            f"inequivalent arg '{name}' for {resource}: received '{_shown(received)}' but current is '{_shown(current)}'"
+        )
+
+
+def compare_queue_arguments(resource: str, received: dict[str, object], current: dict[str, object]) -> None:
+    """Raise PreconditionFailed unless the arguments that make a queue what it is are the same."""
+    for name in _QUEUE_IDENTITY:
+        _compare_argument(name, resource, received.get(name), current.get(name))
+
+
+def compare_exchange_arguments(resource: str, received: dict[str, object], current: dict[str, object]) -> None:
+    """Raise PreconditionFailed unless the alternate exchange is the same."""
+    _compare_argument("alternate-exchange", resource, received.get("alternate-exchange"), current.get("alternate-exchange"))
+
+
+def _compare_argument(name: str, resource: str, received: object, current: object) -> None:
+    if received == current and type(received) is type(current):
+        return
+    if name == "x-queue-type" and received in (None, "classic") and current in (None, "classic"):
+        return
+    if received is not None and current is not None:
+        compare_flag(name, resource, received, current)
+        return
+    raise PreconditionFailed(
+        f"inequivalent arg '{name}' for {resource}: received {_typed(received)} but current is {_typed(current)}"
+    )
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _typed(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"the value '{_shown(value)}' of type '{_type_name(value)}'"
+
+
+def _type_name(value: object) -> str:
+    """The name that RabbitMQ gives the type in which clients send such a value."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "signedint" if -(2**31) <= value < 2**31 else "long"
+    if isinstance(value, float):
+        return "double"
+    return "longstr" if isinstance(value, str) else "table" if isinstance(value, dict) else "array"

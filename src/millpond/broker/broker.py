@@ -1,0 +1,181 @@
+"""The core as a whole: virtual hosts, users, and the resources they share.
+
+Protocols are given a `Broker`. It does no I/O but through the journal, the page store and the catalog it was given.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from mypy_extensions import mypyc_attr
+
+from millpond.base.clock import Clock
+from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
+from millpond.base.limits import MESSAGE_BYTES_MAX
+from millpond.broker.commits import ALARM_MEMORY, AlarmListener, Alarms, Commits
+from millpond.broker.ledger import Ledger
+from millpond.broker.memory import MemoryBudget
+from millpond.broker.queues.queue import Queue, QueueContext
+from millpond.broker.turn import Turn
+from millpond.broker.vhost import VirtualHost
+from millpond.catalog.rows import VhostRow
+
+if TYPE_CHECKING:
+    from millpond.broker.access import Access
+    from millpond.broker.queues.page_store import PageStore
+    from millpond.catalog.catalog import Catalog
+    from millpond.catalog.rows import CatalogState
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_VHOST: Final = "/"
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ClientConnection(AlarmListener):
+    """A client's connection, whatever protocol it speaks, as operators see it."""
+
+    protocol = ""
+
+    def describe(self) -> dict[str, object]:
+        """Plain values under the names of RabbitMQ's management API."""
+        raise NotImplementedError
+
+    def abandon_turn(self) -> None:
+        """This turn could not be made durable: if the client is to be told of it, cut the connection instead."""
+        raise NotImplementedError
+
+    def close_by_operator(self, reason: str) -> None:
+        """Tell the client why, and close."""
+        raise NotImplementedError
+
+
+class Broker:
+    """One node's core."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        clock: Clock,
+        ledger: Ledger,
+        memory: MemoryBudget,
+        store: PageStore,
+        catalog: Catalog,
+        access: Access,
+        alarms: Alarms,
+        commits: Commits,
+        run_blocking: Callable[[Callable[[], object], Callable[[object], None]], None],
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
+        self.turn: Final = turn
+        self.clock: Final = clock
+        self.ledger: Final = ledger
+        self.memory: Final = memory
+        self.store: Final = store
+        self.catalog: Final = catalog
+        self.access: Final = access
+        self.alarms: Final = alarms
+        self.commits: Final = commits
+        self.run_blocking: Final = run_blocking
+        self.message_bytes_max: Final = message_bytes_max
+        self.context: Final = QueueContext(turn, clock, ledger, memory, store)
+        self.vhosts: Final[dict[str, VirtualHost]] = {}
+        # In the order in which they were opened.
+        self.connections: Final[dict[ClientConnection, None]] = {}
+        # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
+        turn.commits.append(self._commit_catalog)
+        turn.commits.append(ledger.end_turn)
+        turn.commits.append(self._balance_memory)
+
+    # --- Topology that is kept ------------------------------------------------------------------------------------
+
+    def restore(self, state: CatalogState) -> list[Queue]:
+        """Build what the catalog remembers. The durable queues, still empty."""
+        for vhost in state.vhosts:
+            self.vhosts[vhost.name] = VirtualHost(vhost.name, self.context, self.catalog)
+        for exchange in state.exchanges:
+            self.vhosts[exchange.vhost].restore_exchange(exchange)
+        queues: list[Queue] = []
+        for row in state.queues:
+            queues.append(self.vhosts[row.vhost].restore_queue(row))
+        for binding in state.bindings:
+            self.vhosts[binding.vhost].restore_binding(binding)
+        return queues
+
+    def vhost(self, name: str) -> VirtualHost:
+        """The virtual host called `name`. NotFound where there is none."""
+        vhost = self.vhosts.get(name)
+        if vhost is None:
+            raise NotFound(f"vhost '{name}' not found")
+        return vhost
+
+    def create_vhost(self, name: str) -> VirtualHost:
+        """The virtual host called `name`, which is made where there is none."""
+        vhost = self.vhosts.get(name)
+        if vhost is None:
+            self.catalog.add_vhost(VhostRow(name))
+            self.turn.touch()
+            vhost = VirtualHost(name, self.context, self.catalog)
+            self.vhosts[name] = vhost
+        return vhost
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with all that is in it."""
+        if name == DEFAULT_VHOST:
+            raise PreconditionFailed("the default virtual host cannot be deleted")
+        vhost = self.vhost(name)
+        for queue in list(vhost.queues.values()):
+            vhost.remove_queue(queue)
+        self.catalog.delete_vhost(name)
+        self.access.forget_vhost(name)
+        self.turn.touch()
+        del self.vhosts[name]
+
+    def all_queues(self) -> list[Queue]:
+        """Every queue of every virtual host."""
+        queues: list[Queue] = []
+        for vhost in self.vhosts.values():
+            queues.extend(vhost.queues.values())
+        return queues
+
+    # --- The end of a turn ----------------------------------------------------------------------------------------
+
+    def _commit_catalog(self) -> None:
+        if not self.catalog.changed:
+            return
+        try:
+            self.catalog.commit()
+        except StorageFailed as error:
+            # What is in memory is ahead of the catalog now, so nothing may be promised any more. Those who would be
+            # told of this turn lose their connection instead.
+            self.commits.failed(error)
+            for connection in list(self.connections):
+                connection.abandon_turn()
+
+    def _balance_memory(self) -> None:
+        memory = self.memory
+        if memory.used > memory.page_out_bytes:
+            self._page_out()
+        if memory.used > memory.budget_bytes:
+            self.alarms.raise_alarm(ALARM_MEMORY)
+        elif self.alarms.reasons and memory.used < memory.unblock_bytes:
+            self.alarms.clear_alarm(ALARM_MEMORY)
+
+    def _page_out(self) -> None:
+        """Move the backlog of the queues that hold most to disk, until what remains is within bounds."""
+        if not self.store.available:
+            return
+        wanted = int(self.memory.used - self.memory.page_out_bytes)
+        queues = [queue for queue in self.all_queues() if len(queue.pages) > 1]
+        queues.sort(key=_most_memory_first)
+        for queue in queues:
+            wanted -= self.store.page_out(queue, wanted)
+            if wanted <= 0:
+                return
+
+
+def _most_memory_first(queue: Queue) -> int:
+    return -int(queue.resident_bytes)

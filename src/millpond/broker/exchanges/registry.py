@@ -1,0 +1,49 @@
+"""The exchange types, and the exchanges that every virtual host has.
+
+A new type is a file in this folder and a line in `EXCHANGE_TYPES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from millpond.base.errors import PreconditionFailed
+from millpond.broker.exchanges.direct import DirectExchange
+from millpond.broker.exchanges.exchange import Exchange
+from millpond.broker.exchanges.fanout import FanoutExchange
+from millpond.broker.exchanges.headers import HeadersExchange
+from millpond.broker.exchanges.topic import TopicExchange
+
+# Type -> its class, to be called with name, durable, auto_delete, internal, arguments.
+EXCHANGE_TYPES: Final[dict[str, Callable[[str, bool, bool, bool, dict[str, object]], Exchange]]] = {
+    "direct": DirectExchange,
+    "fanout": FanoutExchange,
+    "topic": TopicExchange,
+    "headers": HeadersExchange,
+}
+
+# AMQP 0-9-1, 3.1.3, and amq.match, which is amq.headers by its older name.
+PREDECLARED: Final[tuple[tuple[str, str], ...]] = (
+    ("", "direct"),
+    ("amq.direct", "direct"),
+    ("amq.fanout", "fanout"),
+    ("amq.headers", "headers"),
+    ("amq.match", "headers"),
+    ("amq.topic", "topic"),
+)
+
+
+def create_exchange(
+    name: str, type: str, durable: bool, auto_delete: bool, internal: bool, arguments: dict[str, object]
+) -> Exchange:
+    """Raises PreconditionFailed where there is no such type."""
+    create = EXCHANGE_TYPES.get(type)
+    if create is None:
+        raise PreconditionFailed(f"unknown exchange type '{type}'")
+    return create(name, durable, auto_delete, internal, arguments)
+
+
+def predeclared_exchanges() -> list[Exchange]:
+    """A fresh set of the exchanges that every virtual host has, all durable."""
+    return [create_exchange(name, kind, True, False, False, {}) for name, kind in PREDECLARED]

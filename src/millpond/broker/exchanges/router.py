@@ -1,0 +1,142 @@
+"""The router: all exchanges of a virtual host, and the way of a message through them to queues.
+
+    route: exchange ── match ──► queues                  each queue once
+                     └─────────► exchanges bound to it   each exchange once, so cycles are harmless
+                     nothing ──► its alternate exchange  passed over where that does not exist
+
+The default exchange, whose name is empty, has no bindings: every queue is reached by its own name. It is answered from
+the virtual host's queues, which the router is given when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from millpond.base.limits import EXCHANGE_HOPS_MAX
+from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+from millpond.broker.exchanges.registry import predeclared_exchanges
+
+DEFAULT_EXCHANGE: Final = ""
+
+
+@final
+class Router:
+    """`exchanges` are the virtual host's, by name: read it, and change it by `add` and `remove`.
+
+    `version` grows with every change of the topology. A route may be remembered, by exchange and routing key, as long
+    as `version` stays the same, and if `cacheable` was true after it was asked for.
+    """
+
+    def __init__(self, queues: Mapping[str, Destination]) -> None:
+        self._queues: Final = queues
+        self.exchanges: Final[dict[str, Exchange]] = {exchange.name: exchange for exchange in predeclared_exchanges()}
+        self.version: i64 = 0
+        # About the last call of `route`: no exchange on its way looked at headers.
+        self.cacheable = True
+
+    def changed(self) -> None:
+        """To be called after any change of queues or bindings: remembered routes are void."""
+        self.version += 1
+
+    def add(self, exchange: Exchange) -> None:
+        self.exchanges[exchange.name] = exchange
+        self.changed()
+
+    def remove(self, exchange: Exchange) -> list[Binding]:
+        """Remove an exchange and the bindings that lead to it, which are returned. Its own bindings go with it."""
+        del self.exchanges[exchange.name]
+        return self.unbind_destination(exchange)
+
+    def unbind_destination(self, destination: Destination) -> list[Binding]:
+        """Remove all bindings of all exchanges to a destination that disappears. The sources that are `is_unbound` now
+        and auto-delete are the caller's to remove."""
+        removed: list[Binding] = []
+        for exchange in self.exchanges.values():
+            removed += exchange.unbind_destination(destination)
+        self.changed()
+        return removed
+
+    def bindings_to(self, destination: Destination) -> list[Binding]:
+        """The bindings to a destination, of all exchanges, without the default exchange's implicit one."""
+        bindings: list[Binding] = []
+        for exchange in self.exchanges.values():
+            bindings += exchange.bindings_to(destination)
+        return bindings
+
+    def needs_headers(self, exchange: Exchange) -> bool:
+        """Whether a message published to this exchange can reach one that looks at headers: if not, the caller need not
+        decode them for `route`."""
+        if exchange.needs_headers:
+            return True
+        seen = {exchange.name}
+        ahead = [exchange]
+        while ahead and len(seen) <= EXCHANGE_HOPS_MAX:
+            current = ahead.pop()
+            if current.needs_headers:
+                return True
+            for bound in current.exchanges_bound():
+                if bound.name not in seen:
+                    seen.add(bound.name)
+                    ahead.append(bound)
+            alternate = self._alternate(current)
+            if alternate is not None and alternate.name not in seen:
+                seen.add(alternate.name)
+                ahead.append(alternate)
+        # Where the limit was hit the answer is not known, and headers that are not needed only cost time.
+        return bool(ahead)
+
+    def route(self, exchange: Exchange, routing_key: str, headers: dict[str, object] | None) -> list[Destination]:
+        """The queues that a message goes to, each once. Sets `cacheable`.
+
+        At most EXCHANGE_HOPS_MAX exchanges are visited; what is further away gets nothing.
+        """
+        self.cacheable = True
+        queues: dict[Destination, None] = {}
+        if exchange.name == DEFAULT_EXCHANGE:
+            self._to_queue(routing_key, queues)
+            return list(queues)
+        seen = {exchange.name}
+        ahead = [exchange]
+        for current in ahead:
+            self._visit(current, routing_key, headers, queues, seen, ahead)
+        return list(queues)
+
+    def _visit(
+        self,
+        exchange: Exchange,
+        routing_key: str,
+        headers: dict[str, object] | None,
+        queues: dict[Destination, None],
+        seen: set[str],
+        ahead: list[Exchange],
+    ) -> None:
+        """Match at one exchange: put queues into `queues`, and exchanges not seen yet at the end of `ahead`."""
+        if exchange.name == DEFAULT_EXCHANGE:
+            self._to_queue(routing_key, queues)
+            return
+        if exchange.needs_headers:
+            self.cacheable = False
+        found: list[Destination] = []
+        exchange.match(routing_key, headers, found)
+        if not found:
+            alternate = self._alternate(exchange)
+            if alternate is not None:
+                found.append(alternate)
+        for destination in found:
+            if not isinstance(destination, Exchange):
+                queues[destination] = None
+            elif destination.name not in seen and len(seen) < EXCHANGE_HOPS_MAX:
+                seen.add(destination.name)
+                ahead.append(destination)
+
+    def _to_queue(self, name: str, queues: dict[Destination, None]) -> None:
+        queue = self._queues.get(name)
+        if queue is not None:
+            queues[queue] = None
+
+    def _alternate(self, exchange: Exchange) -> Exchange | None:
+        name = exchange.alternate_exchange
+        return self.exchanges.get(name) if name is not None else None

@@ -1,0 +1,155 @@
+"""What the journal is told of a turn: the messages that durable queues took, and those that were settled.
+
+Messages that go to the same queues one after the other share a record batch. At the end of the turn all of it becomes
+one frame, so that a publish, its dead-lettering and an acknowledgement of the same turn are recovered together or not
+at all. Without a journal (a broker that keeps nothing) no queue is recoverable and nothing arrives here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
+from mypy_extensions import i16, i32, i64
+
+from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
+from millpond.broker.message import Address, Message, Properties
+from millpond.broker.records import CHANGE_BATCH, CHANGE_SETTLED, KIND_TURN, SETTLED_BYTES, record_header
+from millpond.storage.journal import Journal
+from millpond.storage.record_batch import BatchBuilder
+
+if TYPE_CHECKING:
+    from millpond.broker.queues.queue import Queue
+
+
+@final
+class Ledger:
+    """Collects a turn's changes and hands them to the journal."""
+
+    def __init__(self) -> None:
+        # Set when recovery is over: nothing may be recorded before. A broker that keeps nothing has none.
+        self.journal: Journal | None = None
+        # Somebody was promised to be told when this turn is durable.
+        self.sync_wanted = False
+        self._frame = BytesWriter()
+        self._settled = BytesWriter()
+        self._builder = BatchBuilder()
+        self._queues: list[Queue] = []
+        self._bases: list[i64] = []
+        self._last_delta: i64 = 0
+        self._runs: list[Queue] = []
+        self._address: Address | None = None
+        self._properties: Properties | None = None
+        self._key = b""
+        self._header = b""
+
+    def sequence(self) -> i64:
+        """The commit that will cover this turn; compare with `durable`."""
+        journal = self.journal
+        return 0 if journal is None else journal.sequence
+
+    def durable(self) -> i64:
+        """The latest commit that is on the disk."""
+        journal = self.journal
+        return 0 if journal is None else journal.durable_sequence
+
+    def published(self, message: Message, queues: list[Queue]) -> None:
+        """Record that each of `queues`, all recoverable, has just taken `message` as its newest."""
+        count = len(queues)
+        delta: i64 = -1
+        if queues is self._queues and self._builder.count > 0:
+            delta = queues[0].next_offset - 1 - self._bases[0]
+            for index in range(1, count):
+                if queues[index].next_offset - 1 - self._bases[index] != delta:
+                    delta = -1
+                    break
+        if delta < 0 or delta > 0x7FFFFFF0 or self._builder.size > LEDGER_BATCH_BYTES:
+            self._close_batch()
+            self._queues = queues
+            bases: list[i64] = []
+            for queue in queues:
+                bases.append(queue.next_offset - 1)
+            self._bases = bases
+            delta = 0
+        self._append(message, delta)
+
+    def carried(self, message: Message, queue: Queue, offset: i64) -> None:
+        """Write a message again that an older journal file holds, so that the file can go."""
+        self._close_batch()
+        self._queues = [queue]
+        self._bases = [offset]
+        self._append(message, 0)
+        self._close_batch()
+
+    def _append(self, message: Message, delta: i64) -> None:
+        if message.address is not self._address or message.properties is not self._properties:
+            self._address = message.address
+            self._properties = message.properties
+            self._key = message.address.routing_key.encode("utf-8", "surrogateescape")
+            self._header = record_header(message)
+        self._builder.append(delta, message.timestamp_ms, self._key, message.body, self._header)
+        self._last_delta = delta
+
+    def _close_batch(self) -> None:
+        if self._builder.count == 0:
+            return
+        frame = self._frame
+        batch = self._builder.finish(self._bases[0], self._last_delta)
+        frame.append(CHANGE_BATCH)
+        write_i32_be(frame, i32(2 + 16 * len(self._queues) + len(batch)))
+        write_i16_be(frame, i16(len(self._queues)))
+        for index in range(len(self._queues)):
+            write_i64_be(frame, self._queues[index].log_id)
+            write_i64_be(frame, self._bases[index])
+        frame.write(batch)
+        self._queues = []
+
+    def open_run(self, queue: Queue) -> None:
+        """Remember that `queue` has a run of settled offsets to be written at the end of the turn."""
+        self._runs.append(queue)
+
+    def settled(self, log_id: i64, start: i64, end: i64, count: i64, size: i64) -> None:
+        """Record that the messages of [start, end) are settled: `count` of them, `size` bytes together."""
+        settled = self._settled
+        settled.append(CHANGE_SETTLED)
+        write_i32_be(settled, SETTLED_BYTES)
+        write_i64_be(settled, log_id)
+        write_i64_be(settled, start)
+        write_i64_be(settled, end)
+        write_i32_be(settled, i32(count))
+        write_i64_be(settled, size)
+
+    def flush(self) -> None:
+        """Append what has been collected to the journal as one frame, without handing it to the disk yet."""
+        journal = self.journal
+        if journal is None:
+            return
+        self._close_batch()
+        runs = self._runs
+        if runs:
+            self._runs = []
+            for queue in runs:
+                queue.close_run()
+        # Settlements come last: a message that is dead-lettered is in its new queue before it leaves the old one.
+        if len(self._settled) > 0:
+            self._frame.write(self._settled.getvalue())
+            self._settled = BytesWriter()
+        if len(self._frame) > 0:
+            journal.append(KIND_TURN, self._frame.getvalue())
+            self._frame = BytesWriter()
+
+    def flush_large(self) -> None:
+        """Between two publishes: bound what one frame may hold."""
+        if len(self._frame) + self._builder.size > LEDGER_FRAME_BYTES:
+            self.flush()
+
+    def end_turn(self) -> None:
+        """Hand the turn to the journal."""
+        journal = self.journal
+        if journal is None:
+            self.sync_wanted = False
+            return
+        self.flush()
+        sync = self.sync_wanted
+        self.sync_wanted = False
+        journal.submit(sync)

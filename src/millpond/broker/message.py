@@ -1,0 +1,71 @@
+"""A message as the core sees it: where it was published to, its properties, its body.
+
+The core never looks inside a protocol's encoding. `Properties` keeps the bytes that the protocol put in, answers the
+few questions that the core asks (persistent? priority? expiration? headers?), and makes changed copies for
+dead-lettering. Each protocol registers its encoding in `PROPERTIES_FORMATS`, so that a message read back from the log
+comes out exactly as it went in.
+
+Messages are immutable and shared: a fanout to a hundred queues holds one `Message`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+from mypy_extensions import i64, mypyc_attr
+
+
+@final
+@mypyc_attr(acyclic=True)
+class Address:
+    """Where a message was published to. Shared by all messages that take the same route."""
+
+    def __init__(self, exchange: str, routing_key: str) -> None:
+        self.exchange: Final = exchange
+        self.routing_key: Final = routing_key
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Properties:
+    """A message's properties in the encoding of the protocol that published it.
+
+    `format` is the encoding's number in `PROPERTIES_FORMATS`; `expiration_ms` is -1 where the message never expires.
+    """
+
+    def __init__(self, format: int, raw: bytes, persistent: bool, priority: int, expiration_ms: i64) -> None:
+        self.format: Final = format
+        self.raw: Final = raw
+        self.persistent: Final = persistent
+        self.priority: Final = priority
+        self.expiration_ms: Final = expiration_ms
+
+    def headers(self) -> dict[str, object]:
+        """The application's headers, decoded. Empty where there are none. A fresh dict on every call."""
+        raise NotImplementedError
+
+    def replaced(self, headers: dict[str, object], keep_expiration: bool) -> Properties:
+        """A copy whose headers named in `headers` are set (removed where the value is None), the others untouched,
+        byte for byte; without the expiration unless `keep_expiration`."""
+        raise NotImplementedError
+
+
+# Encoding number -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
+PROPERTIES_FORMATS: Final[dict[int, Callable[[bytes], Properties]]] = {}
+
+# What a Message and its place in a queue take besides properties and body, in bytes; measured.
+MESSAGE_OVERHEAD_BYTES: Final = 256
+
+
+@final
+@mypyc_attr(acyclic=True)
+class Message:
+    """One published message. `timestamp_ms` is when the broker received it (wall clock)."""
+
+    def __init__(self, address: Address, properties: Properties, body: bytes, timestamp_ms: i64) -> None:
+        self.address: Final = address
+        self.properties: Final = properties
+        self.body: Final = body
+        self.timestamp_ms: Final[i64] = timestamp_ms
+        # How many queues hold it in memory: it counts once against the memory budget, however many they are.
+        self.holders: i64 = 0

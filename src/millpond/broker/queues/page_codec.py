@@ -1,0 +1,58 @@
+"""A page of a queue as one record batch, and back."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from millpond.broker.message import Address, Message, Properties
+from millpond.broker.queues.page import Page
+from millpond.broker.records import MessageReader, record_header
+from millpond.storage.record_batch import BatchBuilder, RecordReader
+
+
+@final
+class PageWriter:
+    """Encodes pages. Keeps its buffer from one page to the next."""
+
+    def __init__(self) -> None:
+        self._builder: Final = BatchBuilder()
+
+    def encode(self, page: Page, base_offset: i64) -> tuple[bytes, int]:
+        """The page's unsettled messages as a batch that covers [base_offset, page.end), and its newest timestamp.
+
+        `base_offset` is where the log ends: the batches of a log tile the offsets, so the batch also covers what was
+        settled since, and records keep their offsets within it.
+        """
+        builder = self._builder
+        newest: i64 = 0
+        address: Address | None = None
+        properties: Properties | None = None
+        key = b""
+        header = b""
+        offset = page.start
+        for slot in page.entries:
+            if slot is not None:
+                message = slot.message
+                if message.address is not address or message.properties is not properties:
+                    address = message.address
+                    properties = message.properties
+                    key = message.address.routing_key.encode("utf-8", "surrogateescape")
+                    header = record_header(message)
+                builder.append(offset - base_offset, message.timestamp_ms, key, message.body, header)
+                newest = max(newest, message.timestamp_ms)
+            offset += 1
+        return builder.finish(base_offset, page.end - 1 - base_offset), int(newest)
+
+
+def decode_page(batch: bytes) -> tuple[list[i64], list[Message]]:
+    """Offsets and messages of a batch whose checksum has been checked. CorruptData where it makes no sense."""
+    reader = RecordReader(batch)
+    messages = MessageReader()
+    offsets: list[i64] = []
+    found: list[Message] = []
+    while reader.next():
+        offsets.append(reader.offset)
+        found.append(messages.message(reader))
+    return offsets, found

@@ -1,0 +1,774 @@
+"""A queue: a log plus delivery state.
+
+Messages have consecutive offsets and lie in pages (see `page.py`). A message is in one of four places:
+
+    fresh      at or after the head page's `taken`: never delivered; a range, not a list
+    returned   delivered and given back; delivered again before anything fresh, in offset order
+    unsettled  delivered; held by the consumer's channel, its slot in the page still filled
+    settled    acknowledged, dropped or dead-lettered; its slot is None, and an emptied page is forgotten
+
+Only the ends of a long queue are in memory: `PageStore` writes pages out and reads them back ahead of the consumers.
+The same `restore_*` calls that recovery uses build the pages that `publish` would have built.
+
+All calls are synchronous and on the event loop's thread. Deliveries happen in `run_turn`, at the end of the turn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from mypy_extensions import i64
+
+from millpond.base.clock import Clock, Timer
+from millpond.base.limits import DELIVERIES_PER_TURN_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGES_AHEAD
+from millpond.broker.exchanges.exchange import Destination
+from millpond.broker.ledger import Ledger
+from millpond.broker.memory import MemoryBudget
+from millpond.broker.message import Message
+from millpond.broker.queues.consumer import Consumer
+from millpond.broker.queues.entry import Entry, memory_size, message_size
+from millpond.broker.queues.page import Page
+from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, QueueSettings
+from millpond.broker.turn import Turn, TurnTask
+
+from millpond.storage.log import BatchPlace
+
+if TYPE_CHECKING:
+    from millpond.broker.queues.page_store import PageStore
+
+# Why a message left its queue without being acknowledged: the reasons of RabbitMQ's x-death header.
+REASON_REJECTED: Final = "rejected"
+REASON_EXPIRED: Final = "expired"
+REASON_LENGTH: Final = "maxlen"
+
+
+class QueueOwner:
+    """What a queue asks of its virtual host."""
+
+    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+        """Publish `message` to the queue's dead-letter exchange, if it has one."""
+        raise NotImplementedError
+
+    def consumers_gone(self, queue: Queue) -> None:
+        """The last consumer has left: an auto-delete queue goes with it."""
+        raise NotImplementedError
+
+
+@final
+class QueueContext:
+    """What all queues of a node share."""
+
+    def __init__(self, turn: Turn, clock: Clock, ledger: Ledger, memory: MemoryBudget, store: PageStore) -> None:
+        self.turn: Final = turn
+        self.clock: Final = clock
+        self.ledger: Final = ledger
+        self.memory: Final = memory
+        self.store: Final = store
+        self._transient_id: i64 = 0
+
+    def next_transient_id(self) -> i64:
+        """An id for a queue that the catalog does not know: negative, and used until the next start only."""
+        self._transient_id -= 1
+        return self._transient_id
+
+
+@final
+class Queue(Destination, TurnTask):
+    """One queue of a virtual host.
+
+    `log_id` names its log and its records in the journal; it is never used again. `recoverable` queues survive a
+    restart with their persistent messages.
+    """
+
+    def __init__(
+        self,
+        owner: QueueOwner,
+        context: QueueContext,
+        name: str,
+        log_id: i64,
+        recoverable: bool,
+        settings: QueueSettings,
+    ) -> None:
+        super().__init__(name, "queue")
+        self.turn_pending = False
+        self.owner: Final = owner
+        self.turn: Final = context.turn
+        self.clock: Final = context.clock
+        self.ledger: Final = context.ledger
+        self.memory: Final = context.memory
+        self.store: Final = context.store
+        self.log_id: Final[i64] = log_id
+        self.recoverable: Final = recoverable
+        self.settings = settings
+        self.deleted = False
+        # As declared. `exclusive_owner` is the connection that the queue belongs to.
+        self.durable = recoverable
+        self.auto_delete = False
+        self.arguments: dict[str, object] = {}
+        self.exclusive_owner: object | None = None
+
+        first = Page(0)
+        self.pages: list[Page] = [first]
+        self.tail = first
+        self.head: i64 = 0
+        self.next_offset: i64 = 0
+        # Recovered messages below this offset may have been delivered before, and say so.
+        self.redelivered_before: i64 = 0
+        self.returned: list[Entry] = []
+        self.ready: i64 = 0
+        self.ready_bytes: i64 = 0
+        self.unsettled: i64 = 0
+        # Bytes of its messages in memory, each counted in full even where other queues share it.
+        self.resident_bytes: i64 = 0
+        self.pages_out: i64 = 0
+        # One past the last offset that the queue's log covers, counting pages on their way to it.
+        self.log_end: i64 = 0
+        self.writes_under_way: i64 = 0
+        self._settling: Page = first
+
+        self.consumers: list[Consumer] = []
+        self._rotation: list[Consumer] = []
+        self._next_consumer: i64 = 0
+
+        # Set for good by the first message that can expire.
+        self.expiring = False
+        self._expiry: Timer | None = None
+        self._expiry_ms: i64 = 0
+
+        self._run_page: Page = first
+        self._run_start: i64 = 0
+        self._run_end: i64 = 0
+        self._run_count: i64 = 0
+        self._run_bytes: i64 = 0
+        self._run_open = False
+
+        self.published_total: i64 = 0
+        self.delivered_total: i64 = 0
+        self.settled_total: i64 = 0
+
+    # --- Publishing ---------------------------------------------------------------------------------------------
+
+    def publish(self, message: Message) -> None:
+        """Append `message`. It is delivered at the end of the turn."""
+        size = message_size(message)
+        page = self.tail
+        if len(page.entries) >= PAGE_MESSAGES_MAX or page.live_bytes >= PAGE_BYTES_MAX:
+            page = self._open_page(self.next_offset)
+        entry = Entry(message, self.next_offset, size)
+        page.entries.append(entry)
+        page.live += 1
+        page.live_bytes += size
+        properties = message.properties
+        if properties.persistent:
+            page.persistent += 1
+        self.next_offset += 1
+        page.end = self.next_offset
+        self.ready += 1
+        self.ready_bytes += size
+        self.published_total += 1
+        self._hold(message)
+        if properties.expiration_ms >= 0 or self.settings.message_ttl_ms >= 0:
+            self._set_expiry(entry)
+        if not self.turn_pending:
+            self.turn.touch_queue(self)
+
+    def refuses(self, size: i64) -> bool:
+        """Whether the queue is full and its overflow policy is to refuse a message of `size` bytes."""
+        settings = self.settings
+        if not settings.rejects or not settings.bounded:
+            return False
+        if self._has_room():
+            return False
+        # Consumers may be waiting for what this turn has brought so far.
+        self._deliver(DELIVERIES_PER_TURN_MAX)
+        return not self._has_room()
+
+    def dead_letters_refused(self) -> bool:
+        """Whether a refused message goes to the dead-letter exchange."""
+        return self.settings.overflow == OVERFLOW_REJECT_DEAD_LETTER
+
+    def _has_room(self) -> bool:
+        settings = self.settings
+        if settings.length_max >= 0 and self.ready >= settings.length_max:
+            return False
+        return settings.length_bytes_max < 0 or self.ready_bytes < settings.length_bytes_max
+
+    def _set_expiry(self, entry: Entry) -> None:
+        ttl = self.settings.message_ttl_ms
+        expiration = entry.message.properties.expiration_ms
+        if ttl < 0 or 0 <= expiration < ttl:
+            ttl = expiration
+        if ttl >= 0:
+            entry.expires_ms = entry.message.timestamp_ms + ttl
+            self.expiring = True
+
+    def _open_page(self, start: i64) -> Page:
+        page = Page(start)
+        previous = self.tail
+        self.pages.append(page)
+        self.tail = page
+        if previous.live == 0:
+            self._forget_page(previous)
+        return page
+
+    def _hold(self, message: Message) -> None:
+        size = memory_size(message)
+        message.holders += 1
+        if message.holders == 1:
+            self.memory.used += size
+        self.resident_bytes += size
+
+    def _release(self, message: Message) -> None:
+        size = memory_size(message)
+        message.holders -= 1
+        if message.holders == 0:
+            self.memory.used -= size
+        self.resident_bytes -= size
+
+    # --- Delivering ---------------------------------------------------------------------------------------------
+
+    def run_turn(self) -> None:
+        """Deliver what consumers will take, then let go of what has expired or exceeds the length limit."""
+        if self.deleted:
+            return
+        if self.ready > 0 and self._rotation and not self._deliver(DELIVERIES_PER_TURN_MAX):
+            self.turn.touch_queue(self)
+        if self.expiring:
+            self._expire()
+        if self.settings.bounded and not self.settings.rejects:
+            self._drop_excess()
+
+    def _deliver(self, limit: i64) -> bool:
+        """Deliver up to `limit` messages round robin. False when more could be delivered at once."""
+        rotation = self._rotation
+        while self.ready > 0:
+            count = len(rotation)
+            if count == 0:
+                return True
+            if self._next_consumer >= count:
+                self._next_consumer = 0
+            consumer = rotation[self._next_consumer]
+            if not consumer.can_take():
+                consumer.in_rotation = False
+                del rotation[self._next_consumer]
+                continue
+            if limit == 0:
+                return False
+            entry = self._take()
+            if entry is None:
+                return True
+            if entry.expires_ms >= 0 and entry.expires_ms < self.turn.now_ms:
+                self._discard(entry, REASON_EXPIRED)
+                continue
+            self._next_consumer += 1
+            limit -= 1
+            self.delivered_total += 1
+            consumer.delivered += 1
+            if consumer.acknowledges:
+                entry.queue = self
+                entry.consumer = consumer
+                consumer.unsettled += 1
+                self.unsettled += 1
+                consumer.deliver(entry)
+            else:
+                consumer.deliver(entry)
+                self._settle(entry)
+        return True
+
+    def get(self) -> Entry | None:
+        """The next message for a client that asks for one, unsettled in the client's hands; None when empty."""
+        while self.ready > 0:
+            entry = self._take()
+            if entry is None:
+                # The answer must come before the next method's, so this one read is not left to a thread.
+                self.store.load_now(self, self.pages[self.head])
+                continue
+            if entry.expires_ms >= 0 and entry.expires_ms <= self.turn.now_ms:
+                self._discard(entry, REASON_EXPIRED)
+                continue
+            entry.queue = self
+            self.unsettled += 1
+            self.delivered_total += 1
+            return entry
+        return None
+
+    def _take(self) -> Entry | None:
+        """Take the next message in order out of the ready ones. None when it has to be read from disk first."""
+        if self.returned:
+            entry = self.returned.pop()
+        else:
+            while True:
+                page = self.pages[self.head]
+                if not page.resident:
+                    self.store.load(self, page)
+                    return None
+                if page.taken < len(page.entries):
+                    slot = page.entries[page.taken]
+                    page.taken += 1
+                    if slot is not None:
+                        entry = slot
+                        break
+                elif self.head + 1 < len(self.pages):
+                    self.head += 1
+                    if self.pages_out > 0:
+                        self.read_ahead()
+                else:
+                    return None
+        self.ready -= 1
+        self.ready_bytes -= entry.size
+        return entry
+
+    def _peek(self) -> Entry | None:
+        """The next message in order. None when there is none, or it has to be read from disk first."""
+        if self.returned:
+            return self.returned[-1]
+        index = self.head
+        while index < len(self.pages):
+            page = self.pages[index]
+            if not page.resident:
+                self.store.load(self, page)
+                return None
+            at = page.taken
+            while at < len(page.entries):
+                slot = page.entries[at]
+                if slot is not None:
+                    return slot
+                at += 1
+            index += 1
+        return None
+
+    def read_ahead(self) -> None:
+        """Ask for the pages that consumers will need next."""
+        index = self.head
+        end = self.head + PAGES_AHEAD
+        while index < end and index < len(self.pages):
+            page = self.pages[index]
+            if not page.resident:
+                self.store.load(self, page)
+            index += 1
+
+    # --- Settling -----------------------------------------------------------------------------------------------
+
+    def settle(self, entry: Entry) -> None:
+        """A delivered message is done with: acknowledged, or rejected for good. `entry` must not be used again."""
+        if self.deleted:
+            entry.queue = None
+            entry.consumer = None
+            return
+        self.unsettled -= 1
+        consumer = entry.consumer
+        if consumer is not None:
+            entry.consumer = None
+            consumer.unsettled -= 1
+            if not consumer.in_rotation:
+                self.wake(consumer)
+        entry.queue = None
+        self._settle(entry)
+
+    def reject(self, entry: Entry) -> None:
+        """A delivered message is refused for good: dead-letter it, or drop it."""
+        if not self.deleted:
+            self.owner.dead_letter(self, entry.message, REASON_REJECTED)
+        self.settle(entry)
+
+    def give_back(self, entries: list[Entry]) -> None:
+        """Delivered messages come back, to their old places, and count as redelivered from now on."""
+        if self.deleted:
+            for entry in entries:
+                entry.queue = None
+                entry.consumer = None
+            return
+        for entry in entries:
+            consumer = entry.consumer
+            if consumer is not None:
+                entry.consumer = None
+                consumer.unsettled -= 1
+                if not consumer.in_rotation:
+                    self.wake(consumer)
+            entry.queue = None
+            entry.returns += 1
+            self.unsettled -= 1
+            self.ready += 1
+            self.ready_bytes += entry.size
+        self.returned.extend(entries)
+        self.returned.sort(key=_newest_first)
+        self.turn.touch_queue(self)
+
+    def _settle(self, entry: Entry) -> None:
+        offset = entry.offset
+        page = self._settling
+        if offset < page.start or offset >= page.end:
+            page = self.page_of(offset)
+            self._settling = page
+        page.entries[offset - page.start] = None
+        page.live -= 1
+        page.live_bytes -= entry.size
+        self.settled_total += 1
+        message = entry.message
+        persistent = message.properties.persistent
+        if persistent:
+            page.persistent -= 1
+        if self.recoverable and (persistent or page.writing or page.place is not None):
+            if not (self._run_open and page is self._run_page and offset == self._run_end):
+                self._next_run(page, offset)
+            self._run_end = offset + 1
+            self._run_count += 1
+            self._run_bytes += entry.size
+        self._release(message)
+        if page.live == 0 and page is not self.tail:
+            self._forget_page(page)
+
+    def _discard(self, entry: Entry, reason: str) -> None:
+        """Let go of a message that was taken but not delivered."""
+        self.owner.dead_letter(self, entry.message, reason)
+        self._settle(entry)
+
+    def _next_run(self, page: Page, offset: i64) -> None:
+        if self._run_open:
+            self._write_run()
+        else:
+            self._run_open = True
+            self.ledger.open_run(self)
+            # Nobody may wait for it, but the turn's frame must be written.
+            self.turn.touch()
+        self._run_page = page
+        self._run_start = offset
+
+    def _write_run(self) -> None:
+        if self._run_count > 0:
+            self.ledger.settled(self.log_id, self._run_start, self._run_end, self._run_count, self._run_bytes)
+            self._run_count = 0
+            self._run_bytes = 0
+
+    def close_run(self) -> None:
+        """Write the open run of settled offsets to the ledger. Called at the end of the turn."""
+        self._write_run()
+        self._run_open = False
+
+    def page_of(self, offset: i64) -> Page:
+        """The page that holds `offset`, which has not been settled."""
+        return self.pages[self._index_of(offset)]
+
+    def _index_of(self, offset: i64) -> i64:
+        """Index of the last page that starts at or before `offset`; 0 where none does."""
+        pages = self.pages
+        low: i64 = 0
+        high: i64 = len(pages) - 1
+        while low < high:
+            middle = (low + high + 1) >> 1
+            if pages[middle].start <= offset:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _forget_page(self, page: Page) -> None:
+        index: i64 = 0
+        if self.pages[0] is not page:
+            index = self.pages.index(page)
+        del self.pages[index]
+        if index < self.head:
+            self.head -= 1
+        if not page.resident:
+            self.pages_out -= 1
+        if self._settling is page:
+            self._settling = self.tail
+        if page.place is not None:
+            self.store.page_settled(self)
+        if self.pages_out > 0 and index == self.head:
+            self.read_ahead()
+
+    # --- Expiry and length --------------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        """Discard expired messages at the head, and come back when the next one expires (RabbitMQ: head only)."""
+        now_ms = self.turn.now_ms
+        while True:
+            entry = self._peek()
+            if entry is None or entry.expires_ms < 0:
+                return
+            if entry.expires_ms > now_ms:
+                break
+            taken = self._take()
+            if taken is None:
+                return
+            self._discard(taken, REASON_EXPIRED)
+        if self._expiry is not None:
+            if self._expiry_ms <= entry.expires_ms:
+                return
+            self._expiry.cancel()
+        self._expiry_ms = entry.expires_ms
+        self._expiry = self.clock.call_later(int(entry.expires_ms - now_ms), self._expiry_due)
+
+    def _expiry_due(self) -> None:
+        self._expiry = None
+        if not self.deleted:
+            self.turn.now_ms = self.clock.wall_ms()
+            self.turn.touch_queue(self)
+
+    def _drop_excess(self) -> None:
+        settings = self.settings
+        while self.ready > 0 and (
+            (settings.length_max >= 0 and self.ready > settings.length_max)
+            or (settings.length_bytes_max >= 0 and self.ready_bytes > settings.length_bytes_max)
+        ):
+            entry = self._take()
+            if entry is None:
+                return
+            self._discard(entry, REASON_LENGTH)
+
+    def apply_settings(self, settings: QueueSettings) -> None:
+        """Let other settings act from now on; messages already there keep the expiry they were given."""
+        self.settings = settings
+        self.turn.touch_queue(self)
+
+    # --- Consumers ----------------------------------------------------------------------------------------------
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Let `consumer` take part. Its first delivery comes at the end of the turn."""
+        self.consumers.append(consumer)
+        self.wake(consumer)
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """Let `consumer` have no further deliveries. What it holds unsettled stays with it."""
+        if consumer in self.consumers:
+            consumer.cancelled = True
+            self.consumers.remove(consumer)
+            if consumer.in_rotation:
+                consumer.in_rotation = False
+                self._rotation.remove(consumer)
+            if not self.consumers and not self.deleted:
+                self.owner.consumers_gone(self)
+
+    def wake(self, consumer: Consumer) -> None:
+        """`consumer` may be able to take deliveries again."""
+        if not consumer.in_rotation and not consumer.cancelled:
+            consumer.in_rotation = True
+            self._rotation.append(consumer)
+            if self.ready > 0 and not self.turn_pending:
+                self.turn.touch_queue(self)
+
+    # --- Purging and deleting -----------------------------------------------------------------------------------
+
+    def purge(self) -> int:
+        """Drop every ready message, without dead-lettering. How many there were."""
+        count = self.ready
+        while self.returned:
+            entry = self.returned.pop()
+            self.ready -= 1
+            self.ready_bytes -= entry.size
+            self._settle(entry)
+        for page in self.pages[self.head :]:
+            if page.resident:
+                while page.taken < len(page.entries):
+                    slot = page.entries[page.taken]
+                    page.taken += 1
+                    if slot is not None:
+                        self._settle(slot)
+            else:
+                if self.recoverable:
+                    self.ledger.settled(self.log_id, page.start, page.end, page.live, page.live_bytes)
+                    self.turn.touch()
+                self.settled_total += page.live
+                page.live = 0
+                self._forget_page(page)
+        self.ready = 0
+        self.ready_bytes = 0
+        return int(count)
+
+    def delete(self) -> None:
+        """Forget everything. The catalog, not the journal, remembers that the queue is gone."""
+        self.deleted = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        for consumer in self.consumers:
+            consumer.cancelled = True
+            consumer.in_rotation = False
+            consumer.queue_deleted()
+        self.consumers = []
+        self._rotation = []
+        for page in self.pages:
+            for slot in page.entries:
+                if slot is not None:
+                    self._release(slot.message)
+        empty = Page(self.next_offset)
+        self.pages = [empty]
+        self.tail = empty
+        self._settling = empty
+        self._run_page = empty
+        self._run_count = 0
+        self._run_open = False
+        self.head = 0
+        self.returned = []
+        self.ready = 0
+        self.ready_bytes = 0
+        self.pages_out = 0
+        self.store.delete_log(self)
+
+    # --- Paging -------------------------------------------------------------------------------------------------
+
+    def seal_tail(self) -> None:
+        """Let the next message open a new page, so that the present one can be written as it is."""
+        if self.tail.entries:
+            self._open_page(self.next_offset)
+
+    def drop_resident(self, page: Page) -> None:
+        """Give up the messages of a page that the log holds and of which nothing has been delivered."""
+        ranges: list[tuple[int, int]] = []
+        offset = page.start
+        for slot in page.entries:
+            if slot is None:
+                if ranges and ranges[-1][1] == offset:
+                    ranges[-1] = (ranges[-1][0], int(offset + 1))
+                else:
+                    ranges.append((int(offset), int(offset + 1)))
+            else:
+                self._release(slot.message)
+            offset += 1
+        page.settled_ranges = ranges
+        page.entries = []
+        page.resident = False
+        self.pages_out += 1
+
+    def page_loaded(self, page: Page, offsets: list[i64], messages: list[Message]) -> None:
+        """A page's messages are back. Those settled meanwhile are left out."""
+        if self.deleted or page.resident or page.live == 0:
+            return
+        page.loading = False
+        entries: list[Entry | None] = [None] * int(page.end - page.start)
+        live: i64 = 0
+        for index in range(len(messages)):
+            offset = offsets[index]
+            if offset < page.start or offset >= page.end or page.is_settled_at(offset):
+                continue
+            entries[offset - page.start] = self._restored(messages[index], offset)
+            live += 1
+        page.entries = entries
+        page.resident = True
+        page.settled_ranges = []
+        self.pages_out -= 1
+        self.ready += live - page.live
+        page.live = live
+        self.turn.touch_queue(self)
+
+    def page_lost(self, page: Page) -> None:
+        """A page cannot be read back: its messages are gone, and never served."""
+        if not self.deleted and not page.resident and page.live > 0:
+            self.ready -= page.live
+            self.ready_bytes -= page.live_bytes
+            page.live = 0
+            self._forget_page(page)
+            self.turn.touch_queue(self)
+
+    # --- Recovery -----------------------------------------------------------------------------------------------
+
+    def restore(self, next_offset: i64, log_end: i64, redelivered_before: i64, expiring: bool) -> None:
+        """Take over what a checkpoint knew of the queue; its pages follow, then what the journal knows."""
+        self.next_offset = next_offset
+        self.log_end = log_end
+        self.redelivered_before = redelivered_before
+        self.expiring = expiring
+
+    def restore_page(
+        self, start: i64, end: i64, live: i64, size: i64, settled: list[tuple[int, int]], place: BatchPlace
+    ) -> None:
+        """A page that is in the log, following those already restored."""
+        page = Page(start)
+        page.end = end
+        page.live = live
+        page.persistent = live
+        page.live_bytes = size
+        page.settled_ranges = settled
+        page.place = place
+        page.resident = False
+        self.pages_out += 1
+        if self.tail.end == self.tail.start:
+            self.pages.pop()
+        self.pages.append(page)
+        self.tail = page
+
+    def restore_message(self, message: Message, offset: i64) -> None:
+        """A message that the journal holds: a new one, or an older one that was carried forward."""
+        page = self.page_of(offset)
+        if page.start <= offset < page.end:
+            # Written again by a checkpoint that was not finished, or in the log already.
+            return
+        if page.end == page.start:
+            page.start = offset
+        elif (
+            offset < page.start
+            or not page.resident
+            or offset - page.start >= PAGE_MESSAGES_MAX
+            or page.live_bytes >= PAGE_BYTES_MAX
+        ):
+            index = self._index_of(offset)
+            page = Page(offset)
+            self.pages.insert(index if offset < self.pages[index].start else index + 1, page)
+            self.tail = self.pages[-1]
+        entry = self._restored(message, offset)
+        entries = page.entries
+        while page.start + len(entries) < offset:
+            entries.append(None)
+        entries.append(entry)
+        page.end = offset + 1
+        page.live += 1
+        page.live_bytes += entry.size
+        page.persistent += 1
+        if offset >= self.next_offset:
+            self.next_offset = offset + 1
+
+    def restore_settled(self, start: i64, end: i64, count: i64, size: i64) -> None:
+        """Messages of [start, end) were settled: `count` of them, `size` bytes."""
+        first = self._index_of(start)
+        last = self._index_of(end - 1)
+        for page in self.pages[first : last + 1]:
+            if page.end <= start:
+                continue
+            if not page.resident:
+                page.live -= count
+                page.persistent -= count
+                page.live_bytes -= size
+                page.settled_ranges.append((int(start), int(end)))
+            else:
+                for index in range(max(start, page.start) - page.start, min(end, page.end) - page.start):
+                    slot = page.entries[index]
+                    if slot is not None:
+                        page.entries[index] = None
+                        page.live -= 1
+                        page.persistent -= 1
+                        page.live_bytes -= slot.size
+                        self._release(slot.message)
+            if page.live <= 0 and page is not self.tail:
+                self._forget_page(page)
+
+    def restored(self) -> None:
+        """Recovery is over: count what is there, and continue after it."""
+        self.head = 0
+        self._settling = self.tail
+        self._open_after_recovery()
+        for page in self.pages:
+            self.ready += page.live
+            self.ready_bytes += page.live_bytes
+        if self.expiring and self.ready > 0:
+            self.turn.touch_queue(self)
+
+    def _open_after_recovery(self) -> None:
+        """The tail must be a page in memory that new messages can be appended to."""
+        tail = self.tail
+        if not tail.resident or tail.start + len(tail.entries) != self.next_offset or tail.live == 0:
+            self._open_page(self.next_offset)
+            self._settling = self.tail
+
+    def _restored(self, message: Message, offset: i64) -> Entry:
+        entry = Entry(message, offset, message_size(message))
+        if offset < self.redelivered_before:
+            entry.returns = 1
+        self._hold(message)
+        if message.properties.expiration_ms >= 0 or self.settings.message_ttl_ms >= 0:
+            self._set_expiry(entry)
+        return entry
+
+
+def _newest_first(entry: Entry) -> int:
+    return -int(entry.offset)

@@ -1,0 +1,133 @@
+"""How a message is written as a record, and what the journal's frames say.
+
+A message is one record of a batch:
+
+    key      routing key
+    value    body
+    header   "millpond": format u8 | exchange length u8 | exchange | properties, in the encoding that `format` names
+
+The core writes one journal frame a turn (kind TURN), whose payload is a sequence of changes that recovery applies
+together or not at all:
+
+    change u8 | length u32 | payload
+
+    BATCH    target count u16 | (log id i64, base offset i64) each | record batch
+             The batch's records were appended to every target; their offsets are the target's base offset + delta.
+    SETTLED  log id i64 | start i64 | end i64 | count u32 | bytes i64
+             Every message of [start, end) that was still there is settled: count of them, of this size together.
+             A range never crosses a page.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from librt.strings import read_i16_be, read_i32_be, read_i64_be
+from mypy_extensions import i64
+
+from millpond.base.errors import CorruptData
+from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
+from millpond.storage.record_batch import RecordReader
+
+KIND_TURN: Final = 1
+
+CHANGE_BATCH: Final = 1
+CHANGE_SETTLED: Final = 2
+
+SETTLED_BYTES: Final = 36
+
+
+def record_header(message: Message) -> bytes:
+    """The value of the reserved header: where the message was published to, and its properties."""
+    exchange = message.address.exchange.encode("utf-8", "surrogateescape")
+    return bytes((message.properties.format, len(exchange))) + exchange + message.properties.raw
+
+
+@final
+class MessageReader:
+    """Turns records back into messages. What neighbouring messages have in common is shared among them."""
+
+    def __init__(self) -> None:
+        self._key = b""
+        self._header = b""
+        self._address: Address | None = None
+        self._properties: Properties | None = None
+
+    def message(self, record: RecordReader) -> Message:
+        """The message in the reader's present record. CorruptData where it is none."""
+        key = record.key
+        header = record.header_value
+        if key is None or header is None:
+            raise CorruptData("a record without a routing key or properties is no queue's message")
+        address = self._address
+        properties = self._properties
+        if address is None or properties is None or key != self._key or header != self._header:
+            if len(header) < 2 or len(header) < 2 + header[1]:
+                raise CorruptData("a record's properties are cut short")
+            start = 2 + header[1]
+            decode = PROPERTIES_FORMATS.get(header[0])
+            if decode is None:
+                raise CorruptData(f"a record's properties have the unknown format {header[0]}")
+            address = Address(
+                header[2:start].decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape")
+            )
+            properties = decode(header[start:])
+            self._key = key
+            self._header = header
+            self._address = address
+            self._properties = properties
+        return Message(address, properties, record.value or b"", record.timestamp_ms)
+
+
+@final
+class Changes:
+    """Walks the changes of one TURN frame. Every length is checked against the payload."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload: Final = payload
+        self._position: i64 = 0
+        self.kind = 0
+        self.body = b""
+
+    def next(self) -> bool:
+        """Move to the next change; False at the end."""
+        position = self._position
+        size: i64 = len(self._payload)
+        if position >= size:
+            return False
+        if size - position < 5:
+            raise CorruptData("a journal change is cut short")
+        self.kind = self._payload[position]
+        length = i64(read_i32_be(self._payload, position + 1))
+        end = position + 5 + length
+        if length < 0 or end > size:
+            raise CorruptData("a journal change is longer than its frame")
+        self.body = self._payload[position + 5 : end]
+        self._position = end
+        return True
+
+
+def batch_targets(body: bytes) -> tuple[list[tuple[int, int]], bytes]:
+    """A BATCH change's targets as (log id, base offset), and the record batch."""
+    count = i64(read_i16_be(body, 0)) & 0xFFFF if len(body) >= 2 else i64(-1)
+    start = 2 + count * 16
+    if count < 1 or len(body) < start:
+        raise CorruptData("a batch's targets are cut short")
+    targets: list[tuple[int, int]] = []
+    for index in range(count):
+        at = 2 + i64(index) * 16
+        targets.append((read_i64_be(body, at), read_i64_be(body, at + 8)))
+    return targets, body[start:]
+
+
+def settled_range(body: bytes) -> tuple[int, int, int, int, int]:
+    """A SETTLED change's (log id, start, end, count, bytes)."""
+    if len(body) != SETTLED_BYTES:
+        raise CorruptData("a settlement is cut short")
+    return (
+        read_i64_be(body, 0),
+        read_i64_be(body, 8),
+        read_i64_be(body, 16),
+        i64(read_i32_be(body, 24)) & 0xFFFFFFFF,
+        read_i64_be(body, 28),
+    )

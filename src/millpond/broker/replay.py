@@ -1,0 +1,55 @@
+"""Applies what the journal says of a turn to the queues."""
+
+from __future__ import annotations
+
+from mypy_extensions import i64
+
+from millpond.base.errors import CorruptData
+from millpond.broker.queues.queue import Queue
+from millpond.broker.records import (
+    CHANGE_BATCH,
+    CHANGE_SETTLED,
+    Changes,
+    MessageReader,
+    batch_targets,
+    settled_range,
+)
+from millpond.storage.record_batch import RecordReader
+
+
+def replay_turn(payload: bytes, queues: dict[int, Queue]) -> int:
+    """Apply one TURN frame. Changes of queues that are gone are passed over. The highest log id that occurred."""
+    highest = 0
+    changes = Changes(payload)
+    while changes.next():
+        if changes.kind == CHANGE_BATCH:
+            targets, batch = batch_targets(changes.body)
+            known: list[Queue] = []
+            bases: list[i64] = []
+            for log_id, base_offset in targets:
+                highest = max(highest, log_id)
+                queue = queues.get(log_id)
+                if queue is not None:
+                    known.append(queue)
+                    bases.append(base_offset)
+            if known:
+                _replay_batch(batch, targets[0][1], known, bases)
+        elif changes.kind == CHANGE_SETTLED:
+            log_id, start, end, count, size = settled_range(changes.body)
+            highest = max(highest, log_id)
+            queue = queues.get(log_id)
+            if queue is not None and start < end:
+                queue.restore_settled(start, end, count, size)
+        else:
+            raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
+    return highest
+
+
+def _replay_batch(batch: bytes, first_offset: i64, queues: list[Queue], bases: list[i64]) -> None:
+    reader = RecordReader(batch)
+    messages = MessageReader()
+    while reader.next():
+        message = messages.message(reader)
+        delta = reader.offset - first_offset
+        for index in range(len(queues)):
+            queues[index].restore_message(message, bases[index] + delta)

@@ -1,0 +1,184 @@
+"""A checkpoint's snapshot: the delivery state of every recoverable queue, at the moment its journal file begins.
+
+    magic "MPCHKPT\\0" | version u32 | crc32c u32 of all that follows
+    first journal file i64 | clean u8 | queue count i32
+    queue   log id i64 | next offset i64 | log end i64 | first never delivered i64 | expiring u8 | page count i32
+    page    start i64 | end i64 | live i64 | live bytes i64
+            | segment i64 | position i64 | length i64 | settled range count i32 | (start i64, end i64) each
+
+Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
+says that the broker was stopped in order, so that what was never delivered is known.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import crc32c
+from librt.strings import BytesWriter, read_i32_be, read_i64_be, write_i32_be, write_i64_be
+from mypy_extensions import i32, i64
+
+from millpond.base.errors import CorruptData, UnsupportedFormat
+from millpond.broker.queues.page import Page
+from millpond.broker.queues.queue import Queue
+from millpond.storage.log import BatchPlace
+
+MAGIC: Final = b"MPCHKPT\x00"
+VERSION: Final = 1
+_HEADER_BYTES: Final = 16
+
+
+@final
+class PageState:
+    """A page as it was at the moment of the checkpoint; where it is in the log may become known later."""
+
+    def __init__(self, page: Page) -> None:
+        self.page: Final = page
+        self.start: Final[i64] = page.start
+        self.end: Final[i64] = page.end
+        self.live: Final[i64] = page.live
+        self.live_bytes: Final[i64] = page.live_bytes
+        self.settled: Final = _settled_ranges(page)
+
+
+@final
+class QueueState:
+    """A queue as it was at the moment of the checkpoint."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.log_id: Final[i64] = queue.log_id
+        self.next_offset: Final[i64] = queue.next_offset
+        self.log_end: Final[i64] = queue.log_end
+        head = queue.pages[queue.head]
+        fresh = head.start + head.taken
+        for entry in queue.returned:
+            fresh = min(fresh, entry.offset)
+        self.first_fresh: Final[i64] = fresh
+        self.expiring: Final = queue.expiring
+        self.pages: Final[list[PageState]] = [
+            PageState(page) for page in queue.pages if page.live > 0 and (page.place is not None or page.writing)
+        ]
+
+
+def _settled_ranges(page: Page) -> list[tuple[int, int]]:
+    if not page.resident:
+        return list(page.settled_ranges)
+    ranges: list[tuple[int, int]] = []
+    offset = page.start
+    start: i64 = -1
+    for slot in page.entries:
+        if slot is None:
+            if start < 0:
+                start = offset
+        elif start >= 0:
+            ranges.append((int(start), int(offset)))
+            start = -1
+        offset += 1
+    if start >= 0:
+        ranges.append((int(start), int(offset)))
+    return ranges
+
+
+def encode_snapshot(first_file: i64, clean: bool, queues: list[QueueState]) -> bytes:
+    """The file's content. Every page must have its place by now."""
+    body = BytesWriter()
+    write_i64_be(body, first_file)
+    body.append(1 if clean else 0)
+    write_i32_be(body, i32(len(queues)))
+    for queue in queues:
+        write_i64_be(body, queue.log_id)
+        write_i64_be(body, queue.next_offset)
+        write_i64_be(body, queue.log_end)
+        write_i64_be(body, queue.first_fresh)
+        body.append(1 if queue.expiring else 0)
+        write_i32_be(body, i32(len(queue.pages)))
+        for state in queue.pages:
+            place = state.page.place
+            if place is None:
+                raise RuntimeError("a page without a place in a snapshot")
+            write_i64_be(body, state.start)
+            write_i64_be(body, state.end)
+            write_i64_be(body, state.live)
+            write_i64_be(body, state.live_bytes)
+            write_i64_be(body, place.segment_base)
+            write_i64_be(body, place.position)
+            write_i64_be(body, place.length)
+            write_i32_be(body, i32(len(state.settled)))
+            for start, end in state.settled:
+                write_i64_be(body, start)
+                write_i64_be(body, end)
+    content = body.getvalue()
+    header = BytesWriter()
+    header.write(MAGIC)
+    write_i32_be(header, VERSION)
+    checksum = crc32c.crc32c(content)
+    write_i32_be(header, i32(checksum - (checksum >> 31 << 32)))
+    return header.getvalue() + content
+
+
+@final
+class SnapshotReader:
+    """Reads a snapshot's content, never beyond its end."""
+
+    def __init__(self, data: bytes) -> None:
+        """CorruptData, or UnsupportedFormat for one that a newer version wrote."""
+        if len(data) < _HEADER_BYTES or data[:8] != MAGIC:
+            raise CorruptData("not a checkpoint")
+        version = read_i32_be(data, 8)
+        self._data: Final = data
+        self._position: i64 = _HEADER_BYTES
+        checksum = int(read_i32_be(data, 12)) & 0xFFFFFFFF
+        if crc32c.crc32c(data[_HEADER_BYTES:]) != checksum:
+            raise CorruptData("the checksum does not match")
+        if version != VERSION:
+            raise UnsupportedFormat(f"a checkpoint of version {version}, but only version {VERSION} is known")
+        self.first_file: Final = int(self._i64())
+        self.clean: Final = self._u8() == 1
+        self._queues_left = self._i32()
+
+    def restore_next(self, queues: dict[int, Queue]) -> bool:
+        """Give the next queue of the snapshot its state; False after the last. One that is gone is passed over."""
+        if self._queues_left == 0:
+            return False
+        self._queues_left -= 1
+        queue = queues.get(int(self._i64()))
+        next_offset = self._i64()
+        log_end = self._i64()
+        first_fresh = self._i64()
+        expiring = self._u8() == 1
+        if queue is not None:
+            queue.restore(next_offset, log_end, first_fresh, expiring)
+        for _ in range(self._i32()):
+            start = self._i64()
+            end = self._i64()
+            live = self._i64()
+            size = self._i64()
+            place = BatchPlace(int(self._i64()), int(self._i64()), int(self._i64()))
+            settled: list[tuple[int, int]] = []
+            for _ in range(self._i32()):
+                first = int(self._i64())
+                settled.append((first, int(self._i64())))
+            if queue is not None:
+                queue.restore_page(start, end, live, size, settled, place)
+        return True
+
+    def _i64(self) -> i64:
+        position = self._position
+        if position + 8 > len(self._data):
+            raise CorruptData("the checkpoint is cut short")
+        self._position = position + 8
+        return read_i64_be(self._data, position)
+
+    def _i32(self) -> i64:
+        position = self._position
+        if position + 4 > len(self._data):
+            raise CorruptData("the checkpoint is cut short")
+        self._position = position + 4
+        return i64(read_i32_be(self._data, position))
+
+    def _u8(self) -> i64:
+        position = self._position
+        if position >= len(self._data):
+            raise CorruptData("the checkpoint is cut short")
+        self._position = position + 1
+        return i64(self._data[position])

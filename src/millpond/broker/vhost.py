@@ -1,0 +1,375 @@
+"""A virtual host: exchanges, queues, bindings, and the way of a message from one to the other.
+
+Every change is decided here, recorded in the catalog where it is durable, and applied. Errors are `PeerError`s with
+RabbitMQ's wording. Permissions are the caller's to check: they belong to a user, and there is none here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Final, final
+
+from mypy_extensions import i64
+
+from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from millpond.base.limits import QUEUES_PER_VHOST_MAX
+from millpond.broker.arguments import (
+    compare_exchange_arguments,
+    compare_flag,
+    compare_queue_arguments,
+    queue_settings,
+)
+from millpond.broker.dead_letter import dead_lettered, is_cycle
+from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+from millpond.broker.exchanges.registry import create_exchange
+from millpond.broker.exchanges.router import Router
+from millpond.broker.message import Address, Message
+from millpond.broker.queues.entry import message_size
+from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue, QueueContext, QueueOwner
+from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
+
+if TYPE_CHECKING:
+    from millpond.catalog.catalog import Catalog
+
+logger = logging.getLogger(__name__)
+
+# What became of a published message: a queue refused it; all queues have it; the journal will have it too.
+REFUSED: Final = -1
+ACCEPTED: Final = 0
+JOURNALED: Final = 1
+
+RESERVED_PREFIX: Final = "amq."
+
+
+@final
+class Route:
+    """Where messages published to one exchange with one routing key go, as long as the topology is `version`."""
+
+    def __init__(self, address: Address, exchange: Exchange, queues: list[Queue], version: i64) -> None:
+        self.address: Final = address
+        self.exchange: Final = exchange
+        self.queues: Final = queues
+        self.recoverable: Final[list[Queue]] = [queue for queue in queues if queue.recoverable]
+        self.version: Final[i64] = version
+        self.may_refuse: Final = any([queue.settings.rejects for queue in queues])
+
+
+@final
+class VirtualHost(QueueOwner):
+    """A name space of exchanges and queues."""
+
+    def __init__(self, name: str, context: QueueContext, catalog: Catalog) -> None:
+        self.name: Final = name
+        self.context: Final = context
+        self.catalog: Final = catalog
+        self.queues: dict[str, Queue] = {}
+        self.router: Final = Router(self.queues)
+        self.published_total: i64 = 0
+        self.unroutable_total: i64 = 0
+
+    def queue_resource(self, name: str) -> str:
+        """How RabbitMQ's texts call a queue."""
+        return f"queue '{name}' in vhost '{self.name}'"
+
+    def exchange_resource(self, name: str) -> str:
+        """How RabbitMQ's texts call an exchange."""
+        return f"exchange '{name}' in vhost '{self.name}'"
+
+    # --- Publishing ---------------------------------------------------------------------------------------------
+
+    def route(self, exchange: Exchange, address: Address, headers: dict[str, object] | None) -> Route:
+        """Where a message goes. It may be kept while `router.version` is the route's, if `router.cacheable`."""
+        found = self.router.route(exchange, address.routing_key, headers)
+        queues: list[Queue] = []
+        for destination in found:
+            if isinstance(destination, Queue):
+                queues.append(destination)
+        return Route(address, exchange, queues, self.router.version)
+
+    def publish(self, route: Route, message: Message) -> i64:
+        """Put `message` into the queues of `route`: REFUSED, ACCEPTED or JOURNALED."""
+        if route.may_refuse:
+            return self._publish_unless_refused(route.queues, message)
+        for queue in route.queues:
+            queue.publish(message)
+        if message.properties.persistent and route.recoverable:
+            self.context.ledger.published(message, route.recoverable)
+            return JOURNALED
+        return ACCEPTED
+
+    def _publish_unless_refused(self, queues: list[Queue], message: Message) -> i64:
+        outcome: i64 = ACCEPTED
+        size = message_size(message)
+        recoverable: list[Queue] = []
+        refused: list[Queue] = []
+        for queue in queues:
+            if queue.refuses(size):
+                refused.append(queue)
+                continue
+            queue.publish(message)
+            if queue.recoverable and message.properties.persistent:
+                recoverable.append(queue)
+        if recoverable:
+            self.context.ledger.published(message, recoverable)
+            outcome = JOURNALED
+        for queue in refused:
+            outcome = REFUSED
+            if queue.dead_letters_refused():
+                self.dead_letter(queue, message, REASON_LENGTH)
+        return outcome
+
+    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+        name = queue.settings.dead_letter_exchange
+        if name is None:
+            return
+        exchange = self.router.exchanges.get(name)
+        if exchange is None:
+            return
+        turn = self.context.turn
+        dead = dead_lettered(
+            message, queue.name, reason, name, queue.settings.dead_letter_routing_key, int(turn.now_ms)
+        )
+        headers = dead.properties.headers()
+        route = self.route(exchange, dead.address, headers)
+        targets = route.queues
+        if reason != REASON_REJECTED:
+            targets = [target for target in targets if not is_cycle(target.name, headers)]
+            if len(targets) != len(route.queues):
+                logger.warning("a message from %s was dropped: it would be dead-lettered in a cycle", queue.name)
+        self._publish_unless_refused(targets, dead)
+
+    # --- Exchanges ----------------------------------------------------------------------------------------------
+
+    def exchange(self, name: str) -> Exchange:
+        """The exchange called `name`. NotFound where there is none."""
+        exchange = self.router.exchanges.get(name)
+        if exchange is None:
+            raise NotFound(f"no {self.exchange_resource(name)}")
+        return exchange
+
+    def declare_exchange(
+        self,
+        name: str,
+        type: str,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: dict[str, object],
+    ) -> Exchange:
+        """The exchange called `name`, which is made where there is none, and else must be as described."""
+        current = self.router.exchanges.get(name)
+        if current is None:
+            if name.startswith(RESERVED_PREFIX):
+                raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
+            alternate = arguments.get("alternate-exchange")
+            if alternate is not None and not isinstance(alternate, str):
+                raise PreconditionFailed(
+                    f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}"
+                )
+            exchange = create_exchange(name, type, durable, auto_delete, internal, arguments)
+            if durable:
+                self.catalog.add_exchange(
+                    ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments)
+                )
+                self.context.turn.touch()
+            self.router.add(exchange)
+            return exchange
+        resource = self.exchange_resource(name)
+        compare_flag("type", resource, type, current.type)
+        compare_flag("durable", resource, durable, current.durable)
+        compare_flag("auto_delete", resource, auto_delete, current.auto_delete)
+        compare_flag("internal", resource, internal, current.internal)
+        compare_exchange_arguments(resource, arguments, current.arguments)
+        return current
+
+    def restore_exchange(self, row: ExchangeRow) -> None:
+        """An exchange that the catalog remembers."""
+        self.router.add(
+            create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments)
+        )
+
+    def delete_exchange(self, name: str, if_unused: bool) -> None:
+        """Delete an exchange and its bindings. It need not exist."""
+        if not name:
+            raise AccessRefused("operation not permitted on the default exchange")
+        if name.startswith(RESERVED_PREFIX):
+            raise AccessRefused(f"deletion of system {self.exchange_resource(name)} not allowed")
+        exchange = self.router.exchanges.get(name)
+        if exchange is None:
+            return
+        if if_unused and not exchange.is_unbound:
+            raise PreconditionFailed(f"{self.exchange_resource(name)} in use")
+        self._remove_exchange(exchange)
+
+    def _remove_exchange(self, exchange: Exchange) -> None:
+        leading_here = self.router.remove(exchange)
+        if exchange.durable:
+            self.catalog.delete_exchange(self.name, exchange.name)
+            self.context.turn.touch()
+        self._bindings_removed(leading_here)
+
+    # --- Bindings -----------------------------------------------------------------------------------------------
+
+    def bind(self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]) -> None:
+        """Bind a queue or an exchange to an exchange. A binding that exists is left as it is."""
+        if not source.name:
+            raise AccessRefused("operation not permitted on the default exchange")
+        source.validate(routing_key, arguments)
+        if source.bind(destination, routing_key, arguments):
+            self.router.changed()
+            if source.durable and self._is_durable(destination):
+                self.catalog.add_binding(
+                    BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+                )
+                self.context.turn.touch()
+
+    def restore_binding(self, row: BindingRow) -> None:
+        """A binding that the catalog remembers."""
+        source = self.router.exchanges.get(row.source)
+        destination: Destination | None = self.queues.get(row.destination)
+        if row.destination_type == "exchange":
+            destination = self.router.exchanges.get(row.destination)
+        if source is not None and destination is not None:
+            source.bind(destination, row.routing_key, row.arguments)
+
+    def unbind(
+        self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]
+    ) -> None:
+        """Remove a binding. It need not exist."""
+        if not source.name:
+            raise AccessRefused("operation not permitted on the default exchange")
+        if source.unbind(destination, routing_key, arguments):
+            self.router.changed()
+            if source.durable and self._is_durable(destination):
+                self.catalog.delete_binding(
+                    BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+                )
+                self.context.turn.touch()
+            self._delete_if_unbound(source)
+
+    def _is_durable(self, destination: Destination) -> bool:
+        if isinstance(destination, Queue):
+            return destination.durable
+        return isinstance(destination, Exchange) and destination.durable
+
+    def _bindings_removed(self, bindings: list[Binding]) -> None:
+        for binding in bindings:
+            self._delete_if_unbound(binding.source)
+
+    def _delete_if_unbound(self, source: Exchange) -> None:
+        if source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
+            self._remove_exchange(source)
+
+    # --- Queues -------------------------------------------------------------------------------------------------
+
+    def queue(self, name: str, connection: object) -> Queue:
+        """The queue called `name`, for use by `connection`. NotFound, or ResourceLocked where it is another's."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise NotFound(f"no {self.queue_resource(name)}")
+        self._check_exclusive(queue, connection)
+        return queue
+
+    def _check_exclusive(self, queue: Queue, connection: object) -> None:
+        if queue.exclusive_owner is not None and queue.exclusive_owner is not connection:
+            raise ResourceLocked(
+                f"cannot obtain exclusive access to locked {self.queue_resource(queue.name)}. It could be originally "
+                "declared on another connection or the exclusive property value does not match that of the original "
+                "declaration."
+            )
+
+    def declare_queue(
+        self,
+        name: str,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: dict[str, object],
+        connection: object,
+    ) -> Queue:
+        """The queue called `name`, which is made where there is none, and else must be as described.
+
+        An empty name asks for one. An exclusive queue belongs to `connection` and is never durable.
+        """
+        durable = durable and not exclusive
+        current = self.queues.get(name)
+        if current is not None:
+            resource = self.queue_resource(name)
+            if exclusive != (current.exclusive_owner is not None):
+                raise ResourceLocked(
+                    f"cannot obtain exclusive access to locked {resource}. It could be originally declared on another "
+                    "connection or the exclusive property value does not match that of the original declaration."
+                )
+            self._check_exclusive(current, connection)
+            compare_flag("durable", resource, durable, current.durable)
+            compare_flag("auto_delete", resource, auto_delete, current.auto_delete)
+            compare_queue_arguments(resource, arguments, current.arguments)
+            return current
+        if not name:
+            name = "amq.gen-" + secrets.token_urlsafe(16)
+        elif name.startswith(RESERVED_PREFIX):
+            raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
+        settings = queue_settings(arguments, self.queue_resource(name))
+        if len(self.queues) >= QUEUES_PER_VHOST_MAX:
+            raise PreconditionFailed(
+                f"cannot declare {self.queue_resource(name)}: queue limit in vhost ({QUEUES_PER_VHOST_MAX}) is reached"
+            )
+        context = self.context
+        if durable:
+            row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
+            log_id: i64 = self.catalog.add_queue(row)
+            context.turn.touch()
+        else:
+            log_id = context.next_transient_id()
+        queue = Queue(self, context, name, log_id, durable and context.store.available, settings)
+        queue.durable = durable
+        queue.auto_delete = auto_delete
+        queue.arguments = arguments
+        queue.exclusive_owner = connection if exclusive else None
+        self.queues[name] = queue
+        self.router.changed()
+        return queue
+
+    def restore_queue(self, row: QueueRow) -> Queue:
+        """A queue that the catalog remembers, still empty."""
+        settings = queue_settings(row.arguments, self.queue_resource(row.name))
+        queue = Queue(self, self.context, row.name, row.id, self.context.store.available, settings)
+        queue.durable = row.durable
+        queue.auto_delete = row.auto_delete
+        queue.arguments = row.arguments
+        self.queues[row.name] = queue
+        self.router.changed()
+        return queue
+
+    def delete_queue(self, queue: Queue, if_unused: bool, if_empty: bool) -> int:
+        """Delete a queue, its messages and its bindings. How many messages were ready."""
+        if if_unused and queue.consumers:
+            raise PreconditionFailed(f"{self.queue_resource(queue.name)} in use")
+        if if_empty and queue.ready > 0:
+            raise PreconditionFailed(f"{self.queue_resource(queue.name)} not empty")
+        count = int(queue.ready)
+        self.remove_queue(queue)
+        return count
+
+    def remove_queue(self, queue: Queue) -> None:
+        """Delete a queue, whatever is in it and whoever consumes from it."""
+        if queue.deleted:
+            return
+        del self.queues[queue.name]
+        leading_here = self.router.unbind_destination(queue)
+        if queue.durable:
+            self.catalog.delete_queue(queue.log_id)
+            self.context.turn.touch()
+        queue.delete()
+        self._bindings_removed(leading_here)
+
+    def consumers_gone(self, queue: Queue) -> None:
+        if queue.auto_delete:
+            self.remove_queue(queue)
+
+    def check_consumable(self, queue: Queue, exclusive: bool) -> None:
+        """AccessRefused where another consumer has, or this one cannot have, the queue for itself."""
+        consumers = queue.consumers
+        if consumers and (exclusive or consumers[0].exclusive):
+            raise AccessRefused(f"{self.queue_resource(queue.name)} in exclusive use")

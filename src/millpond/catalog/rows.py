@@ -1,0 +1,114 @@
+"""What the catalog stores, one frozen dataclass a table. The column order here is the column order of `tables.py`.
+
+`arguments`, `definition` and `value` hold AMQP field values and are stored by `field_values.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+DESTINATION_QUEUE: Final = "queue"
+DESTINATION_EXCHANGE: Final = "exchange"
+
+
+@dataclass(frozen=True, slots=True)
+class VhostRow:
+    name: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    default_queue_type: str = "classic"
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """`password_hash` is a PHC string of argon2, or None for a user who cannot log in with a password."""
+
+    name: str
+    password_hash: str | None = field(repr=False)
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionRow:
+    """Regular expressions for the names that `user` may configure, write to and read from in `vhost`."""
+
+    user: str
+    vhost: str
+    configure: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRow:
+    vhost: str
+    name: str
+    type: str
+    durable: bool = True
+    auto_delete: bool = False
+    internal: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """`id` names the queue's log and is never given to another queue; 0 where it has not been given one yet."""
+
+    vhost: str
+    name: str
+    durable: bool = True
+    auto_delete: bool = False
+    exclusive: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BindingRow:
+    """All columns together are the key: bindings that differ in their arguments only are different bindings."""
+
+    vhost: str
+    source: str
+    destination_type: str
+    destination: str
+    routing_key: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """`kind` is "policy" or "operator"; operator policies are limits that a user's policy cannot lift."""
+
+    vhost: str
+    name: str
+    kind: str
+    pattern: str
+    apply_to: str
+    definition: dict[str, Any]
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRow:
+    """A runtime parameter of `component` (shovel, federation-upstream, ...). Global ones have "" as their vhost."""
+
+    vhost: str
+    component: str
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogState:
+    """All that the catalog holds."""
+
+    settings: dict[str, str]
+    vhosts: list[VhostRow]
+    users: list[UserRow]
+    permissions: list[PermissionRow]
+    exchanges: list[ExchangeRow]
+    queues: list[QueueRow]
+    bindings: list[BindingRow]
+    policies: list[PolicyRow]
+    parameters: list[ParameterRow]

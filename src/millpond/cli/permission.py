@@ -1,0 +1,41 @@
+"""`millpond permission`: what users may do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from millpond.cli.administration import DataOption, UrlOption, administration
+from millpond.cli.table import print_table
+
+commands = typer.Typer(help="What users may do.", no_args_is_help=False)
+
+FIELDS = ["user", "vhost", "configure", "write", "read"]
+
+
+@commands.command("set")
+def set_permission(
+    user: Annotated[str, typer.Argument(help="The user's name.")],
+    configure: Annotated[str, typer.Argument(help="What may be declared and deleted: a regular expression.")],
+    write: Annotated[str, typer.Argument(help="What may be published to: a regular expression.")],
+    read: Annotated[str, typer.Argument(help="What may be consumed from: a regular expression.")],
+    vhost: Annotated[str, typer.Option(help="The virtual host.")] = "/",
+    data: DataOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Give a user access to a virtual host: which names it may configure, write to and read from."""
+    with administration(data, url) as broker:
+        broker.set_permission(user, vhost, configure, write, read)
+
+
+@commands.command("list")
+def list_permissions(
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    data: DataOption = None,
+    url: UrlOption = None,
+) -> None:
+    """List all permissions."""
+    with administration(data, url) as broker:
+        permissions = [{field: permission[field] for field in FIELDS} for permission in broker.permissions()]
+    print_table(permissions, FIELDS, json)

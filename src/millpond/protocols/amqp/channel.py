@@ -1,0 +1,604 @@
+"""An AMQP channel: publishing, deliveries and their acknowledgement, confirms, transactions.
+
+What happens per message is here and compiled; what happens per method is in `classes/`, one file per AMQP class.
+
+Delivery tags count up from 1 without gaps, so the unsettled deliveries are a list whose index is tag - `unsettled_base`:
+
+    unsettled_base          first of the list
+    unsettled_head          before it everything is settled
+    None in the list        settled, or delivered without the need to acknowledge
+
+Confirms: a publish that no journal has to keep is confirmed at the end of the turn; one that it has, when the commit
+that covers it is durable. They leave in order, so one `basic.ack` with `multiple` covers all that are due.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from librt.strings import read_i16_be, read_i64_be
+from mypy_extensions import i64
+
+from millpond.base.errors import (
+    AccessRefused,
+    NotImplementedHere,
+    PreconditionFailed,
+    SyntaxFault,
+    UnexpectedFrame,
+)
+from millpond.base.limits import ROUTES_CACHED_MAX, TRANSACTION_BYTES_MAX
+from millpond.broker.commits import CommitWaiter
+from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Address, Message
+from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.queue import Queue
+from millpond.broker.vhost import JOURNALED, REFUSED, Route, VirtualHost
+from millpond.protocols.amqp.consumer import AmqpConsumer
+from millpond.protocols.amqp.content import write_content
+from millpond.protocols.amqp.properties import BasicProperties, parse_properties
+
+if TYPE_CHECKING:
+    from millpond.protocols.amqp.connection import Connection
+
+CLASS_BASIC: Final = 60
+
+_NO_CONTENT: Final = 0
+_AWAIT_HEADER: Final = 1
+_AWAIT_BODY: Final = 2
+
+# The settled part at the front of the unsettled list is given back when it is at least this long.
+_COMPACT_AT: Final = 4096
+
+
+@final
+class PublishRoute:
+    """What a `basic.publish` with certain bytes means, as far as it does not depend on the message."""
+
+    def __init__(self, route: Route, mandatory: bool, cacheable: bool, needs_headers: bool) -> None:
+        self.route: Final = route
+        self.mandatory: Final = mandatory
+        # Where messages go depends on their headers: `route` says only from where.
+        self.needs_headers: Final = needs_headers
+        self.cacheable: Final = cacheable
+
+
+@final
+class Transaction:
+    """What a transactional channel has been told since the last commit."""
+
+    def __init__(self) -> None:
+        self.routes: list[PublishRoute] = []
+        self.messages: list[Message] = []
+        # Settlements: the entry, and whether it is acknowledged, rejected or requeued.
+        self.entries: list[Entry] = []
+        self.outcomes: list[i64] = []
+        self.size: i64 = 0
+
+
+ACKNOWLEDGE: Final = 0
+REJECT: Final = 1
+REQUEUE: Final = 2
+
+
+@final
+class Channel(CommitWaiter):
+    """One open channel of a connection."""
+
+    def __init__(self, connection: Connection, number: i64, vhost: VirtualHost) -> None:
+        self.connection: Final = connection
+        self.number: Final[i64] = number
+        self.vhost: Final = vhost
+        self.closing = False
+        self.flow_active = True
+
+        self.consumers: dict[str, AmqpConsumer] = {}
+        self.next_delivery_tag: i64 = 1
+        self.unsettled: list[Entry | None] = []
+        self.unsettled_base: i64 = 1
+        self.unsettled_head: i64 = 0
+        self.unsettled_count: i64 = 0
+        self.prefetch: i64 = 0
+        self.prefetch_global: i64 = 0
+
+        self._routes: dict[bytes, PublishRoute] = {}
+        self._last_payload = b""
+        self._last_route: PublishRoute | None = None
+        self._access_version = -1
+        self._last_properties: BasicProperties | None = None
+        self._content = _NO_CONTENT
+        self._route: PublishRoute | None = None
+        self._properties: BasicProperties | None = None
+        self._body_size: i64 = 0
+        self._body_parts: list[bytes] = []
+        self._body_received: i64 = 0
+
+        self.confirming = False
+        self._published_tag: i64 = 0
+        self._confirmed_tag: i64 = 0
+        # Up to here everything may be confirmed at the end of the turn.
+        self._confirmable_tag: i64 = 0
+        # Runs of publishes that wait for a commit: the last tag of each, and the commit.
+        self._waiting_tags: list[i64] = []
+        self._waiting_commits: list[i64] = []
+        self._is_waiting = False
+
+        self.transaction: Transaction | None = None
+        self.commit_ok_sequence: i64 = 0
+
+        self.last_queue_name = ""
+        self.published_total: i64 = 0
+
+    # --- Publishing ---------------------------------------------------------------------------------------------
+
+    def begin_publish(self, payload: bytes) -> None:
+        """A `basic.publish` has arrived: its payload after class and method. Content follows."""
+        if self._content != _NO_CONTENT:
+            raise UnexpectedFrame("expected content header or body frame, got a method")
+        route = self._last_route
+        if (
+            route is None
+            or payload != self._last_payload
+            or route.route.version != self.vhost.router.version
+            or self._access_version != self.connection.access.version
+        ):
+            route = self._find_route(payload)
+        self._route = route
+        self._content = _AWAIT_HEADER
+
+    def _find_route(self, payload: bytes) -> PublishRoute:
+        if self._access_version != self.connection.access.version:
+            self._routes.clear()
+            self._access_version = self.connection.access.version
+        route = self._routes.get(payload)
+        if route is None or route.route.version != self.vhost.router.version:
+            route = self._new_route(payload)
+            if route.cacheable:
+                if len(self._routes) >= ROUTES_CACHED_MAX:
+                    self._routes.clear()
+                self._routes[payload] = route
+        self._last_payload = payload
+        self._last_route = route
+        return route
+
+    def _new_route(self, payload: bytes) -> PublishRoute:
+        # ticket u16 | exchange | routing key | bits: mandatory, immediate
+        size: i64 = len(payload)
+        if size < 5:
+            raise SyntaxFault("a publish that is cut short")
+        exchange_end = 3 + i64(payload[2])
+        if exchange_end >= size:
+            raise SyntaxFault("a publish that is cut short")
+        key_end = exchange_end + 1 + i64(payload[exchange_end])
+        if key_end + 1 != size:
+            raise SyntaxFault("a publish that is cut short or too long")
+        name = payload[3:exchange_end].decode("utf-8", "surrogateescape")
+        routing_key = payload[exchange_end + 1 : key_end].decode("utf-8", "surrogateescape")
+        bits = payload[key_end]
+        if bits & 2:
+            raise NotImplementedHere("immediate=true")
+        exchange = self.vhost.exchange(name)
+        self.connection.check_write("exchange", name)
+        if exchange.internal:
+            raise AccessRefused(f"cannot publish to internal {self.vhost.exchange_resource(name)}")
+        address = Address(name, routing_key)
+        router = self.vhost.router
+        if router.needs_headers(exchange):
+            return PublishRoute(Route(address, exchange, [], router.version), bits & 1 != 0, True, True)
+        route = self.vhost.route(exchange, address, None)
+        return PublishRoute(route, bits & 1 != 0, router.cacheable, False)
+
+    def content_header(self, data: bytes, start: i64, end: i64) -> None:
+        """A content header frame: its payload is data[start:end]."""
+        if self._content != _AWAIT_HEADER:
+            raise UnexpectedFrame("expected a method, got a content header")
+        if end - start < 14:
+            raise SyntaxFault("a content header that is cut short")
+        if (i64(read_i16_be(data, start)) & 0xFFFF) != CLASS_BASIC:
+            raise UnexpectedFrame("expected a content header of class 60, got that of another class")
+        size = read_i64_be(data, start + 4)
+        if size < 0 or size > self.connection.message_bytes_max:
+            self._content = _NO_CONTENT
+            raise PreconditionFailed(
+                f"message size {size} is larger than configured max size {self.connection.message_bytes_max}"
+            )
+        raw = data[start + 12 : end]
+        properties = self._last_properties
+        if properties is None or properties.raw != raw:
+            # The publish is given up where they are refused; its body frames must not be.
+            self._content = _NO_CONTENT
+            properties = parse_properties(raw)
+            user_id = properties.user_id()
+            if user_id is not None and user_id != self.connection.user and not self.connection.may_impersonate():
+                raise PreconditionFailed(
+                    f"user_id property set to '{user_id}' but authenticated user was '{self.connection.user}'"
+                )
+            self._last_properties = properties
+        self._properties = properties
+        self._body_size = size
+        self._body_received = 0
+        if size == 0:
+            self._complete(b"")
+        else:
+            self._content = _AWAIT_BODY
+
+    def content_body(self, data: bytes, start: i64, end: i64) -> None:
+        """A body frame: its payload is data[start:end]."""
+        if self._content != _AWAIT_BODY:
+            raise UnexpectedFrame("expected a method or a content header, got a body")
+        received = self._body_received + (end - start)
+        if received > self._body_size:
+            raise UnexpectedFrame("a body that is longer than its header says")
+        if received == self._body_size:
+            if self._body_received == 0:
+                self._complete(data[start:end])
+            else:
+                self._body_parts.append(data[start:end])
+                body = b"".join(self._body_parts)
+                self._body_parts = []
+                self._complete(body)
+        else:
+            self._body_parts.append(data[start:end])
+            self._body_received = received
+
+    @property
+    def expects_content(self) -> bool:
+        """Whether a publish waits for its content, so that no method may come."""
+        return self._content != _NO_CONTENT
+
+    def _complete(self, body: bytes) -> None:
+        self._content = _NO_CONTENT
+        route = self._route
+        properties = self._properties
+        if route is None or properties is None:
+            raise UnexpectedFrame("content without a publish")
+        self.published_total += 1
+        message = Message(route.route.address, properties, body, self.connection.turn.now_ms)
+        transaction = self.transaction
+        if transaction is not None:
+            self._buffer(transaction, route, message)
+        else:
+            self._publish(route, message)
+
+    def _publish(self, publish: PublishRoute, message: Message) -> None:
+        route = publish.route
+        if publish.needs_headers or route.version != self.vhost.router.version:
+            route = self.vhost.route(route.exchange, route.address, message.properties.headers())
+        self.vhost.published_total += 1
+        outcome: i64 = 0
+        if route.queues:
+            outcome = self.vhost.publish(route, message)
+        else:
+            self.vhost.unroutable_total += 1
+            if publish.mandatory:
+                self._return(message)
+        if self.confirming:
+            self._published_tag += 1
+            self._to_be_confirmed(self._published_tag, outcome)
+
+    def _return(self, message: Message) -> None:
+        self.connection.write_return(self.number, message.address)
+        write_content(self.connection.output, self.number, message, self.connection.body_frame_bytes)
+        self.connection.touch()
+
+    # --- Confirms -----------------------------------------------------------------------------------------------
+
+    def _to_be_confirmed(self, tag: i64, outcome: i64) -> None:
+        if outcome == REFUSED:
+            # It is refused before any later ack with `multiple` reaches the client.
+            self.connection.write_nack(self.number, tag, False)
+            outcome = 0
+        waiting = self._waiting_tags
+        if outcome == JOURNALED:
+            ledger = self.connection.ledger
+            ledger.sync_wanted = True
+            sequence = ledger.sequence()
+            last = len(waiting) - 1
+            if last >= 0 and self._waiting_commits[last] == sequence:
+                waiting[last] = tag
+            else:
+                waiting.append(tag)
+                self._waiting_commits.append(sequence)
+            if not self._is_waiting:
+                self._is_waiting = True
+                self.connection.commits.wait(self)
+        elif waiting:
+            # Confirms keep their order, so it goes with the one before it.
+            waiting[len(waiting) - 1] = tag
+        else:
+            self._confirmable_tag = tag
+            if not self.connection.turn_pending:
+                self.connection.touch()
+            self.connection.confirms_due(self)
+
+    def committed(self, durable_sequence: i64) -> bool:
+        if self.closing:
+            self._is_waiting = False
+            return False
+        if 0 < self.commit_ok_sequence <= durable_sequence:
+            self.commit_ok_sequence = 0
+            self.connection.transaction_committed(self)
+        due: i64 = 0
+        count: i64 = len(self._waiting_tags)
+        while due < count and self._waiting_commits[due] <= durable_sequence:
+            due += 1
+        if due > 0:
+            self._confirmable_tag = self._waiting_tags[due - 1]
+            del self._waiting_tags[:due]
+            del self._waiting_commits[:due]
+            self.connection.touch()
+            self.connection.confirms_due(self)
+        self._is_waiting = len(self._waiting_tags) > 0 or self.commit_ok_sequence > 0
+        return self._is_waiting
+
+    def commit_failed(self) -> None:
+        self._is_waiting = False
+        if self.closing:
+            return
+        self.write_confirms()
+        if self._waiting_tags:
+            tag = self._waiting_tags[len(self._waiting_tags) - 1]
+            self._waiting_tags = []
+            self._waiting_commits = []
+            self._confirmed_tag = tag
+            self._confirmable_tag = tag
+            self.connection.write_nack(self.number, tag, True)
+            self.connection.touch()
+        if self.commit_ok_sequence > 0:
+            self.commit_ok_sequence = 0
+            self.connection.transaction_failed(self)
+
+    def write_confirms(self) -> None:
+        """Write the ack for what may be confirmed now."""
+        tag = self._confirmable_tag
+        if tag > self._confirmed_tag:
+            self.connection.write_ack(self.number, tag, tag - self._confirmed_tag > 1)
+            self._confirmed_tag = tag
+
+    # --- Deliveries ---------------------------------------------------------------------------------------------
+
+    def can_deliver(self, consumer: AmqpConsumer) -> bool:
+        """Whether the channel and its connection take another delivery now."""
+        if not self.flow_active or (self.prefetch_global > 0 and self.unsettled_count >= self.prefetch_global):
+            return False
+        return self.connection.can_write(consumer)
+
+    def skip_delivery_tag(self) -> i64:
+        """The tag of a delivery that needs no acknowledgement."""
+        tag = self.next_delivery_tag
+        self.next_delivery_tag = tag + 1
+        if self.unsettled_head == len(self.unsettled):
+            self.unsettled_base += 1
+            if self.unsettled:
+                self.unsettled_base += self.unsettled_head
+                self.unsettled = []
+                self.unsettled_head = 0
+        else:
+            self.unsettled.append(None)
+        return tag
+
+    def track(self, entry: Entry) -> i64:
+        """Give a delivery that must be acknowledged its tag."""
+        tag = self.next_delivery_tag
+        self.next_delivery_tag = tag + 1
+        entry.delivery_tag = tag
+        self.unsettled.append(entry)
+        self.unsettled_count += 1
+        return tag
+
+    def acknowledge(self, tag: i64, multiple: bool) -> None:
+        """`basic.ack`."""
+        if self.transaction is not None:
+            self._settle_in_transaction(self.transaction, self._collect(tag, multiple), ACKNOWLEDGE)
+        elif not multiple:
+            entry = self._take_one(tag)
+            queue = entry.queue
+            if queue is not None:
+                queue.settle(entry)
+        else:
+            for entry in self._collect(tag, True):
+                queue = entry.queue
+                if queue is not None:
+                    queue.settle(entry)
+        if self.prefetch_global > 0:
+            self.wake_consumers()
+
+    def refuse(self, tag: i64, multiple: bool, requeue: bool) -> None:
+        """`basic.nack` and `basic.reject`."""
+        entries = self._collect(tag, multiple)
+        outcome = REQUEUE if requeue else REJECT
+        if self.transaction is not None:
+            self._settle_in_transaction(self.transaction, entries, outcome)
+        elif requeue:
+            give_back(entries)
+        else:
+            for entry in entries:
+                queue = entry.queue
+                if queue is not None:
+                    queue.reject(entry)
+        if self.prefetch_global > 0:
+            self.wake_consumers()
+
+    def recover(self) -> None:
+        """`basic.recover` with requeue: everything unsettled goes back to its queue."""
+        give_back(self._collect(0, True))
+        if self.prefetch_global > 0:
+            self.wake_consumers()
+
+    def _take_one(self, tag: i64) -> Entry:
+        index = tag - self.unsettled_base
+        unsettled = self.unsettled
+        if index < self.unsettled_head or index >= len(unsettled):
+            raise PreconditionFailed(f"unknown delivery tag {tag}")
+        entry = unsettled[index]
+        if entry is None:
+            raise PreconditionFailed(f"unknown delivery tag {tag}")
+        unsettled[index] = None
+        self.unsettled_count -= 1
+        if index == self.unsettled_head:
+            self._advance(index + 1)
+        return entry
+
+    def _collect(self, tag: i64, multiple: bool) -> list[Entry]:
+        """Take the deliveries that `tag` names out of the unsettled ones; 0 with `multiple` names all."""
+        if not multiple:
+            return [self._take_one(tag)]
+        unsettled = self.unsettled
+        end: i64 = len(unsettled)
+        if tag != 0:
+            index = tag - self.unsettled_base
+            if index < self.unsettled_head or index >= end or unsettled[index] is None:
+                raise PreconditionFailed(f"unknown delivery tag {tag}")
+            end = index + 1
+        taken: list[Entry] = []
+        for position in range(self.unsettled_head, end):
+            entry = unsettled[position]
+            if entry is not None:
+                unsettled[position] = None
+                taken.append(entry)
+        self.unsettled_count -= len(taken)
+        self._advance(end)
+        return taken
+
+    def _advance(self, head: i64) -> None:
+        unsettled = self.unsettled
+        end: i64 = len(unsettled)
+        while head < end and unsettled[head] is None:
+            head += 1
+        if head == end:
+            self.unsettled_base += head
+            self.unsettled = []
+            head = 0
+        elif head >= _COMPACT_AT and head * 2 >= end:
+            del unsettled[:head]
+            self.unsettled_base += head
+            head = 0
+        self.unsettled_head = head
+
+    def wake_consumers(self) -> None:
+        """Something that held all consumers of the channel back has changed."""
+        for consumer in self.consumers.values():
+            consumer.queue.wake(consumer)
+
+    def consumer_cancelled(self, consumer: AmqpConsumer) -> None:
+        """A consumer's queue is gone."""
+        self.consumers.pop(consumer.tag, None)
+        self.connection.notify_cancel(self.number, consumer.tag)
+
+    def shut(self) -> None:
+        """Stop consuming and give back what is unsettled, in order; nothing is delivered or confirmed after."""
+        self.closing = True
+        consumers = list(self.consumers.values())
+        self.consumers = {}
+        # First what is unsettled: an auto-delete queue goes with its last consumer.
+        unsettled = self._collect(0, True)
+        if self.transaction is not None:
+            unsettled.extend(self.transaction.entries)
+            self.transaction = None
+        give_back(unsettled)
+        for consumer in consumers:
+            consumer.queue.remove_consumer(consumer)
+        self._body_parts = []
+        self._routes = {}
+        self._last_route = None
+        self._route = None
+
+    # --- Transactions -------------------------------------------------------------------------------------------
+
+    def _buffer(self, transaction: Transaction, route: PublishRoute, message: Message) -> None:
+        transaction.size += len(message.body) + len(message.properties.raw) + MESSAGE_OVERHEAD_BYTES
+        if transaction.size > TRANSACTION_BYTES_MAX:
+            raise PreconditionFailed(f"a transaction of more than {TRANSACTION_BYTES_MAX} bytes")
+        transaction.routes.append(route)
+        transaction.messages.append(message)
+
+    def _settle_in_transaction(self, transaction: Transaction, entries: list[Entry], outcome: i64) -> None:
+        for entry in entries:
+            transaction.entries.append(entry)
+            transaction.outcomes.append(outcome)
+
+    def commit(self) -> None:
+        """`tx.commit`: do all of it, in one turn, which the journal keeps as a whole or not at all.
+
+        The answer comes through `Connection.transaction_committed`, when it is durable.
+        """
+        transaction = self.transaction
+        if transaction is None:
+            raise PreconditionFailed("channel is not transactional")
+        self.transaction = Transaction()
+        ledger = self.connection.ledger
+        for index in range(len(transaction.messages)):
+            self._publish(transaction.routes[index], transaction.messages[index])
+        for index in range(len(transaction.entries)):
+            entry = transaction.entries[index]
+            outcome = transaction.outcomes[index]
+            queue = entry.queue
+            if queue is None:
+                continue
+            if outcome == ACKNOWLEDGE:
+                queue.settle(entry)
+            elif outcome == REJECT:
+                queue.reject(entry)
+            else:
+                queue.give_back([entry])
+        ledger.sync_wanted = True
+        self.commit_ok_sequence = ledger.sequence()
+        if self.prefetch_global > 0:
+            self.wake_consumers()
+        if ledger.journal is None:
+            self.commit_ok_sequence = 0
+            self.connection.transaction_committed(self)
+        elif not self._is_waiting:
+            self._is_waiting = True
+            self.connection.commits.wait(self)
+
+    def rollback(self) -> None:
+        """`tx.rollback`: forget the publishes; what was acknowledged is unsettled again, under its old tag."""
+        transaction = self.transaction
+        if transaction is None:
+            raise PreconditionFailed("channel is not transactional")
+        self.transaction = Transaction()
+        if transaction.entries:
+            self._restore(transaction.entries)
+
+    def _restore(self, entries: list[Entry]) -> None:
+        """Put deliveries that were taken out of the unsettled ones back under their tags."""
+        first = entries[0].delivery_tag
+        for entry in entries:
+            first = min(first, entry.delivery_tag)
+        first = min(first, self.unsettled_base + self.unsettled_head)
+        restored: list[Entry | None] = [None] * int(self.next_delivery_tag - first)
+        for index in range(self.unsettled_head, len(self.unsettled)):
+            restored[self.unsettled_base + index - first] = self.unsettled[index]
+        for entry in entries:
+            restored[entry.delivery_tag - first] = entry
+        self.unsettled = restored
+        self.unsettled_base = first
+        self.unsettled_head = 0
+        self.unsettled_count += len(entries)
+
+    def select_confirms(self) -> None:
+        """`confirm.select`."""
+        if self.transaction is not None:
+            raise PreconditionFailed("cannot switch from tx to confirm mode")
+        self.confirming = True
+
+    def select_transactions(self) -> None:
+        """`tx.select`."""
+        if self.confirming:
+            raise PreconditionFailed("cannot switch from confirm to tx mode")
+        if self.transaction is None:
+            self.transaction = Transaction()
+
+
+def give_back(entries: list[Entry]) -> None:
+    """Return deliveries to their queues, each queue's together."""
+    by_queue: dict[Queue, list[Entry]] = {}
+    for entry in entries:
+        queue = entry.queue
+        if queue is not None:
+            together = by_queue.get(queue)
+            if together is None:
+                by_queue[queue] = [entry]
+            else:
+                together.append(entry)
+    for queue, together in by_queue.items():
+        queue.give_back(together)

@@ -1,0 +1,225 @@
+"""Class connection: the handshake, closing, and what may change on an open connection.
+
+Behaviour: AMQP 0-9-1, 4.2, with RabbitMQ's extensions (authentication_failure_close, connection.blocked,
+update-secret). Passwords are verified on a thread; meanwhile the connection handles nothing.
+
+Not implemented: the mechanisms EXTERNAL and RABBIT-CR-DEMO.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from millpond import __version__
+from millpond.base.errors import AccessRefused, CommandInvalid, NotAllowed, NotFound, PeerError
+from millpond.base.limits import FRAME_BYTES_MIN
+from millpond.protocols.amqp import methods
+from millpond.protocols.amqp.authentication import MECHANISMS, Credentials
+from millpond.protocols.amqp.connection import (
+    AUTHENTICATING,
+    AWAIT_OPEN,
+    AWAIT_START_OK,
+    AWAIT_TUNE_OK,
+    OPEN,
+    Connection,
+)
+from millpond.protocols.amqp.registry import on_connection
+from millpond.protocols.amqp.replies import ACCESS_REFUSED, reply_for
+
+logger = logging.getLogger(__name__)
+
+CAPABILITIES: Final[dict[str, object]] = {
+    "publisher_confirms": True,
+    "exchange_exchange_bindings": True,
+    "basic.nack": True,
+    "consumer_cancel_notify": True,
+    "connection.blocked": True,
+    "authentication_failure_close": True,
+    "per_consumer_qos": True,
+}
+
+
+def greet(connection: Connection) -> None:
+    """Send `connection.start`."""
+    connection.send(
+        0,
+        methods.ConnectionStart(
+            version_major=0,
+            version_minor=9,
+            server_properties={
+                "capabilities": CAPABILITIES,
+                "cluster_name": "millpond",
+                "product": "Millpond",
+                "version": __version__,
+                "platform": "Python",
+                "information": "Licensed under the Apache License 2.0",
+            },
+            mechanisms=" ".join(MECHANISMS).encode(),
+            locales=b"en_US",
+        ),
+    )
+
+
+def _expect(connection: Connection, state: int, name: str) -> None:
+    if connection.state != state:
+        raise CommandInvalid(f"{name} is not valid now")
+
+
+@on_connection(methods.ConnectionStartOk)
+def start_ok(connection: Connection, method: methods.ConnectionStartOk) -> None:
+    _expect(connection, AWAIT_START_OK, method.name)
+    connection.client_properties = method.client_properties
+    capabilities = method.client_properties.get("capabilities")
+    connection.capabilities = capabilities if isinstance(capabilities, dict) else {}
+    read = MECHANISMS.get(method.mechanism)
+    if read is None:
+        raise CommandInvalid(f"unknown authentication mechanism '{method.mechanism}'")
+    connection.mechanism = method.mechanism
+    credentials = read(method.response)
+    connection.access.check_address(credentials.name, connection.transport.peer_host())
+    _authenticate(connection, credentials, partial(_authenticated, connection, credentials.name))
+
+
+def _authenticate(connection: Connection, credentials: Credentials, done: Callable[[bool], None]) -> None:
+    access = connection.access
+    if access.is_known_login(credentials.name, credentials.password):
+        done(True)
+        return
+    connection.state = AUTHENTICATING if connection.state != OPEN else OPEN
+    connection.suspend()
+    connection.broker.run_blocking(
+        partial(access.verify_password, credentials.name, credentials.password),
+        lambda result: done(result is True),
+    )
+
+
+def _authenticated(connection: Connection, user: str, is_right: bool) -> None:
+    if connection.state not in (AWAIT_START_OK, AUTHENTICATING):
+        return
+    if is_right:
+        connection.user = user
+        connection.state = AWAIT_TUNE_OK
+        settings = connection.settings
+        connection.send(
+            0,
+            methods.ConnectionTune(
+                channel_max=settings.channels_max, frame_max=settings.frame_bytes_max, heartbeat=settings.heartbeat_s
+            ),
+        )
+    else:
+        logger.warning("%s: login refused for user %r", connection.describe_peer(), user)
+        connection.state = AWAIT_START_OK
+        refuse_login(connection)
+    connection.go_on()
+
+
+def refuse_login(connection: Connection) -> None:
+    """The credentials are wrong. Which part of them is not told."""
+    text = (
+        f"Login was refused using authentication mechanism {connection.mechanism}. "
+        "For details see the broker logfile."
+    )
+    if connection.capabilities.get("authentication_failure_close") is True:
+        connection.close_with(ACCESS_REFUSED, text)
+    else:
+        # AMQP 0-9-1, 4.2.2: an older client is told nothing.
+        connection.transport.close()
+        connection.lost()
+
+
+def handshake_failed(connection: Connection, error: PeerError) -> None:
+    """An error before the connection was open closes it."""
+    logger.warning("%s: handshake failed: %s", connection.describe_peer(), error)
+    if connection.state == AWAIT_START_OK and isinstance(error, AccessRefused):
+        refuse_login(connection)
+    else:
+        connection.close_with(reply_for(error), str(error), methods.ConnectionOpen.method_id)
+
+
+@on_connection(methods.ConnectionTuneOk)
+def tune_ok(connection: Connection, method: methods.ConnectionTuneOk) -> None:
+    _expect(connection, AWAIT_TUNE_OK, method.name)
+    settings = connection.settings
+    frame_max = _negotiated("frame_max", method.frame_max, int(settings.frame_bytes_max))
+    channel_max = _negotiated("channel_max", method.channel_max, int(settings.channels_max))
+    if frame_max < FRAME_BYTES_MIN:
+        raise NotAllowed(
+            f"negotiated frame_max = {frame_max} is lower than the minimum allowed value ({FRAME_BYTES_MIN})"
+        )
+    connection.tuned(frame_max, channel_max, method.heartbeat)
+
+
+def _negotiated(name: str, asked: int, granted: int) -> int:
+    """0 asks for no limit, which is what the server grants at the most."""
+    if asked > granted:
+        raise NotAllowed(f"negotiated {name} = {asked} is higher than the maximum allowed value ({granted})")
+    return asked or granted
+
+
+@on_connection(methods.ConnectionOpen)
+def open_(connection: Connection, method: methods.ConnectionOpen) -> None:
+    _expect(connection, AWAIT_OPEN, method.name)
+    name = method.virtual_host
+    try:
+        vhost = connection.broker.vhost(name)
+    except NotFound:
+        raise NotAllowed(f"vhost {name} not found") from None
+    connection.access.check_vhost(connection.user, name)
+    connection.handlers.check_connections(connection)
+    connection.opened(vhost)
+    connection.send(0, methods.ConnectionOpenOk())
+
+
+@on_connection(methods.ConnectionClose)
+def close(connection: Connection, method: methods.ConnectionClose) -> None:
+    connection.closed_by_client()
+
+
+@on_connection(methods.ConnectionUpdateSecret)
+def update_secret(connection: Connection, method: methods.ConnectionUpdateSecret) -> None:
+    """Behaviour: the new secret must be the user's password. It proves again who the client is."""
+    _expect(connection, OPEN, method.name)
+    _authenticate(
+        connection, Credentials(connection.user, method.new_secret), partial(_secret_updated, connection)
+    )
+
+
+def _secret_updated(connection: Connection, is_right: bool) -> None:
+    if connection.state != OPEN:
+        return
+    if is_right:
+        connection.send(0, methods.ConnectionUpdateSecretOk())
+    else:
+        error = NotAllowed("New secret was refused by one of the backends")
+        connection.close_with(reply_for(error), str(error), methods.ConnectionUpdateSecret.method_id)
+    connection.go_on()
+
+
+def describe(connection: Connection) -> dict[str, object]:
+    """The connection under the names of RabbitMQ's management API."""
+    host, port = connection.transport.local_address()
+    peer_host, peer_port = connection.transport.peer_host(), connection.transport.peer_port()
+    return {
+        "name": f"{peer_host}:{peer_port} -> {host}:{port}",
+        "protocol": connection.protocol,
+        "user": connection.user,
+        "vhost": connection.vhost.name if connection.vhost is not None else "",
+        "state": "blocked" if connection.is_blocked else "running",
+        "channels": int(connection.channels_open),
+        "channel_max": int(connection.channels_max),
+        "frame_max": int(connection.frame_bytes_max),
+        "timeout": int(connection.heartbeat_s),
+        "auth_mechanism": connection.mechanism,
+        "ssl": connection.transport.is_tls(),
+        "peer_host": peer_host,
+        "peer_port": peer_port,
+        "host": host,
+        "port": port,
+        "connected_at": int(connection.connected_ms),
+        "recv_oct": int(connection.received_bytes),
+        "send_oct": int(connection.sent_bytes),
+        "client_properties": connection.client_properties,
+    }

@@ -1,0 +1,78 @@
+"""Class exchange, with RabbitMQ's exchange.bind and exchange.unbind."""
+
+from __future__ import annotations
+
+from millpond.base.errors import AccessRefused, CommandInvalid
+from millpond.broker.access import Operation
+from millpond.broker.exchanges.registry import EXCHANGE_TYPES
+from millpond.protocols.amqp import methods
+from millpond.protocols.amqp.channel import Channel
+from millpond.protocols.amqp.registry import check, on_channel
+
+
+def without_line_breaks(name: str) -> str:
+    """RabbitMQ drops line breaks from names that clients read from files."""
+    return name.replace("\r", "").replace("\n", "")
+
+
+@on_channel(methods.ExchangeDeclare)
+def declare(channel: Channel, method: methods.ExchangeDeclare) -> None:
+    name = without_line_breaks(method.exchange)
+    vhost = channel.vhost
+    connection = channel.connection
+    if method.passive:
+        if name:
+            vhost.exchange(name)
+    else:
+        if not name:
+            raise AccessRefused("operation not permitted on the default exchange")
+        check(connection, Operation.CONFIGURE, "exchange", name)
+        if method.type not in EXCHANGE_TYPES:
+            raise CommandInvalid(f"unknown exchange type '{method.type}'")
+        alternate = method.arguments.get("alternate-exchange")
+        if isinstance(alternate, str) and name not in vhost.router.exchanges:
+            check(connection, Operation.READ, "exchange", name)
+            check(connection, Operation.WRITE, "exchange", alternate)
+        vhost.declare_exchange(
+            name, method.type, method.durable, method.auto_delete, method.internal, method.arguments
+        )
+    if not method.nowait:
+        connection.send(channel.number, methods.ExchangeDeclareOk())
+
+
+@on_channel(methods.ExchangeDelete)
+def delete(channel: Channel, method: methods.ExchangeDelete) -> None:
+    name = without_line_breaks(method.exchange)
+    if name:
+        check(channel.connection, Operation.CONFIGURE, "exchange", name)
+    channel.vhost.delete_exchange(name, method.if_unused)
+    if not method.nowait:
+        channel.connection.send(channel.number, methods.ExchangeDeleteOk())
+
+
+@on_channel(methods.ExchangeBind)
+def bind(channel: Channel, method: methods.ExchangeBind) -> None:
+    source, destination = _ends(channel, method.source, method.destination)
+    vhost = channel.vhost
+    vhost.bind(vhost.exchange(source), vhost.exchange(destination), method.routing_key, method.arguments)
+    if not method.nowait:
+        channel.connection.send(channel.number, methods.ExchangeBindOk())
+
+
+@on_channel(methods.ExchangeUnbind)
+def unbind(channel: Channel, method: methods.ExchangeUnbind) -> None:
+    source, destination = _ends(channel, method.source, method.destination)
+    vhost = channel.vhost
+    vhost.unbind(vhost.exchange(source), vhost.exchange(destination), method.routing_key, method.arguments)
+    if not method.nowait:
+        channel.connection.send(channel.number, methods.ExchangeUnbindOk())
+
+
+def _ends(channel: Channel, source: str, destination: str) -> tuple[str, str]:
+    """The two names, which the user must be allowed to read from and write to."""
+    source, destination = without_line_breaks(source), without_line_breaks(destination)
+    if not source or not destination:
+        raise AccessRefused("operation not permitted on the default exchange")
+    check(channel.connection, Operation.WRITE, "exchange", destination)
+    check(channel.connection, Operation.READ, "exchange", source)
+    return source, destination

@@ -1,0 +1,109 @@
+"""Class queue.
+
+Behaviour: an empty queue name means the queue that the channel declared last; with an empty routing key too, it is
+also the routing key (AMQP 0-9-1, queue.bind).
+"""
+
+from __future__ import annotations
+
+from millpond.base.errors import AccessRefused, NotFound
+from millpond.broker.access import Operation
+from millpond.protocols.amqp import methods
+from millpond.protocols.amqp.channel import Channel
+from millpond.protocols.amqp.classes.exchange import without_line_breaks
+from millpond.protocols.amqp.registry import check, on_channel
+
+
+def named(channel: Channel, name: str) -> str:
+    """The queue that a method means."""
+    if name:
+        return without_line_breaks(name)
+    if not channel.last_queue_name:
+        raise NotFound("no previously declared queue")
+    return channel.last_queue_name
+
+
+@on_channel(methods.QueueDeclare)
+def declare(channel: Channel, method: methods.QueueDeclare) -> None:
+    connection = channel.connection
+    vhost = channel.vhost
+    name = without_line_breaks(method.queue)
+    if method.passive:
+        queue = vhost.queue(named(channel, name), connection)
+    else:
+        if name:
+            check(connection, Operation.CONFIGURE, "queue", name)
+        dead_letter_exchange = method.arguments.get("x-dead-letter-exchange")
+        if isinstance(dead_letter_exchange, str) and name not in vhost.queues:
+            check(connection, Operation.READ, "queue", name)
+            check(connection, Operation.WRITE, "exchange", dead_letter_exchange)
+        queue = vhost.declare_queue(
+            name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection
+        )
+        if queue.exclusive_owner is connection and queue not in connection.exclusive_queues:
+            connection.exclusive_queues.append(queue)
+    channel.last_queue_name = queue.name
+    if not method.nowait:
+        connection.send(
+            channel.number,
+            methods.QueueDeclareOk(
+                queue=queue.name, message_count=int(queue.ready), consumer_count=len(queue.consumers)
+            ),
+        )
+
+
+@on_channel(methods.QueueBind)
+def bind(channel: Channel, method: methods.QueueBind) -> None:
+    name, exchange, routing_key = _ends(channel, method.queue, method.exchange, method.routing_key)
+    vhost = channel.vhost
+    vhost.bind(vhost.exchange(exchange), vhost.queue(name, channel.connection), routing_key, method.arguments)
+    if not method.nowait:
+        channel.connection.send(channel.number, methods.QueueBindOk())
+
+
+@on_channel(methods.QueueUnbind)
+def unbind(channel: Channel, method: methods.QueueUnbind) -> None:
+    name, exchange, routing_key = _ends(channel, method.queue, method.exchange, method.routing_key)
+    vhost = channel.vhost
+    # RabbitMQ: unbinding what does not exist is done already.
+    if exchange in vhost.router.exchanges and name in vhost.queues:
+        vhost.unbind(vhost.exchange(exchange), vhost.queue(name, channel.connection), routing_key, method.arguments)
+    channel.connection.send(channel.number, methods.QueueUnbindOk())
+
+
+def _ends(channel: Channel, queue: str, exchange: str, routing_key: str) -> tuple[str, str, str]:
+    name = named(channel, queue)
+    if not queue and not routing_key:
+        routing_key = name
+    exchange = without_line_breaks(exchange)
+    if not exchange:
+        raise AccessRefused("operation not permitted on the default exchange")
+    check(channel.connection, Operation.WRITE, "queue", name)
+    check(channel.connection, Operation.READ, "exchange", exchange)
+    return name, exchange, routing_key
+
+
+@on_channel(methods.QueuePurge)
+def purge(channel: Channel, method: methods.QueuePurge) -> None:
+    name = named(channel, method.queue)
+    check(channel.connection, Operation.READ, "queue", name)
+    count = channel.vhost.queue(name, channel.connection).purge()
+    if not method.nowait:
+        channel.connection.send(channel.number, methods.QueuePurgeOk(message_count=count))
+
+
+@on_channel(methods.QueueDelete)
+def delete(channel: Channel, method: methods.QueueDelete) -> None:
+    """Behaviour: deleting a queue that does not exist is done already (RabbitMQ)."""
+    name = named(channel, method.queue)
+    vhost = channel.vhost
+    connection = channel.connection
+    check(connection, Operation.CONFIGURE, "queue", name)
+    count = 0
+    if name in vhost.queues:
+        queue = vhost.queue(name, connection)
+        count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
+        if queue in connection.exclusive_queues:
+            connection.exclusive_queues.remove(queue)
+    if not method.nowait:
+        connection.send(channel.number, methods.QueueDeleteOk(message_count=count))

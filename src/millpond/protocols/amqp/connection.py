@@ -1,0 +1,672 @@
+"""An AMQP 0-9-1 connection: bytes in, calls on the core, bytes out. No socket, no clock, no thread of its own.
+
+    AWAIT_HEADER -> AWAIT_START_OK -> (AUTHENTICATING) -> AWAIT_TUNE_OK -> AWAIT_OPEN -> OPEN -> CLOSING -> CLOSED
+
+`receive` takes whatever has arrived, handles every whole frame, and keeps the rest. What the connection has to say
+collects in `output` and is written once, at the end of the turn. A peer's mistake closes its channel or the
+connection, as AMQP says; it reaches nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, final
+
+from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i16_be, write_i32_be, write_i64_be
+from mypy_extensions import i16, i32, i64
+
+from millpond.base.clock import Timer
+from millpond.base.errors import (
+    AccessRefused,
+    ChannelFault,
+    CommandInvalid,
+    FrameFault,
+    PeerError,
+    SyntaxFault,
+    UnexpectedFrame,
+)
+from millpond.base.limits import FRAME_BYTES_MIN, OUTPUT_BYTES_MAX
+from millpond.broker.broker import Broker, ClientConnection
+from millpond.broker.commits import AlarmListener, Commits
+from millpond.broker.ledger import Ledger
+from millpond.broker.message import Address
+from millpond.broker.queues.queue import Queue
+from millpond.broker.turn import Turn, TurnTask
+from millpond.broker.vhost import VirtualHost
+from millpond.protocols.amqp import methods
+from millpond.protocols.amqp.channel import Channel
+from millpond.protocols.amqp.consumer import AmqpConsumer
+from millpond.protocols.amqp.content import (
+    FRAME_BODY,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    FRAME_OVERHEAD_BYTES,
+    name_bytes,
+)
+from millpond.protocols.amqp.methods import Method, decode_method, encode_method
+from millpond.protocols.amqp.replies import CONNECTION_FORCED, INTERNAL_ERROR, Reply, reply_for
+from millpond.protocols.amqp.transport import Transport
+
+if TYPE_CHECKING:
+    from millpond.broker.access import Access
+    from millpond.protocols.amqp.registry import MethodTable
+
+logger = logging.getLogger(__name__)
+
+AWAIT_HEADER: Final = 0
+AWAIT_START_OK: Final = 1
+AUTHENTICATING: Final = 2
+AWAIT_TUNE_OK: Final = 3
+AWAIT_OPEN: Final = 4
+OPEN: Final = 5
+CLOSING: Final = 6
+CLOSED: Final = 7
+
+PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+
+BASIC_PUBLISH: Final = 0x003C0028
+BASIC_RETURN: Final = 0x003C0032
+BASIC_ACK: Final = 0x003C0050
+BASIC_NACK: Final = 0x003C0078
+CHANNEL_OPEN: Final = 0x0014000A
+CHANNEL_CLOSE: Final = 0x00140028
+CHANNEL_CLOSE_OK: Final = 0x00140029
+CONNECTION_CLOSE: Final = 0x000A0032
+CONNECTION_CLOSE_OK: Final = 0x000A0033
+
+# After our connection.close the peer has this long to answer it.
+CLOSE_TIMEOUT_MS: Final = 5_000
+
+
+@final
+class ConnectionSettings:
+    """What the server grants a connection."""
+
+    def __init__(
+        self, frame_bytes_max: i64, channels_max: i64, heartbeat_s: i64, handshake_timeout_ms: i64
+    ) -> None:
+        self.frame_bytes_max: Final[i64] = frame_bytes_max
+        self.channels_max: Final[i64] = channels_max
+        self.heartbeat_s: Final[i64] = heartbeat_s
+        self.handshake_timeout_ms: Final[i64] = handshake_timeout_ms
+
+
+@final
+class Connection(ClientConnection, TurnTask):
+    """One client's connection. `handlers` has what to do for each method that is not handled here."""
+
+    def __init__(
+        self, broker: Broker, transport: Transport, settings: ConnectionSettings, handlers: MethodTable
+    ) -> None:
+        self.protocol = "AMQP 0-9-1"
+        self.turn_pending = False
+        self.broker: Final = broker
+        self.transport: Final = transport
+        self.settings: Final = settings
+        self.handlers: Final = handlers
+        self.turn: Final[Turn] = broker.turn
+        self.ledger: Final[Ledger] = broker.ledger
+        self.commits: Final[Commits] = broker.commits
+        self.access: Final[Access] = broker.access
+        self.message_bytes_max: Final[i64] = broker.message_bytes_max
+
+        self.state: i64 = AWAIT_HEADER
+        self.user = ""
+        self.vhost: VirtualHost | None = None
+        self.client_properties: dict[str, object] = {}
+        self.capabilities: dict[str, object] = {}
+        self.mechanism = ""
+        self.frame_bytes_max: i64 = settings.frame_bytes_max
+        self.body_frame_bytes: i64 = settings.frame_bytes_max - FRAME_OVERHEAD_BYTES
+        self.channels_max: i64 = settings.channels_max
+        self.heartbeat_s: i64 = 0
+        self.connected_ms: i64 = broker.clock.wall_ms()
+
+        self.channels: list[Channel | None] = []
+        self.channels_open: i64 = 0
+        # Channels that we have closed, whose frames are ignored until the client agrees.
+        self._closing_channels: set[int] = set()
+
+        self.exclusive_queues: list[Queue] = []
+
+        self.output = BytesWriter()
+        self.paused = False
+        self._stalled: list[AmqpConsumer] = []
+        self._confirms: list[Channel] = []
+        self._partial = b""
+        # About the frame that is being handled: where the next one begins, its channel, its method.
+        self._next: i64 = 0
+        self._number: i64 = 0
+        self._method_id: i64 = 0
+        self._suspended = False
+        self._reading_paused = False
+        self._has_published = False
+        self._told_blocked = False
+
+        self._heard = True
+        self._timer: Timer | None = broker.clock.call_later(int(settings.handshake_timeout_ms), self._timed_out)
+        self._heartbeats_missed: i64 = 0
+        self._sent = False
+        self.received_bytes: i64 = 0
+        self.sent_bytes: i64 = 0
+
+    # --- Bytes in -----------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Handle what has arrived. Whatever it is, it raises nothing."""
+        self.turn.now_ms = self.broker.clock.wall_ms()
+        self._heard = True
+        self.received_bytes += len(data)
+        if self.state == CLOSED:
+            return
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        if self._suspended:
+            self._partial = data
+            return
+        self._process(data)
+
+    def _process(self, data: bytes) -> None:
+        position: i64 = 0
+        while True:
+            try:
+                position = self._frames(data, position)
+                break
+            except PeerError as error:
+                position = self._next
+                self._refused(error)
+            except Exception:
+                # A bug of ours must not take others down with it; the client is told, and the log has it all.
+                logger.exception("a bug closed the connection of %s", self.describe_peer())
+                position = self._next
+                self.close_with(INTERNAL_ERROR, "internal error")
+        if self.state != CLOSED and position < len(data):
+            self._partial = data[position:]
+        self.ledger.flush_large()
+
+    def _frames(self, data: bytes, position: i64) -> i64:
+        """Handle the whole frames of `data` from `position`; where the first that is not whole begins."""
+        size: i64 = len(data)
+        if self.state == AWAIT_HEADER:
+            position = self._protocol_header(data)
+        while size - position >= FRAME_OVERHEAD_BYTES:
+            if self._suspended or self.state == CLOSED:
+                break
+            kind = i64(data[position])
+            number = i64(read_i16_be(data, position + 1)) & 0xFFFF
+            length = i64(read_i32_be(data, position + 3)) & 0xFFFFFFFF
+            start = position + 7
+            end = start + length
+            if length > self.frame_bytes_max - FRAME_OVERHEAD_BYTES:
+                self._next = size
+                raise FrameFault(
+                    f"type {kind}, all octets = <<>>: {{frame_too_large,{length},"
+                    f"{self.frame_bytes_max - FRAME_OVERHEAD_BYTES}}}"
+                )
+            if end >= size:
+                break
+            self._next = end + 1
+            if data[end] != FRAME_END:
+                self._next = size
+                raise FrameFault(f"type {kind}, {length} octets: {{invalid_frame_end_marker,{data[end]}}}")
+            position = end + 1
+            self._number = number
+            if number == 0:
+                self._method_id = i64(read_i32_be(data, start)) if kind == FRAME_METHOD and length >= 4 else 0
+                self._connection_frame(kind, data, start, end)
+                continue
+            channel = self.channels[number] if number < len(self.channels) else None
+            if channel is None:
+                self._stray_frame(kind, number, data, start, end)
+            elif kind == FRAME_METHOD:
+                if length < 4:
+                    raise SyntaxFault("a method frame without a method")
+                method_id = i64(read_i32_be(data, start))
+                self._method_id = method_id
+                if method_id == BASIC_PUBLISH:
+                    channel.begin_publish(data[start + 4 : end])
+                    if not self._has_published:
+                        self._first_publish()
+                elif channel.expects_content:
+                    raise UnexpectedFrame("expected content header or body frame, got a method")
+                elif method_id == BASIC_ACK and length == 13:
+                    channel.acknowledge(read_i64_be(data, start + 4), data[start + 12] & 1 != 0)
+                else:
+                    self.handlers.handle(self, channel, data[start:end])
+            elif kind == FRAME_HEADER:
+                channel.content_header(data, start, end)
+            elif kind == FRAME_BODY:
+                channel.content_body(data, start, end)
+            elif kind == FRAME_HEARTBEAT:
+                raise FrameFault("a heartbeat on a channel")
+            else:
+                self._next = size
+                raise FrameFault(f"type {kind}, all octets = <<>>: unknown_frame")
+        return position
+
+    def _protocol_header(self, data: bytes) -> i64:
+        size = min(len(data), 8)
+        if data[:size] != PROTOCOL_HEADER[:size]:
+            # AMQP 0-9-1, 4.2.2: tell what is spoken here, and close.
+            self.transport.write(PROTOCOL_HEADER)
+            self._end()
+            return len(data)
+        if size < 8:
+            return 0
+        self.state = AWAIT_START_OK
+        self.handlers.greet(self)
+        return 8
+
+    def _connection_frame(self, kind: i64, data: bytes, start: i64, end: i64) -> None:
+        if kind == FRAME_HEARTBEAT:
+            if end != start:
+                raise FrameFault("a heartbeat with content")
+            return
+        if kind != FRAME_METHOD:
+            if self.state == CLOSING:
+                return
+            raise FrameFault(f"type {kind} on channel 0")
+        payload = data[start:end]
+        if self.state == CLOSING:
+            if end - start >= 4:
+                method_id = read_i32_be(payload, 0)
+                if method_id == CONNECTION_CLOSE_OK:
+                    self._end()
+                elif method_id == CONNECTION_CLOSE:
+                    self.send(0, methods.ConnectionCloseOk())
+            return
+        self.handlers.handle_connection(self, decode_method(payload))
+
+    def _stray_frame(self, kind: i64, number: i64, data: bytes, start: i64, end: i64) -> None:
+        """A frame of a channel that is not open."""
+        if self.state == CLOSING:
+            return
+        if self.state != OPEN:
+            raise UnexpectedFrame(f"a frame of channel {number} before the connection is open")
+        method_id = read_i32_be(data, start) if kind == FRAME_METHOD and end - start >= 4 else 0
+        if int(number) in self._closing_channels:
+            if method_id == CHANNEL_CLOSE_OK:
+                self._closing_channels.discard(int(number))
+            elif method_id == CHANNEL_CLOSE:
+                self.send(number, methods.ChannelCloseOk())
+                self._closing_channels.discard(int(number))
+            return
+        if method_id != CHANNEL_OPEN:
+            raise ChannelFault("expected 'channel.open'")
+        decode_method(data[start:end])
+        self._open_channel(number)
+
+    def _open_channel(self, number: i64) -> None:
+        vhost = self.vhost
+        if self.channels_max > 0 and number > self.channels_max:
+            raise ChannelFault(f"number of channels opened ({self.channels_max}) has reached the negotiated channel_max")
+        if vhost is None:
+            raise CommandInvalid("channel.open before connection.open")
+        while len(self.channels) <= number:
+            self.channels.append(None)
+        self.channels[number] = Channel(self, number, vhost)
+        self.channels_open += 1
+        self.send(number, methods.ChannelOpenOk())
+
+    # --- Bytes out ----------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """There is output to be written at the end of the turn."""
+        if not self.turn_pending:
+            self.turn.touch_output(self)
+
+    def run_turn(self) -> None:
+        """Write what has collected, then let the consumers that waited for room go on."""
+        confirms = self._confirms
+        if confirms:
+            self._confirms = []
+            for channel in confirms:
+                if not channel.closing:
+                    channel.write_confirms()
+        output = self.output
+        size: i64 = len(output)
+        if size > 0:
+            data = output.getvalue()
+            if size > 65536:
+                self.output = BytesWriter()
+            else:
+                output.truncate(0)
+            self._sent = True
+            self.sent_bytes += size
+            self.transport.write(data)
+        if not self.paused and self._stalled:
+            self._resume_stalled()
+
+    def confirms_due(self, channel: Channel) -> None:
+        """The channel has confirms for the end of the turn."""
+        confirms = self._confirms
+        if not confirms or confirms[len(confirms) - 1] is not channel:
+            confirms.append(channel)
+
+    def can_write(self, consumer: AmqpConsumer) -> bool:
+        """Whether there is room for another delivery. If not, the consumer is woken when there is."""
+        if self.paused or len(self.output) >= OUTPUT_BYTES_MAX:
+            self._stalled.append(consumer)
+            return False
+        return True
+
+    def _resume_stalled(self) -> None:
+        stalled = self._stalled
+        self._stalled = []
+        for consumer in stalled:
+            consumer.queue.wake(consumer)
+
+    def pause_writing(self) -> None:
+        """The socket does not take any more for now."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """The socket takes output again."""
+        self.paused = False
+        self._resume_stalled()
+
+    def send(self, number: i64, method: Method) -> None:
+        """Send a method on channel `number`."""
+        payload = encode_method(method)
+        output = self.output
+        output.append(FRAME_METHOD)
+        write_i16_be(output, i16(number))
+        write_i32_be(output, i32(len(payload)))
+        output.write(payload)
+        output.append(FRAME_END)
+        self.touch()
+
+    def write_ack(self, number: i64, tag: i64, multiple: bool) -> None:
+        """Write a `basic.ack` to a publisher."""
+        output = self.output
+        output.append(FRAME_METHOD)
+        write_i16_be(output, i16(number))
+        write_i32_be(output, 13)
+        write_i32_be(output, BASIC_ACK)
+        write_i64_be(output, tag)
+        output.append(1 if multiple else 0)
+        output.append(FRAME_END)
+
+    def write_nack(self, number: i64, tag: i64, multiple: bool) -> None:
+        """Write a `basic.nack` to a publisher."""
+        output = self.output
+        output.append(FRAME_METHOD)
+        write_i16_be(output, i16(number))
+        write_i32_be(output, 13)
+        write_i32_be(output, BASIC_NACK)
+        write_i64_be(output, tag)
+        output.append(1 if multiple else 0)
+        output.append(FRAME_END)
+        self.touch()
+
+    def write_return(self, number: i64, address: Address) -> None:
+        """Write a `basic.return` for a message that reached no queue; its content follows."""
+        payload = b"\x01\x38\x08NO_ROUTE" + name_bytes(address.exchange) + name_bytes(address.routing_key)
+        output = self.output
+        output.append(FRAME_METHOD)
+        write_i16_be(output, i16(number))
+        write_i32_be(output, i32(4 + len(payload)))
+        write_i32_be(output, BASIC_RETURN)
+        output.write(payload)
+        output.append(FRAME_END)
+
+    def notify_cancel(self, number: i64, tag: str) -> None:
+        """Tell a client that can be told that its consumer is gone."""
+        if self.state == OPEN and self.capabilities.get("consumer_cancel_notify") is True:
+            self.send(number, methods.BasicCancel(consumer_tag=tag, nowait=True))
+
+    # --- The handshake's results --------------------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Handle no further frames until `go_on`: something they depend on is being done elsewhere."""
+        if not self._suspended:
+            self._suspended = True
+            self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Handle the frames that have arrived meanwhile."""
+        if not self._suspended:
+            return
+        self._suspended = False
+        if not self._reading_paused:
+            self.transport.resume_reading()
+        data = self._partial
+        self._partial = b""
+        if data and self.state != CLOSED:
+            self._process(data)
+        self.turn.touch()
+
+    def tuned(self, frame_bytes_max: i64, channels_max: i64, heartbeat_s: i64) -> None:
+        """The client has chosen."""
+        self.frame_bytes_max = frame_bytes_max
+        self.body_frame_bytes = frame_bytes_max - FRAME_OVERHEAD_BYTES
+        self.channels_max = channels_max
+        self.heartbeat_s = heartbeat_s
+        self.state = AWAIT_OPEN
+
+    def opened(self, vhost: VirtualHost) -> None:
+        """The client has chosen its virtual host: it may open channels."""
+        self.vhost = vhost
+        self.state = OPEN
+        self.broker.connections[self] = None
+        self.broker.alarms.add(self)
+        self._cancel_timer()
+        if self.heartbeat_s > 0:
+            self._arm_heartbeat()
+        self.alarms_changed(self.broker.alarms.reasons)
+
+    def check_write(self, kind: str, name: str) -> None:
+        self.handlers.check_write(self, kind, name)
+
+    def may_impersonate(self) -> bool:
+        """Whether the user may publish in another user's name (RabbitMQ's tag impersonator)."""
+        return self.handlers.may_impersonate(self)
+
+    # --- Alarms -------------------------------------------------------------------------------------------------
+
+    def _first_publish(self) -> None:
+        self._has_published = True
+        self.alarms_changed(self.broker.alarms.reasons)
+
+    def alarms_changed(self, reasons: list[str]) -> None:
+        if self.state != OPEN or not self._has_published:
+            return
+        if reasons:
+            if not self._told_blocked and self.capabilities.get("connection.blocked") is True:
+                self._told_blocked = True
+                self.send(0, methods.ConnectionBlocked(reason="low on " + " & ".join(reasons)))
+            if not self._reading_paused:
+                self._reading_paused = True
+                self.transport.pause_reading()
+        else:
+            if self._told_blocked:
+                self._told_blocked = False
+                self.send(0, methods.ConnectionUnblocked())
+            if self._reading_paused:
+                self._reading_paused = False
+                self._heard = True
+                self.transport.resume_reading()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether publishing is held back by an alarm."""
+        return self._reading_paused
+
+    # --- Timers -------------------------------------------------------------------------------------------------
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timed_out(self) -> None:
+        """The handshake, or the peer's answer to our close, took too long."""
+        self._timer = None
+        if self.state != CLOSED:
+            if self.state != CLOSING:
+                logger.warning("%s did not finish the handshake in time", self.describe_peer())
+            self._end()
+
+    def _arm_heartbeat(self) -> None:
+        # Twice per interval, so that a frame is never later than the interval the client was promised.
+        self._timer = self.broker.clock.call_later(int(self.heartbeat_s * 500), self._heartbeat_due)
+
+    def _heartbeat_due(self) -> None:
+        if self.state != OPEN:
+            return
+        if self._heard or self._reading_paused:
+            self._heard = False
+            self._heartbeats_missed = 0
+        else:
+            self._heartbeats_missed += 1
+            if self._heartbeats_missed >= 4:
+                logger.warning("%s missed its heartbeats", self.describe_peer())
+                self.transport.abort()
+                self.lost()
+                return
+        if self._sent:
+            self._sent = False
+        else:
+            self.transport.write(b"\x08\x00\x00\x00\x00\x00\x00\xce")
+        self._arm_heartbeat()
+
+    # --- Transactions -------------------------------------------------------------------------------------------
+
+    def transaction_committed(self, channel: Channel) -> None:
+        self.send(channel.number, methods.TxCommitOk())
+        self.go_on()
+
+    def transaction_failed(self, channel: Channel) -> None:
+        self.close_with(INTERNAL_ERROR, "the transaction could not be made durable")
+        self.go_on()
+
+    # --- Closing ------------------------------------------------------------------------------------------------
+
+    def _refused(self, error: PeerError) -> None:
+        """The frame that ends at `_next` could not be handled."""
+        if self.state == CLOSING or self.state == CLOSED:
+            return
+        reply = reply_for(error)
+        number = int(self._number)
+        method_id = int(self._method_id)
+        if self.state != OPEN:
+            self.handlers.handshake_failed(self, error)
+            return
+        channel = self.channels[number] if 0 < number < len(self.channels) else None
+        if reply.hard or channel is None:
+            logger.warning("%s: connection closed: %s", self.describe_peer(), error)
+            self.close_with(reply, str(error), method_id)
+            return
+        logger.info("%s: channel %d closed: %s", self.describe_peer(), number, error)
+        self._remove_channel(channel)
+        self._closing_channels.add(number)
+        # Confirms of what was done before go first.
+        channel.write_confirms()
+        self.send(
+            number,
+            methods.ChannelClose(
+                reply_code=reply.code,
+                reply_text=reply.text(str(error)),
+                failing_class_id=method_id >> 16,
+                failing_method_id=method_id & 0xFFFF,
+            ),
+        )
+
+    def close_channel(self, channel: Channel) -> None:
+        """The client closes a channel."""
+        channel.write_confirms()
+        self._remove_channel(channel)
+        self.send(channel.number, methods.ChannelCloseOk())
+
+    def _remove_channel(self, channel: Channel) -> None:
+        self.channels[channel.number] = None
+        self.channels_open -= 1
+        channel.shut()
+
+    def close_with(self, reply: Reply, text: str, method_id: int = 0) -> None:
+        """Close the connection, telling the client why."""
+        if self.state == CLOSING or self.state == CLOSED:
+            return
+        self._release()
+        self.state = CLOSING
+        self.send(
+            0,
+            methods.ConnectionClose(
+                reply_code=reply.code,
+                reply_text=reply.text(text),
+                failing_class_id=method_id >> 16,
+                failing_method_id=method_id & 0xFFFF,
+            ),
+        )
+        self._cancel_timer()
+        self._timer = self.broker.clock.call_later(CLOSE_TIMEOUT_MS, self._timed_out)
+
+    def closed_by_client(self) -> None:
+        """The client has asked to close."""
+        self._release()
+        self.send(0, methods.ConnectionCloseOk())
+        self._end()
+
+    def close_by_operator(self, reason: str) -> None:
+        self.close_with(CONNECTION_FORCED, reason)
+
+    def abandon_turn(self) -> None:
+        if len(self.output) > 0:
+            self.output = BytesWriter()
+            self.transport.abort()
+            self.lost()
+
+    def _end(self) -> None:
+        """Write what is left, and close the socket."""
+        if self.state != CLOSED:
+            self._release()
+            self.state = CLOSED
+            self._cancel_timer()
+            if len(self.output) > 0:
+                self.transport.write(self.output.getvalue())
+                self.output = BytesWriter()
+            self.transport.close()
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        self.turn.now_ms = self.broker.clock.wall_ms()
+        self._release()
+        self.state = CLOSED
+        self._cancel_timer()
+        self._partial = b""
+        self._stalled = []
+
+    def _release(self) -> None:
+        """Give everything back to the core: deliveries, consumers, exclusive queues."""
+        if self.state == CLOSING or self.state == CLOSED:
+            return
+        for channel in self.channels:
+            if channel is not None:
+                channel.shut()
+        self.channels = []
+        self.channels_open = 0
+        self._stalled = []
+        vhost = self.vhost
+        if vhost is not None:
+            self.broker.alarms.remove(self)
+            self.broker.connections.pop(self, None)
+            for queue in self.exclusive_queues:
+                vhost.remove_queue(queue)
+            self.exclusive_queues = []
+        if self._reading_paused or self._suspended:
+            self._reading_paused = False
+            self._suspended = False
+            self.transport.resume_reading()
+        self.turn.touch()
+
+    # --- For operators ------------------------------------------------------------------------------------------
+
+    def describe_peer(self) -> str:
+        """Who this is, for the log."""
+        return f"{self.transport.peer_host()}:{self.transport.peer_port()} ({self.user or 'not authenticated'})"
+
+    def describe(self) -> dict[str, object]:
+        return self.handlers.describe(self)

@@ -1,0 +1,62 @@
+"""Content frames: a message's header and body as they go to a client."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
+from mypy_extensions import i16, i32, i64
+
+from millpond.broker.message import Message
+from millpond.protocols.amqp.properties import EMPTY, FORMAT
+
+FRAME_METHOD: Final = 1
+FRAME_HEADER: Final = 2
+FRAME_BODY: Final = 3
+FRAME_HEARTBEAT: Final = 8
+FRAME_END: Final = 0xCE
+# Type, channel and length before a frame's payload, and the end octet after it.
+FRAME_OVERHEAD_BYTES: Final = 8
+
+_CLASS_BASIC: Final = 60 << 16
+
+
+def name_bytes(name: str) -> bytes:
+    """A name as a short string: its length in one byte, then its bytes."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    return bytes((len(encoded),)) + encoded
+
+
+def write_content(output: BytesWriter, channel: i64, message: Message, body_frame_bytes: i64) -> None:
+    """Append the header frame of `message` and its body in frames of at most `body_frame_bytes` payload."""
+    properties = message.properties
+    raw = properties.raw if properties.format == FORMAT else EMPTY
+    body = message.body
+    size: i64 = len(body)
+    output.append(FRAME_HEADER)
+    write_i16_be(output, i16(channel))
+    write_i32_be(output, i32(12 + len(raw)))
+    write_i32_be(output, _CLASS_BASIC)
+    write_i64_be(output, size)
+    output.write(raw)
+    output.append(FRAME_END)
+    if size == 0:
+        return
+    if size <= body_frame_bytes:
+        output.append(FRAME_BODY)
+        write_i16_be(output, i16(channel))
+        write_i32_be(output, i32(size))
+        output.write(body)
+        output.append(FRAME_END)
+        return
+    position: i64 = 0
+    while position < size:
+        end = position + body_frame_bytes
+        if end > size:
+            end = size
+        output.append(FRAME_BODY)
+        write_i16_be(output, i16(channel))
+        write_i32_be(output, i32(end - position))
+        output.write(body[position:end])
+        output.append(FRAME_END)
+        position = end

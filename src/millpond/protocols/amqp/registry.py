@@ -1,0 +1,119 @@
+"""What to do for each method that is not on the hot path.
+
+Each AMQP class has a file in `classes/`, which puts its handlers into the tables here: a new method is a function there
+and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from millpond.base.errors import CommandInvalid, NotAllowed, PeerError
+from millpond.broker.access import Operation
+from millpond.protocols.amqp.methods import Method, decode_method
+
+if TYPE_CHECKING:
+    from millpond.protocols.amqp.channel import Channel
+    from millpond.protocols.amqp.connection import Connection
+
+_M = TypeVar("_M", bound=Method)
+
+# Method id -> handler.
+CHANNEL_HANDLERS: Final[dict[int, Callable[[Any, Any], None]]] = {}
+CONNECTION_HANDLERS: Final[dict[int, Callable[[Any, Any], None]]] = {}
+
+
+def on_channel(
+    method: type[_M],
+) -> Callable[[Callable[[Channel, _M], None]], Callable[[Channel, _M], None]]:
+    """Make a function the handler of a method on a channel."""
+
+    def register(handler: Callable[[Channel, _M], None]) -> Callable[[Channel, _M], None]:
+        CHANNEL_HANDLERS[method.method_id] = handler
+        return handler
+
+    return register
+
+
+def on_connection(
+    method: type[_M],
+) -> Callable[[Callable[[Connection, _M], None]], Callable[[Connection, _M], None]]:
+    """Make a function the handler of a method on channel 0."""
+
+    def register(handler: Callable[[Connection, _M], None]) -> Callable[[Connection, _M], None]:
+        CONNECTION_HANDLERS[method.method_id] = handler
+        return handler
+
+    return register
+
+
+class MethodTable:
+    """Dispatches methods to their handlers."""
+
+    def __init__(self, connections_max: int) -> None:
+        self.connections_max: Final = connections_max
+
+    def check_connections(self, connection: Connection) -> None:
+        """NotAllowed where the node has as many connections as it may have."""
+        if len(connection.broker.connections) >= self.connections_max:
+            raise NotAllowed(
+                f"connection refused for user '{connection.user}': node connection limit ({self.connections_max}) "
+                "is reached"
+            )
+
+    def handle(self, connection: Connection, channel: Channel, payload: bytes) -> None:
+        """A method on an open channel."""
+        method = decode_method(payload)
+        handler = CHANNEL_HANDLERS.get(method.method_id)
+        if handler is None:
+            raise CommandInvalid(f"{method.name} is not a method that a client sends on a channel")
+        handler(channel, method)
+
+    def handle_connection(self, connection: Connection, method: Method) -> None:
+        """A method on channel 0."""
+        handler = CONNECTION_HANDLERS.get(method.method_id)
+        if handler is None:
+            raise CommandInvalid(f"{method.name} is not a method that a client sends on channel 0")
+        handler(connection, method)
+
+    def greet(self, connection: Connection) -> None:
+        """The client has named the protocol: start the handshake."""
+        from millpond.protocols.amqp.classes import connection as connection_class
+
+        connection_class.greet(connection)
+
+    def handshake_failed(self, connection: Connection, error: PeerError) -> None:
+        """Something went wrong before the connection was open."""
+        from millpond.protocols.amqp.classes import connection as connection_class
+
+        connection_class.handshake_failed(connection, error)
+
+    def describe(self, connection: Connection) -> dict[str, object]:
+        """The connection as operators see it."""
+        from millpond.protocols.amqp.classes import connection as connection_class
+
+        return connection_class.describe(connection)
+
+    def check_write(self, connection: Connection, kind: str, name: str) -> None:
+        """AccessRefused where the connection's user may not write there."""
+        check(connection, Operation.WRITE, kind, name)
+
+    def may_impersonate(self, connection: Connection) -> bool:
+        """Whether the user may publish in another user's name."""
+        return "impersonator" in connection.access.user(connection.user).tags
+
+
+def check(connection: Connection, operation: Operation, kind: str, name: str) -> None:
+    """AccessRefused where the connection's user may not do `operation`."""
+    if connection.vhost is not None:
+        connection.access.check(connection.user, connection.vhost.name, operation, kind, name)
+
+
+def load(connections_max: int) -> MethodTable:
+    """The table with the handlers of all classes."""
+    from millpond.protocols.amqp.classes import basic, channel, confirm, connection, exchange, queue, tx
+
+    # Importing them has filled the tables.
+    del basic, channel, confirm, connection, exchange, queue, tx
+    return MethodTable(connections_max)

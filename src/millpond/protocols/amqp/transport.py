@@ -1,0 +1,41 @@
+"""What an AMQP connection asks of its socket. `server/` implements it; the protocol never sees a socket."""
+
+from __future__ import annotations
+
+from mypy_extensions import mypyc_attr
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Transport:
+    """One client's byte stream."""
+
+    def write(self, data: bytes) -> None:
+        """Send, now or when the socket takes it. `Connection.pause_writing` is called when too much waits."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once."""
+        raise NotImplementedError
+
+    def pause_reading(self) -> None:
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def peer_host(self) -> str | None:
+        """The peer's IP address; None where it is not known."""
+        raise NotImplementedError
+
+    def peer_port(self) -> int:
+        raise NotImplementedError
+
+    def local_address(self) -> tuple[str, int]:
+        raise NotImplementedError
+
+    def is_tls(self) -> bool:
+        raise NotImplementedError

@@ -1,0 +1,298 @@
+"""A node: the composition of storage, catalog, core, protocols and listeners.
+
+    lock -> catalog -> recovery -> journal -> listeners -> (management API, in the background)
+
+and back in the reverse order. Everything runs on the event loop that `start` was called in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from millpond.base.clock import LoopClock
+from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
+from millpond.base.limits import (
+    CLOSE_GRACE_MS,
+    JOURNAL_FILE_BYTES,
+    JOURNAL_PENDING_BYTES_MAX,
+    PASSWORD_HASHES_AT_ONCE_MAX,
+)
+from millpond.broker.access import Access
+from millpond.broker.broker import DEFAULT_VHOST, Broker
+from millpond.broker.checkpoint import Checkpointer
+from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, Alarms, Commits
+from millpond.broker.ledger import Ledger
+from millpond.broker.memory import MemoryBudget
+from millpond.broker.queues.page_store import PageStore
+from millpond.broker.recovery import JOURNAL_FOLDER, Recovery
+from millpond.broker.turn import Turn
+from millpond.catalog.catalog import Catalog
+from millpond.config import Settings
+from millpond.protocols.amqp import registry as amqp
+from millpond.protocols.amqp.connection import Connection, ConnectionSettings
+from millpond.protocols.amqp.transport import Transport
+from millpond.server import data_directory
+from millpond.server.listeners import bind, bound_address, tls_context
+from millpond.server.transport import ServerProtocol
+from millpond.storage.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+# How often free disk and the journal's sync are looked after.
+DISK_CHECK_MS: Final = 1_000
+
+
+class Node:
+    """One broker process's worth of broker, inside an event loop."""
+
+    def __init__(self, settings: Settings, filesystem: Filesystem | None = None) -> None:
+        self.settings = settings
+        self.addresses: dict[str, tuple[str, int]] = {}
+        self._filesystem = filesystem or OsFilesystem()
+        self._folder = str(settings.data)
+        self._lock: Lock | None = None
+        self._catalog: Catalog | None = None
+        self._journal: Journal | None = None
+        self._checkpointer: Checkpointer | None = None
+        self._store: PageStore | None = None
+        self._broker: Broker | None = None
+        self._servers: list[asyncio.Server] = []
+        self._protocols: dict[ServerProtocol, None] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    @property
+    def broker(self) -> Broker:
+        """The core; the node must have been started."""
+        if self._broker is None:
+            raise RuntimeError("the node has not been started")
+        return self._broker
+
+    # --- Starting -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the data, recover, and listen. Raises OperatorError; then nothing is left open."""
+        try:
+            sockets = self._bind()
+            self._open()
+            await self._listen(sockets)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _bind(self) -> dict[str, socket.socket]:
+        """Take the addresses first: a second broker on the same ports must not touch the data."""
+        sockets: dict[str, socket.socket] = {}
+        try:
+            for name in ("amqp", "amqps"):
+                address = getattr(self.settings, name)
+                if address is not None:
+                    sockets[name] = bind(name, address)
+        except BaseException:
+            for sock in sockets.values():
+                sock.close()
+            raise
+        return sockets
+
+    def _open(self) -> None:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        post = partial(_post, loop)
+        clock = LoopClock(loop)
+        turn = Turn(loop.call_soon)
+        turn.now_ms = clock.wall_ms()
+        alarms = Alarms()
+        commits = Commits(alarms)
+        memory = MemoryBudget(settings.memory_budget)
+        self._threads = ThreadPoolExecutor(PASSWORD_HASHES_AT_ONCE_MAX, "millpond-worker")
+
+        catalog_path: Path | None = None
+        if not settings.memory:
+            self._filesystem.mkdirs(self._folder)
+            self._lock = self._filesystem.lock(f"{self._folder}/{data_directory.LOCK}")
+            catalog_path = settings.data / data_directory.CATALOG
+        catalog = self._catalog = Catalog(catalog_path)
+        catalog.open()
+        access = Access(catalog)
+        store = self._store = PageStore(None if settings.memory else self._filesystem, self._folder, post)
+
+        journal: Journal | None = None
+        ledger = Ledger()
+        broker = Broker(
+            turn, clock, ledger, memory, store, catalog, access, alarms, commits, self._run_blocking,
+            settings.message_bytes_max,
+        )  # fmt: skip
+        state = catalog.load()
+        access.load(state)
+        queues = broker.restore(state)
+        if catalog.created:
+            broker.create_vhost(DEFAULT_VHOST)
+            access.create_default_user(settings.default_user, settings.default_password.get_secret_value().encode())
+            catalog.commit()
+        if not settings.memory:
+            store.delete_leftovers({int(queue.log_id) for queue in queues})
+            recovery = Recovery(self._filesystem, self._folder, queues, store)
+            report = recovery.run()
+            catalog.use_queue_ids_above(recovery.log_id_max)
+            journal = self._journal = Journal(
+                self._filesystem,
+                f"{self._folder}/{JOURNAL_FOLDER}",
+                report.next_file,
+                post,
+                commits,
+                before_sync=catalog.sync,
+            )
+            ledger.journal = journal
+            self._checkpointer = Checkpointer(broker, journal, self._filesystem, self._folder, JOURNAL_FILE_BYTES)
+            if report.frames > 0:
+                # What was replayed goes to where it is not replayed again.
+                self._checkpointer.begin()
+            clock.call_later(settings.journal_sync_interval_ms, self._sync_due)
+            clock.call_later(DISK_CHECK_MS, self._check_disk)
+        self._broker = broker
+        turn.touch()
+
+    async def _listen(self, sockets: dict[str, socket.socket]) -> None:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        connection_settings = ConnectionSettings(
+            settings.frame_max, settings.channel_max, settings.heartbeat_s, settings.handshake_timeout_ms
+        )
+        handlers = amqp.load(settings.connections_max)
+
+        def connect(transport: Transport) -> Connection:
+            return Connection(self.broker, transport, connection_settings, handlers)
+
+        factory = partial(ServerProtocol, connect, self._protocols)
+        for name, sock in sockets.items():
+            context = tls_context(settings) if name == "amqps" else None
+            server = await loop.create_server(factory, sock=sock, ssl=context)
+            self._servers.append(server)
+            address = bound_address(sock)
+            self.addresses[name] = (address.host, address.port)
+
+    # --- What the core needs done elsewhere -------------------------------------------------------------------------
+
+    def _run_blocking(self, task: Callable[[], object], done: Callable[[object], None]) -> None:
+        """Run `task` on a thread, and `done` with its result on the loop; an error counts as the result None."""
+        if self._threads is None or self._stopping:
+            return
+        loop = asyncio.get_running_loop()
+
+        def run() -> None:
+            try:
+                result = task()
+            except Exception:
+                logger.exception("a task on a thread failed")
+                result = None
+            _post(loop, partial(done, result))
+
+        self._threads.submit(run)
+
+    def _sync_due(self) -> None:
+        """Make durable what nobody waits for."""
+        if self._stopping or self._journal is None or self._catalog is None:
+            return
+        self._journal.submit(True)
+        self._run_blocking(self._catalog.sync, _nothing)
+        self.broker.clock.call_later(self.settings.journal_sync_interval_ms, self._sync_due)
+
+    def _check_disk(self) -> None:
+        if self._stopping:
+            return
+        broker = self.broker
+        journal = self._journal
+        try:
+            free = self._filesystem.free_bytes(self._folder)
+        except OSError as error:
+            logger.error("free disk space is not known: %s", error)
+            free = self.settings.disk_free_min
+        waiting = 0 if journal is None else int(journal.pending_bytes)
+        if free < self.settings.disk_free_min or waiting > JOURNAL_PENDING_BYTES_MAX:
+            broker.alarms.raise_alarm(ALARM_DISK)
+        elif waiting < JOURNAL_PENDING_BYTES_MAX // 2:
+            broker.alarms.clear_alarm(ALARM_DISK)
+        broker.store.trim(False)
+        broker.turn.touch()
+        broker.clock.call_later(DISK_CHECK_MS, self._check_disk)
+
+    # --- Stopping ---------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Tell the clients, write what is not written, and close. Safe to call at any time, also after a failed start."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for server in self._servers:
+            server.close()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._close_connections()
+        if self._broker is not None:
+            self._broker.turn.end()
+            await self._last_checkpoint()
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+        if self._catalog is not None:
+            self._catalog.close()
+        if self._lock is not None:
+            self._lock.close()
+        self.addresses.clear()
+
+    async def _close_connections(self) -> None:
+        for protocol in list(self._protocols):
+            protocol.close_by_operator("broker forced connection closure with reason 'shutdown'")
+        if self._broker is not None:
+            self._broker.turn.end()
+        for _ in range(CLOSE_GRACE_MS // 10):
+            if not self._protocols:
+                return
+            await asyncio.sleep(0.01)
+        for protocol in list(self._protocols):
+            protocol.abort()
+        await asyncio.sleep(0)
+
+    async def _last_checkpoint(self) -> None:
+        """Leave little to replay. Bounded: a kill would lose nothing either."""
+        checkpointer = self._checkpointer
+        if checkpointer is None or self._journal is None or self._journal.failure is not None:
+            return
+        if ALARM_STORAGE in self.broker.alarms.reasons:
+            return
+        if await self._is_checkpointed(checkpointer):
+            checkpointer.begin(clean=True)
+            await self._is_checkpointed(checkpointer)
+
+    async def _is_checkpointed(self, checkpointer: Checkpointer) -> bool:
+        """Wait for the checkpoint that is under way, if any; False when it takes too long."""
+        for _ in range(CLOSE_GRACE_MS // 10):
+            if not checkpointer.running:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    # A thread may finish after the loop has been closed; then there is nobody left to tell.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)
+
+
+def _nothing(result: object) -> None:
+    pass

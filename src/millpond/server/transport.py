@@ -1,0 +1,99 @@
+"""The socket side of a connection: an asyncio protocol that hands bytes to a sans-I/O connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from millpond.base.limits import SOCKET_BUFFER_BYTES_HIGH, SOCKET_BUFFER_BYTES_LOW
+from millpond.protocols.amqp.transport import Transport
+
+if TYPE_CHECKING:
+    from millpond.protocols.amqp.connection import Connection
+
+
+class SocketTransport(Transport):
+    """One socket, by way of its asyncio transport."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        local = transport.get_extra_info("sockname")
+        is_internet = isinstance(peer, tuple)
+        self._peer: tuple[str | None, int] = (peer[0], peer[1]) if is_internet else (None, 0)
+        self._local: tuple[str, int] = (local[0], local[1]) if isinstance(local, tuple) else ("", 0)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def peer_host(self) -> str | None:
+        return self._peer[0]
+
+    def peer_port(self) -> int:
+        return self._peer[1]
+
+    def local_address(self) -> tuple[str, int]:
+        return self._local
+
+    def is_tls(self) -> bool:
+        return self._transport.get_extra_info("sslcontext") is not None
+
+
+class ServerProtocol(asyncio.Protocol):
+    """Accepts one client. `connect` makes its connection from its transport."""
+
+    def __init__(self, connect: Callable[[Transport], Connection], protocols: dict[ServerProtocol, None]) -> None:
+        self._connect = connect
+        self._protocols = protocols
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        self._transport = stream
+        stream.set_write_buffer_limits(high=SOCKET_BUFFER_BYTES_HIGH, low=SOCKET_BUFFER_BYTES_LOW)
+        sock = stream.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            # What a turn writes is written at once, so there is nothing to collect by waiting.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._protocols[self] = None
+        connection = self._connect(SocketTransport(stream))
+        self._connection = connection
+        # From here on bytes go straight to the connection.
+        self.data_received = connection.receive  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocols.pop(self, None)
+        if self._connection is not None:
+            self._connection.lost()
+
+    def eof_received(self) -> bool | None:
+        return None
+
+    def close_by_operator(self, reason: str) -> None:
+        """Close the connection, telling the client why."""
+        if self._connection is not None:
+            self._connection.close_by_operator(reason)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,382 @@
+"""A log: a folder of segments that hold record batches in the order of their offsets.
+
+    log/00000000000000000000.log    .index
+    log/00000000000000081920.log    .index
+    log/00000000000000163840.log                 the active segment: appended to, its index is in memory
+
+Batches tile the range of offsets within a segment. Where an appended batch leaves a gap, because the messages in it
+were done with before they had to be written, a batch without records fills it; a gap too large for that, or at the
+end of a segment, begins a new segment instead.
+
+One thread at a time may use a log, and `read` may be called from any thread meanwhile: a place, once returned by
+`append`, does not change until it is trimmed. `sync` may be called from another thread than `append`; it covers the
+appends that returned before it was called.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, final
+
+from millpond.base.errors import CorruptData, StorageError, StorageFailed
+from millpond.base.filesystem import Filesystem
+from millpond.storage.aside import copy_aside, is_disk_full
+from millpond.storage.file_pool import FilePool, shared_pool
+from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader, check_batch
+from millpond.storage.segment import SEGMENT_BYTES_MAX, IndexEntry, Segment, Walk
+
+_SEGMENT_NAME = re.compile(r"(\d{20})\.log")
+# The last offset delta has 31 bits.
+_GAP_MAX: Final = (1 << 31) - 1
+
+
+class BatchPlace(NamedTuple):
+    """Where a batch is: the base offset of its segment, its position there, and its length in bytes."""
+
+    segment_base: int
+    position: int
+    length: int
+
+
+# Base offset, last offset, number of records, place.
+BatchEntry = tuple[int, int, int, BatchPlace]
+
+
+@dataclass
+class LogReport:
+    """What opening a log found, and what it cut."""
+
+    start_offset: int = 0
+    end_offset: int = 0
+    segments: int = 0
+    bytes_cut: int = 0
+    # Why something was cut, a sentence each.
+    reasons: list[str] = field(default_factory=list)
+    # Ranges of offsets, the end exclusive, that should be there and are not.
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    # Where what was cut can be looked at.
+    kept_aside: list[str] = field(default_factory=list)
+
+
+@final
+class Log:
+    """One log. `start_offset` is the first offset that it may still have, `end_offset` the one after its last."""
+
+    def __init__(self, filesystem: Filesystem, folder: str, segment_bytes: int, files: FilePool | None = None) -> None:
+        """Logs that are not given a pool of open files share one for each file system."""
+        if not 0 < segment_bytes <= SEGMENT_BYTES_MAX:
+            raise ValueError(f"segments of {segment_bytes} bytes")
+        self.folder: Final = folder
+        self.end_offset = 0
+        self.size_bytes = 0
+        self._filesystem: Final = filesystem
+        self._segment_bytes: Final = segment_bytes
+        self._files: Final = files if files is not None else shared_pool(filesystem)
+        self._segments: list[Segment] = []
+        # The same, for `read` from other threads.
+        self._by_base: Final[dict[int, Segment]] = {}
+        self._active: Segment | None = None
+        # What `sync` has to do.
+        self._guard: Final = threading.Lock()
+        self._dirty: set[str] = set()
+        self._is_folder_dirty = False
+        self._failure: StorageFailed | None = None
+
+    @property
+    def start_offset(self) -> int:
+        return self._segments[0].base_offset if self._segments else self.end_offset
+
+    def open(self, end_offset: int | None, checked_from: int | None = None) -> LogReport:
+        """Find the segments, and cut what does not verify.
+
+        `end_offset` is where the log ended at the last checkpoint: what is beyond is cut, as the journal has it. None
+        keeps all that verifies. The last segment is always read through, and all from the one with `checked_from` on
+        where that is given; the others are checked when they are read."""
+        report = LogReport()
+        self._filesystem.mkdirs(self.folder)
+        bases = self._find_bases()
+        self._remove_beyond(bases, end_offset, report)
+        walk_from = len(bases) - 1
+        if checked_from is not None:
+            walk_from = min(walk_from, max(0, bisect.bisect_right(bases, checked_from) - 1))
+        self.end_offset = 0 if end_offset is None else end_offset
+        for number, base in enumerate(bases):
+            segment = Segment(self._files, self.folder, base)
+            if number < walk_from:
+                segment.size = self._files.size(segment.path)
+                self._add(segment)
+            else:
+                self._open_checked(segment, end_offset, bases[number + 1 :], report)
+        self.sync()
+        report.start_offset, report.end_offset = self.start_offset, self.end_offset
+        report.segments = len(self._segments)
+        return report
+
+    def append(self, batch: bytes, base_offset: int, last_offset: int, max_timestamp_ms: int) -> BatchPlace:
+        """Add a batch; returns where it is. Not durable before `sync`. An OSError leaves the log as it was."""
+        if base_offset < self.end_offset or last_offset < base_offset:
+            raise ValueError(f"a batch from {base_offset} to {last_offset} cannot follow offset {self.end_offset - 1}")
+        active = self._active
+        gap = 0 if active is None else base_offset - active.end_offset
+        if active is None or active.size + len(batch) > self._segment_bytes or gap > _GAP_MAX:
+            return self._append_to_new_segment(batch, base_offset, last_offset, max_timestamp_ms)
+        filler = b""
+        if gap > 0:
+            filler = BatchBuilder().finish(active.end_offset, gap - 1)
+        position = active.size + len(filler)
+        active.append(filler + batch if filler else batch, base_offset, last_offset, max_timestamp_ms, position)
+        self._appended(active, len(filler) + len(batch), last_offset)
+        return BatchPlace(active.base_offset, position, len(batch))
+
+    def read(self, place: BatchPlace, base_offset: int = -1) -> bytes:
+        """The batch at a place. Raises CorruptData where it does not verify, StorageError where it has been trimmed.
+        The checksum does not cover the base offset, so give the expected one where it is known."""
+        segment = self._by_base.get(place.segment_base)
+        if segment is None:
+            raise StorageError(f"segment {place.segment_base} of {self.folder} has been trimmed")
+        if place.position < 0 or place.length < 0 or place.length > segment.size - place.position:
+            raise CorruptData(f"no batch can be at {place.position} of segment {place.segment_base} of {self.folder}")
+        try:
+            batch = self._files.read(segment.path, place.position, place.length)
+        except FileNotFoundError:
+            raise StorageError(f"segment {place.segment_base} of {self.folder} has been trimmed") from None
+        try:
+            check_batch(batch)
+            if base_offset >= 0 and BatchHeader(batch).base_offset != base_offset:
+                raise CorruptData(f"the record batch is not that of offset {base_offset}")
+        except CorruptData as error:
+            where = f"segment {place.segment_base} of {self.folder} at position {place.position}"
+            raise CorruptData(f"{where}: {error}") from None
+        return batch
+
+    def places_from(self, offset: int) -> Iterator[BatchEntry]:
+        """(base offset, last offset, record count, place) of each batch from the one with `offset` on, also of those
+        without records. Reads headers only; raises CorruptData where their chain breaks."""
+        first = max(0, bisect.bisect_right(self._segments, offset, key=_base_offset) - 1)
+        for segment in self._segments[first:]:
+            if segment is not self._active and segment.end_offset <= offset:
+                continue
+            end = segment.base_offset
+            for position, header in segment.headers(segment.seek_offset(offset)):
+                last_offset = header.base_offset + header.last_offset_delta
+                end = last_offset + 1
+                if last_offset >= offset:
+                    place = BatchPlace(segment.base_offset, position, header.size)
+                    yield header.base_offset, last_offset, header.record_count, place
+            if end != segment.end_offset:
+                raise CorruptData(f"{segment.path} ends at offset {end}, not {segment.end_offset}")
+
+    def find(self, offset: int) -> BatchEntry | None:
+        """The batch that covers `offset`; None where there is none."""
+        for entry in self.places_from(offset):
+            return entry if entry[0] <= offset else None
+        return None
+
+    def find_timestamp(self, timestamp_ms: int) -> int | None:
+        """The offset of the first record that is not older than `timestamp_ms`; None where all are. In a compressed
+        batch the batch's first offset stands for all of its records."""
+        for segment in self._segments:
+            if segment.max_timestamp_ms < timestamp_ms:
+                continue
+            for position, header in segment.headers(segment.seek_timestamp(timestamp_ms)):
+                # Read whole, so that a damaged timestamp in a header does not lead past the record.
+                batch = self.read(BatchPlace(segment.base_offset, position, header.size), header.base_offset)
+                if header.max_timestamp_ms >= timestamp_ms:
+                    return self._find_record(batch, timestamp_ms)
+        return None
+
+    def sync(self) -> None:
+        """Make all that was appended durable. Raises StorageFailed where that failed, now or ever before."""
+        with self._guard:
+            if self._failure is not None:
+                raise self._failure
+            dirty, self._dirty = self._dirty, set()
+            is_folder_dirty, self._is_folder_dirty = self._is_folder_dirty, False
+        try:
+            for path in dirty:
+                self._files.sync(path)
+            if is_folder_dirty:
+                self._filesystem.sync_folder(self.folder)
+        except (OSError, StorageFailed) as error:
+            failure = error if isinstance(error, StorageFailed) else StorageFailed(f"{self.folder}: {error}")
+            self._failure = failure
+            raise failure from error
+
+    def trim_before(self, offset: int) -> int:
+        """Delete the segments that have nothing at or above `offset`; returns how many bytes that freed."""
+        freed = 0
+        while self._segments:
+            following = self._segments[1].base_offset if len(self._segments) > 1 else self.end_offset
+            if following > offset:
+                break
+            freed += self._remove_first()
+        return freed
+
+    def retain(self, now_ms: int, retention_ms: int, retention_bytes: int) -> int:
+        """Delete the oldest complete segments whose messages are all older than `retention_ms`, or without which
+        `retention_bytes` are still left; -1 is no limit. Returns how many bytes that freed."""
+        freed = 0
+        while len(self._segments) > 1:
+            oldest = self._segments[0]
+            is_too_old = retention_ms >= 0 and self._is_oldest_before(now_ms - retention_ms)
+            is_too_much = retention_bytes >= 0 and self.size_bytes - oldest.size >= retention_bytes
+            if not is_too_old and not is_too_much:
+                break
+            freed += self._remove_first()
+        return freed
+
+    def close(self) -> None:
+        """Sync, and give the open files back."""
+        self.sync()
+        for segment in self._segments:
+            self._files.release(segment.path)
+            self._files.release(segment.index_path)
+
+    def delete(self) -> None:
+        """Delete the log and its folder."""
+        while self._segments:
+            self._remove_first()
+        for name in self._filesystem.list(self.folder):
+            # A log made later under the same path must not find the removed file still open.
+            self._files.forget(f"{self.folder}/{name}")
+            self._filesystem.remove(f"{self.folder}/{name}")
+        self._filesystem.remove(self.folder)
+
+    def _find_bases(self) -> list[int]:
+        names = [_SEGMENT_NAME.fullmatch(name) for name in self._filesystem.list(self.folder)]
+        return sorted(int(name[1]) for name in names if name is not None)
+
+    def _remove_beyond(self, bases: list[int], end_offset: int | None, report: LogReport) -> None:
+        """Remove the segments that begin at or after the log's end: the last first, so that no gap appears."""
+        while bases and end_offset is not None and bases[-1] >= end_offset:
+            segment = Segment(self._files, self.folder, bases.pop())
+            report.bytes_cut += self._files.size(segment.path)
+            report.reasons.append(f"{segment.path} is beyond the log's end")
+            segment.remove()
+            self._is_folder_dirty = True
+
+    def _open_checked(
+        self, segment: Segment, end_offset: int | None, later_bases: list[int], report: LogReport
+    ) -> None:
+        """Read a segment through, and keep the part that verifies."""
+        next_base = later_bases[0] if later_bases else None
+        walk = segment.walk(end_offset, next_base)
+        if walk.reason:
+            self._cut(segment, walk, end_offset, next_base, report)
+        if walk.size == 0:
+            segment.remove()
+            self._is_folder_dirty = True
+        else:
+            segment.adopt(walk)
+            self._add(segment)
+            if end_offset is None:
+                # After a kill what was read here may be in the system's memory only.
+                self._files.mark_dirty(segment.path)
+                self._dirty.add(segment.path)
+            if later_bases:
+                segment.complete()
+            else:
+                self._active = segment
+        self.end_offset = walk.end_offset
+
+    def _cut(
+        self, segment: Segment, walk: Walk, end_offset: int | None, next_base: int | None, report: LogReport
+    ) -> None:
+        file = self._filesystem.open(segment.path, False)
+        try:
+            file_bytes = file.size()
+            report.bytes_cut += file_bytes - walk.size
+            report.reasons.append(f"{segment.path} {walk.reason}")
+            expected_end = end_offset if next_base is None else next_base
+            is_lost = expected_end is not None and walk.end_offset < expected_end
+            if is_lost and expected_end is not None:
+                report.lost.append((walk.end_offset, expected_end))
+            if is_lost or end_offset is None:
+                try:
+                    report.kept_aside.append(copy_aside(self._filesystem, segment.path, file, walk.size, file_bytes))
+                except OSError as error:
+                    # What may be only a torn append is, on a full disk, not worth a copy.
+                    if is_lost or not is_disk_full(error):
+                        raise
+            file.truncate(walk.size)
+            file.sync()
+        finally:
+            file.close()
+
+    def _append_to_new_segment(
+        self, batch: bytes, base_offset: int, last_offset: int, max_timestamp_ms: int
+    ) -> BatchPlace:
+        if self._active is not None:
+            self._active.tidy()
+        segment = Segment(self._files, self.folder, base_offset)
+        segment.begin()
+        try:
+            segment.append(batch, base_offset, last_offset, max_timestamp_ms, 0)
+        except OSError:
+            # What was written of it must not come back as if it had been appended.
+            with contextlib.suppress(OSError):
+                segment.remove()
+            raise
+        if self._active is not None:
+            self._active.complete()
+            self._files.release(self._active.index_path)
+        self._active = segment
+        self._add(segment)
+        self.size_bytes -= segment.size
+        self._appended(segment, len(batch), last_offset)
+        with self._guard:
+            self._is_folder_dirty = True
+        return BatchPlace(base_offset, 0, len(batch))
+
+    def _appended(self, segment: Segment, size: int, last_offset: int) -> None:
+        self.size_bytes += size
+        self.end_offset = last_offset + 1
+        with self._guard:
+            self._dirty.add(segment.path)
+
+    def _add(self, segment: Segment) -> None:
+        self._segments.append(segment)
+        self._by_base[segment.base_offset] = segment
+        self.size_bytes += segment.size
+
+    def _remove_first(self) -> int:
+        segment = self._segments.pop(0)
+        del self._by_base[segment.base_offset]
+        with self._guard:
+            self._dirty.discard(segment.path)
+        if segment is self._active:
+            self._active = None
+        segment.remove()
+        self.size_bytes -= segment.size
+        return segment.size
+
+    def _is_oldest_before(self, timestamp_ms: int) -> bool:
+        """Whether the first segment is all older. A damaged one that cannot tell is as old as the one after it, so that
+        it does not stay for ever."""
+        for segment in self._segments:
+            try:
+                return segment.max_timestamp_ms < timestamp_ms
+            except CorruptData:
+                continue
+        return False
+
+    def _find_record(self, batch: bytes, timestamp_ms: int) -> int:
+        header = BatchHeader(batch)
+        if header.attributes & 7 == 0:
+            reader = RecordReader(batch)
+            while reader.next():
+                if reader.timestamp_ms >= timestamp_ms:
+                    return reader.offset
+        return header.base_offset
+
+
+def _base_offset(segment: Segment) -> int:
+    return segment.base_offset
+
+
+__all__ = ["BatchEntry", "BatchPlace", "IndexEntry", "Log", "LogReport"]

@@ -1,0 +1,148 @@
+"""The schema: declared once, built alike by a fresh start and by the revisions, brought up to date, never guessed."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from millpond.base.errors import CorruptData, UnsupportedFormat
+from millpond.catalog import migrate, sqlite_statements, tables
+from millpond.catalog.catalog import Catalog
+from millpond.catalog.rows import QueueRow, VhostRow
+
+NEXT_REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade():
+    op.add_column("vhosts", sa.Column("colour", sa.Text, nullable=False, server_default="blue"))
+    op.create_table("ponds", sa.Column("name", sa.Text, primary_key=True))
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite"
+
+
+def schema(database: sqlite3.Connection) -> dict[str, str]:
+    rows = database.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {name: " ".join(sql.split()) for name, sql in rows}
+
+
+def version(path: Path) -> list[tuple[str]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute("SELECT version_num FROM alembic_version").fetchall()
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes this Millpond one version newer than it is, with a revision more. Returns the revision's file."""
+    folder = tmp_path / "revisions"
+    folder.mkdir()
+    revision = folder / "revision_0002.py"
+    revision.write_text(NEXT_REVISION)
+    monkeypatch.setattr(sqlite_statements, "VERSIONS", (*sqlite_statements.VERSIONS, "0002"))
+    upgrade = migrate.upgrade
+    monkeypatch.setattr(migrate, "upgrade", lambda database: upgrade(database, (migrate.REVISIONS, folder)))
+    return revision
+
+
+def make_catalog(path: Path) -> None:
+    catalog = Catalog(path)
+    catalog.open()
+    catalog.add_vhost(VhostRow("/"))
+    catalog.add_queue(QueueRow("/", "q", arguments={"x": b"\0"}))
+    catalog.commit()
+    catalog.close()
+
+
+def test_the_compiled_statements_are_up_to_date() -> None:
+    compiled = Path(sqlite_statements.__file__).read_text(encoding="utf-8")
+    assert compiled == tables.compiled(), "run: python -m millpond.catalog.tables"
+
+
+def test_the_revisions_build_what_the_tables_declare() -> None:
+    with (
+        closing(sqlite3.connect(":memory:", isolation_level=None)) as migrated,
+        closing(sqlite3.connect(":memory:", isolation_level=None)) as created,
+    ):
+        migrate.upgrade(migrated)
+        for statement in sqlite_statements.SCHEMA:
+            created.execute(statement)
+        assert schema(migrated) == schema(created)
+        assert migrated.execute("SELECT * FROM alembic_version").fetchall() == [(sqlite_statements.VERSIONS[-1],)]
+
+
+def test_a_new_catalog_has_the_latest_version(path: Path) -> None:
+    make_catalog(path)
+    assert version(path) == [(sqlite_statements.VERSIONS[-1],)]
+
+
+@pytest.mark.usefixtures("next_version")
+def test_an_older_catalog_is_brought_up_to_date_and_keeps_its_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as yesterday:
+        yesterday.setattr(sqlite_statements, "VERSIONS", ("0001",))
+        make_catalog(path)
+    catalog = Catalog(path)
+    catalog.open()
+    assert not catalog.created
+    state = catalog.load()
+    assert [row.name for row in state.vhosts] == ["/"]
+    assert [(row.id, row.arguments) for row in state.queues] == [(1, {"x": b"\0"})]
+    assert catalog.add_queue(QueueRow("/", "r")) == 2
+    catalog.commit()
+    catalog.close()
+    assert version(path) == [("0002",)]
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT colour FROM vhosts").fetchall() == [("blue",)]
+
+
+def test_a_failed_migration_leaves_the_catalog_as_it_was(
+    path: Path, next_version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as yesterday:
+        yesterday.setattr(sqlite_statements, "VERSIONS", ("0001",))
+        make_catalog(path)
+    next_version.write_text(f"{NEXT_REVISION}    op.execute('this is no SQL')\n")
+    with closing(sqlite3.connect(path)) as database:
+        before = schema(database)
+    with pytest.raises(CorruptData, match="from version 0001 to 0002, and was left as it was"):
+        Catalog(path).open()
+    with closing(sqlite3.connect(path)) as database:
+        assert schema(database) == before
+    assert version(path) == [("0001",)]
+
+
+def test_a_catalog_without_a_stamp_is_built_by_the_revisions(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    make_catalog(path)
+    assert version(path) == [(sqlite_statements.VERSIONS[-1],)]
+
+
+@pytest.mark.parametrize("stamp", ["0002", "9999", "ae1027a6acf"])
+def test_a_newer_catalog_is_refused_and_left_as_it_is(path: Path, stamp: str) -> None:
+    make_catalog(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (stamp,))
+        database.commit()
+    with pytest.raises(UnsupportedFormat, match=f"has version {stamp}, but this Millpond knows versions up to 0001"):
+        Catalog(path).open()
+    assert version(path) == [(stamp,)]
+
+
+def test_versions_count_without_gaps() -> None:
+    assert tuple(f"{n:04}" for n in range(1, len(sqlite_statements.VERSIONS) + 1)) == sqlite_statements.VERSIONS
+
+
+def test_the_file_can_be_told_from_other_databases(path: Path) -> None:
+    make_catalog(path)
+    assert path.read_bytes()[68:72] == b"MPCT"

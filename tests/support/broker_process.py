@@ -1,0 +1,136 @@
+"""A broker in a process of its own, as an operator runs it: started, asked to stop, killed, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+START_DEADLINE_S = 30.0
+# The command line's contract: SIGTERM shuts down cleanly within five seconds. What is waited on top of it is the
+# interpreter's own way out on a loaded machine.
+STOP_DEADLINE_S = 10.0
+# Another way to start the broker under test, an installed `millpond` for example. It gets the same arguments.
+COMMAND_VARIABLE = "MILLPOND_TEST_COMMAND"
+
+
+def broker_command() -> list[str]:
+    configured = os.environ.get(COMMAND_VARIABLE)
+    return shlex.split(configured) if configured else [sys.executable, "-m", "millpond"]
+
+
+class BrokerProcess:
+    """`millpond serve` on a data directory. After the first start it keeps its port, so that clients find it again."""
+
+    def __init__(self, directory: Path, *, arguments: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.host = host
+        self.listeners: dict[str, str] = {}
+        self._arguments = list(arguments)
+        self._ready_file = directory / "ready.json"
+        self._log_path = directory / "broker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        assert self._port, "the broker has not been started"
+        return self._port
+
+    @property
+    def amqp_url(self) -> str:
+        return f"amqp://guest:guest@{self.host}:{self.port}/%2F"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the broker is not running"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
+
+    def start(self) -> BrokerProcess:
+        """Start and wait until every listener accepts; fails with the broker's own words if it does not."""
+        assert not self.running, "the broker runs already"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._ready_file.unlink(missing_ok=True)
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *broker_command(),
+                    "serve",
+                    *("--data", str(self.data)),
+                    *("--amqp", f"{self.host}:{self._port}"),
+                    *("--admin", "off"),
+                    *("--ready-file", str(self._ready_file)),
+                    *self._arguments,
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        ready = self._wait_until_ready(self._process)
+        self.listeners = ready
+        self._port = int(ready["amqp"].rpartition(":")[2])
+        return self
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> dict[str, str]:
+        give_up_at = time.monotonic() + START_DEADLINE_S
+        while not self._ready_file.exists():
+            if process.poll() is not None:
+                raise AssertionError(f"the broker ended with {process.returncode} at start:\n{self.log[-4000:]}")
+            if time.monotonic() > give_up_at:
+                self.kill()
+                raise AssertionError(f"the broker was not ready within {START_DEADLINE_S:g} s:\n{self.log[-4000:]}")
+            time.sleep(0.005)
+        # The file is written atomically, so once it is there it is whole.
+        ready = json.loads(self._ready_file.read_text())
+        assert isinstance(ready["pid"], int)
+        listeners: dict[str, str] = ready["listeners"]
+        return listeners
+
+    def kill(self) -> None:
+        """SIGKILL: what the broker had in memory is gone."""
+        self.end(signal.SIGKILL)
+
+    def terminate(self) -> int:
+        """SIGTERM, the clean way. Returns the exit code."""
+        return self.end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """A clean restart on the same data directory and port."""
+        assert self.terminate() == 0, self.log[-4000:]
+        self.start()
+
+    def stop(self) -> None:
+        """End whatever still runs; for the end of a test."""
+        if self.running:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal that ends the process; returns the exit code."""
+        assert self._process is not None, "the broker is not running"
+        self._process.send_signal(number)
+        return self._process.wait(timeout=STOP_DEADLINE_S)
+
+    def __enter__(self) -> BrokerProcess:
+        return self if self.running else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
