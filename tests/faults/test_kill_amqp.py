@@ -13,7 +13,6 @@ What is guaranteed, and what is not:
 from __future__ import annotations
 
 import signal
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,7 +133,7 @@ class TestKilledWhilePublishing:
         names = [f"orders-{number}" for number in range(QUEUES)]
         declare_durable(connect().channel(), *names)
         sent, confirmed = self.publish_until_killed(broker_process, names)
-        assert MESSAGES // 2 <= len(confirmed)
+        assert len(confirmed) >= MESSAGES // 2
         assert len(confirmed) < MESSAGES, "the kill came too late to be in the middle"
 
         broker_process.start()
@@ -181,11 +180,9 @@ class TestKilledWhileConsuming:
         assert [number for number, _ in recovered] == list(range(101))
         flagged = {number for number, redelivered in recovered if redelivered}
         assert flagged >= set(range(40)), "all that was delivered is flagged"
-        assert 100 not in flagged
 
-    def test_committed_acknowledgements_do_not_come_back(
-        self, broker_process: BrokerProcess, connect: Connect
-    ) -> None:
+    @pytest.mark.millpond_only("RabbitMQ writes a transaction's acknowledgements some time after its commit")
+    def test_committed_acknowledgements_do_not_come_back(self, broker_process: BrokerProcess, connect: Connect) -> None:
         channel = connect().channel()
         declare_durable(channel, "work", "done")
         channel.tx_select()

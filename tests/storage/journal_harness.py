@@ -43,11 +43,12 @@ class JournalHarness:
         file_number: int = 0,
         file_bytes: int = 64 * 1024,
         before_sync: Callable[[], None] | None = None,
+        folder: str = FOLDER,
     ) -> None:
         self.posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.recorder = Recorder()
         self.journal = Journal(
-            filesystem, FOLDER, file_number, self.posted.put, self.recorder, file_bytes, before_sync, retry_ms=1
+            filesystem, folder, file_number, self.posted.put, self.recorder, file_bytes, before_sync, retry_ms=1
         )
 
     def pump_until(self, condition: Callable[[], bool]) -> None:
@@ -84,10 +85,10 @@ class JournalHarness:
         self.pump()
 
 
-def recover(filesystem: Filesystem, first_file: int = 0) -> tuple[list[bytes], JournalReport]:
+def recover(filesystem: Filesystem, first_file: int = 0, folder: str = FOLDER) -> tuple[list[bytes], JournalReport]:
     """The payloads that recovery applies, and its report."""
     payloads: list[bytes] = []
-    report = read_journal(filesystem, FOLDER, first_file, lambda _, payload: payloads.append(payload))
+    report = read_journal(filesystem, folder, first_file, lambda _, payload: payloads.append(payload))
     return payloads, report
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from millpond.base.faulty_filesystem import FaultyFilesystem
+from millpond.base.filesystem import OsFilesystem
+from millpond.storage.frames import MARK_BYTES
+from millpond.storage.journal_recovery import Damage
 from tests.storage.journal_harness import FOLDER, JournalHarness, recover, wait_for
 
 
@@ -170,9 +174,26 @@ def test_closing_makes_all_durable(disk: FaultyFilesystem, harness: JournalHarne
     assert recover(disk)[0] == [b"submitted", b"only appended"]
 
 
-def test_a_frame_that_recovery_would_not_believe_is_refused(
-    harness: JournalHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_journal_takes_no_more_room_than_it_needs(disk: FaultyFilesystem, harness: JournalHarness) -> None:
+    harness.commit(b"a")
+    used = harness.journal.file_used_bytes
+    harness.close()
+    assert len(disk.read_bytes(f"{FOLDER}/{0:020d}.journal")) == used + MARK_BYTES
+
+
+def test_a_journal_is_kept_on_the_machines_file_system(tmp_path: Path) -> None:
+    filesystem = OsFilesystem()
+    folder = str(tmp_path / "data" / "journal")
+    harness = JournalHarness(filesystem, folder=folder).started()
+    harness.commit(b"a", b"b")
+    harness.journal.roll()
+    harness.commit(b"c")
+    harness.close()
+    payloads, report = recover(filesystem, folder=folder)
+    assert (payloads, report.damage, report.next_file) == ([b"a", b"b", b"c"], Damage.NONE, 2)
+
+
+def test_a_frame_that_recovery_would_not_believe_is_refused(harness: JournalHarness) -> None:
     with pytest.raises(ValueError, match="kind"):
         harness.journal.append(0, b"")
     with pytest.raises(ValueError, match="longer"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import threading
+from pathlib import Path
 
 import pytest
 
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.faulty_filesystem import FaultyFilesystem
-from millpond.base.filesystem import Filesystem, MemoryFilesystem
+from millpond.base.filesystem import Filesystem, MemoryFilesystem, OsFilesystem
 from millpond.storage.file_pool import FilePool
 from millpond.storage.log import BatchPlace, Log
 from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader
@@ -169,6 +171,21 @@ def test_the_index_finds_what_a_scan_finds() -> None:
         assert entry[0] <= offset <= entry[1]
 
 
+def test_a_log_is_kept_on_the_machines_file_system(tmp_path: Path) -> None:
+    filesystem = OsFilesystem()
+    folder = str(tmp_path / "logs" / "q")
+    log = Log(filesystem, folder, 400)
+    log.open(None)
+    places = [append(log, value=b"%d" % number) for number in range(10)]
+    log.close()
+    again = Log(filesystem, folder, 400)
+    assert again.open(30, checked_from=0).reasons == []
+    for number, place in enumerate(places):
+        assert again.read(place, 3 * number) == batch_of(3 * number, 3, b"%d" % number)
+    again.delete()
+    assert os.listdir(tmp_path / "logs") == []
+
+
 # --- Trimming and retention ----------------------------------------------------------------------------------------
 
 
@@ -315,7 +332,7 @@ def test_a_failed_append_leaves_the_log_as_it_was(disk: FaultyFilesystem, code: 
     assert (offsets(again), report.lost, report.reasons) == (expected, [], [])
 
 
-def test_ten_thousand_logs_keep_few_files_open(disk: FaultyFilesystem) -> None:
+def test_many_logs_keep_few_files_open(disk: FaultyFilesystem) -> None:
     files = FilePool(disk, files_max=16)
     logs = [Log(disk, f"/data/{number}", 1000, files) for number in range(200)]
     for log in logs:

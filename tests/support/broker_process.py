@@ -134,3 +134,16 @@ class BrokerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def run_operator_command(data: Path, *arguments: str, standard_input: str = "") -> str:
+    """Run `millpond ARGUMENTS --data DATA` and return what it printed. Fails when the command does."""
+    finished = subprocess.run(
+        [*broker_command(), *arguments, "--data", str(data)],
+        input=standard_input,
+        capture_output=True,
+        text=True,
+        timeout=START_DEADLINE_S,
+    )
+    assert finished.returncode == 0, f"{' '.join(arguments)} ended with {finished.returncode}: {finished.stderr}"
+    return finished.stdout

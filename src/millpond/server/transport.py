@@ -73,12 +73,19 @@ class ServerProtocol(asyncio.Protocol):
             # What a turn writes is written at once, so there is nothing to collect by waiting.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._protocols[self] = None
-        connection = self._connect(SocketTransport(stream))
-        self._connection = connection
-        # From here on bytes go straight to the connection.
-        self.data_received = connection.receive  # type: ignore[method-assign]
-        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+        self._connection = self._connect(SocketTransport(stream))
+
+    def data_received(self, data: bytes) -> None:
+        if self._connection is not None:
+            self._connection.receive(data)
+
+    def pause_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocols.pop(self, None)

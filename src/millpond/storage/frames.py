@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-import crc32c
+from crc32c import crc32c
 from librt.strings import BytesWriter, read_i32_be, read_i64_be, write_i32_be, write_i64_be
 from mypy_extensions import i32, i64
 
@@ -37,6 +37,8 @@ MARK_BYTES: Final[i64] = 17
 # How a mark begins: what to look for after a damaged place.
 _MARK_LENGTH: Final = b"\x00\x00\x00\x09"
 _READ_BYTES: Final[i64] = 1 << 20
+# To see that nothing is in a piece by comparing, which is much faster than looking for what is.
+_NOTHING: Final = bytes(1 << 20)
 
 
 def _write_u32(writer: BytesWriter, number: i64) -> None:
@@ -57,10 +59,10 @@ def write_frame(writer: BytesWriter, salt_crc: i64, kind: i64, head: bytes, body
     checked = BytesWriter()
     write_i32_be(checked, i32(length))
     checked.append(kind)
-    crc: i64 = crc32c.crc32c(checked.getvalue(), salt_crc)
-    crc = crc32c.crc32c(head, crc)
+    checked.write(head)
+    crc: i64 = crc32c(checked.getvalue(), salt_crc)
     if body:
-        crc = crc32c.crc32c(body, crc)
+        crc = crc32c(body, crc)
     write_i32_be(writer, i32(length))
     _write_u32(writer, crc)
     writer.append(kind)
@@ -82,7 +84,7 @@ def file_header(file_number: i64, salt: bytes) -> bytes:
     write_i32_be(writer, i32(FILE_VERSION))
     write_i64_be(writer, file_number)
     writer.write(salt)
-    _write_u32(writer, crc32c.crc32c(writer.getvalue()))
+    _write_u32(writer, crc32c(writer.getvalue()))
     return writer.getvalue()
 
 
@@ -92,7 +94,7 @@ def read_file_header(header: bytes, file_number: i64) -> bytes:
     A header's checksum is at the same place in every version, so that damage is never mistaken for the future."""
     if len(header) < FILE_HEADER_BYTES or header[:8] != FILE_MAGIC:
         raise CorruptData("this is not a journal file")
-    if _read_u32(header, 28) != crc32c.crc32c(header[:28]):
+    if _read_u32(header, 28) != crc32c(header[:28]):
         raise CorruptData("the checksum of the file header does not match")
     version = i64(read_i32_be(header, 8))
     if version != FILE_VERSION:
@@ -118,7 +120,7 @@ class FrameReader:
         self.position: i64 = FILE_HEADER_BYTES
         self._file: Final = file
         self._file_bytes: Final[i64] = file.size()
-        self._salt_crc: Final[i64] = crc32c.crc32c(salt)
+        self._salt_crc: Final[i64] = crc32c(salt)
         self._data = b""
         # Where in the file `_data` begins.
         self._data_at: i64 = FILE_HEADER_BYTES
@@ -136,8 +138,8 @@ class FrameReader:
             at = start - self._data_at
             data = self._data
             view = memoryview(data)
-            crc: i64 = crc32c.crc32c(view[at : at + 4], self._salt_crc)
-            crc = crc32c.crc32c(view[at + 8 : at + 8 + length], crc)
+            crc: i64 = crc32c(view[at : at + 4], self._salt_crc)
+            crc = crc32c(view[at + 8 : at + 8 + length], crc)
             if crc != _read_u32(data, at + 4):
                 return False
             kind: i64 = data[at + 8]
@@ -156,9 +158,10 @@ class FrameReader:
             piece = self._file.pread(start, _READ_BYTES)
             if not piece:
                 break
-            content = len(piece.rstrip(b"\x00"))
-            if content > 0:
-                end = start + content
+            if piece != _NOTHING:
+                content = len(piece.rstrip(b"\x00"))
+                if content > 0:
+                    end = start + content
             start += len(piece)
         return end
 
@@ -173,8 +176,8 @@ class FrameReader:
             at: i64 = piece.find(_MARK_LENGTH)
             while at >= 0 and at + MARK_BYTES <= len(piece):
                 if piece[at + 8] == MARK:
-                    crc: i64 = crc32c.crc32c(view[at : at + 4], self._salt_crc)
-                    crc = crc32c.crc32c(view[at + 8 : at + MARK_BYTES], crc)
+                    crc: i64 = crc32c(view[at : at + 4], self._salt_crc)
+                    crc = crc32c(view[at + 8 : at + MARK_BYTES], crc)
                     if crc == _read_u32(piece, at + 4):
                         durable = max(durable, read_i64_be(piece, at + FRAME_HEADER_BYTES))
                 at = piece.find(_MARK_LENGTH, at + 1)

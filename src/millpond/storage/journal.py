@@ -25,7 +25,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, final
 
-import crc32c
+from crc32c import crc32c
 from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
@@ -99,8 +99,9 @@ class _Close(_Command):
 class Journal:
     """One journal, used from the loop's thread only.
 
-    `sequence` is the number that will cover what is appended now. `written_sequence` has reached the operating system
-    (it survives the end of the process), `durable_sequence` the disk. `failure` is set once writing failed for good.
+    `sequence` is the number that will cover what is appended now; it grows with each turn that appended something, and
+    with each roll. `written_sequence` has reached the operating system (it survives the end of the process),
+    `durable_sequence` the disk. The first file's creation has number 1. `failure` is set once writing failed for good.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class Journal:
 
     def _hand_over_roll(self) -> None:
         salt = os.urandom(SALT_BYTES)
-        self._salt_crc = crc32c.crc32c(salt)
+        self._salt_crc = crc32c(salt)
         self._file_used_bytes = FILE_HEADER_BYTES
         self._synced_request = self.sequence
         self._worker.put(_Roll(self.sequence, self.file_number, salt))
@@ -401,14 +402,15 @@ class _CommitThread:
                 self._filesystem.remove(file_path(self._folder, number))
 
     def _write_closing_mark(self) -> None:
-        """Tell recovery that everything in the file was durable. It only makes a report of damage more exact, so on a
-        full disk it is left out."""
+        """Tell recovery that everything in the file was durable, and cut what was preallocated. The mark only makes a
+        report of damage more exact, so on a full disk it is left out."""
         writer = BytesWriter()
-        write_mark(writer, crc32c.crc32c(self._salt), self._position)
+        write_mark(writer, crc32c(self._salt), self._position)
         file = self._file
         assert file is not None
         try:
             file.pwrite(self._position, writer.getvalue())
+            file.truncate(self._position + len(writer))
         except OSError as error:
             if not is_disk_full(error):
                 raise

@@ -28,7 +28,7 @@ from millpond.base.filesystem import Filesystem
 from millpond.storage.aside import copy_aside, is_disk_full
 from millpond.storage.file_pool import FilePool, shared_pool
 from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader, check_batch
-from millpond.storage.segment import SEGMENT_BYTES_MAX, IndexEntry, Segment, Walk
+from millpond.storage.segment import SEGMENT_BYTES_MAX, Segment, Walk
 
 _SEGMENT_NAME = re.compile(r"(\d{20})\.log")
 # The last offset delta has 31 bits.
@@ -96,7 +96,10 @@ class Log:
 
         `end_offset` is where the log ended at the last checkpoint: what is beyond is cut, as the journal has it. None
         keeps all that verifies. The last segment is always read through, and all from the one with `checked_from` on
-        where that is given; the others are checked when they are read."""
+        where that is given; the others are checked when they are read. Damage costs what follows it in its segment,
+        not the segments after it.
+
+        A trimmed segment may be back after a power cut, so ranges of `lost` below the trimmed offset mean nothing."""
         report = LogReport()
         self._filesystem.mkdirs(self.folder)
         bases = self._find_bases()
@@ -377,6 +380,3 @@ class Log:
 
 def _base_offset(segment: Segment) -> int:
     return segment.base_offset
-
-
-__all__ = ["BatchEntry", "BatchPlace", "IndexEntry", "Log", "LogReport"]

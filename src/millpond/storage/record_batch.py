@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-import crc32c
+from crc32c import crc32c
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i32, i64, mypyc_attr
 
@@ -64,6 +64,8 @@ _BLANK_HEADER: Final = bytes(40)
 
 def _varint_size(number: i64) -> i64:
     zigzag: i64 = (number << 1) ^ (number >> 63)
+    if zigzag & -128 == 0:
+        return 1
     size: i64 = 1
     while zigzag & -128 != 0:
         zigzag = (zigzag >> 7) & 0x01FF_FFFF_FFFF_FFFF
@@ -175,7 +177,7 @@ class BatchBuilder:
         write_i32_be(prefix, i32(len(checked) + _PREFIX_BYTES - _LENGTH_OVERHEAD))
         write_i32_be(prefix, 0)
         prefix.append(2)
-        _write_u32(prefix, crc32c.crc32c(checked))
+        _write_u32(prefix, crc32c(checked))
         self._reset()
         return prefix.getvalue() + checked
 
@@ -270,7 +272,7 @@ def check_batch(data: bytes, leader_epoch: i64 = 0) -> None:
         raise CorruptData(f"a record batch of {len(data)} bytes says that it has {header.size}")
     if header.leader_epoch != leader_epoch:
         raise CorruptData(f"a record batch of leader epoch {header.leader_epoch}, not {leader_epoch}")
-    actual: i64 = crc32c.crc32c(memoryview(data)[21:])
+    actual: i64 = crc32c(memoryview(data)[21:])
     if actual != header.crc:
         raise CorruptData(f"checksum of the record batch at offset {header.base_offset} does not match")
 

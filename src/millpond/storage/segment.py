@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
-import crc32c
+from crc32c import crc32c
 
 from millpond.base import limits
 from millpond.base.errors import CorruptData
@@ -58,7 +58,7 @@ class SegmentIndex:
 
     def __init__(self, base_offset: int) -> None:
         self._base_offset: Final = base_offset
-        self._seed: Final[int] = crc32c.crc32c(_BASE.pack(base_offset))
+        self._seed: Final[int] = crc32c(_BASE.pack(base_offset))
         self._entries = bytearray()
         self._next_position = 0
 
@@ -70,7 +70,7 @@ class SegmentIndex:
         return self.decode(bytes(self._entries[number * ENTRY_BYTES : (number + 1) * ENTRY_BYTES]))
 
     def decode(self, data: bytes) -> IndexEntry:
-        if len(data) != ENTRY_BYTES or crc32c.crc32c(data[:20], self._seed) != _CRC.unpack_from(data, 20)[0]:
+        if len(data) != ENTRY_BYTES or crc32c(data[:20], self._seed) != _CRC.unpack_from(data, 20)[0]:
             raise CorruptData("an index entry does not verify")
         offset, position, max_timestamp_ms = _ENTRY.unpack_from(data)
         return IndexEntry(self._base_offset + offset, position, max_timestamp_ms)
@@ -90,7 +90,7 @@ class SegmentIndex:
 
     def _encode(self, offset: int, position: int, max_timestamp_ms: int) -> bytes:
         fields = _ENTRY.pack(offset - self._base_offset, position, max_timestamp_ms)
-        return fields + _CRC.pack(crc32c.crc32c(fields, self._seed))
+        return fields + _CRC.pack(crc32c(fields, self._seed))
 
 
 @final

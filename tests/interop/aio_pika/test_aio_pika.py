@@ -61,9 +61,7 @@ async def test_many_publishes_may_wait_for_their_confirms_together(
     queue = await channel.declare_queue(unique("queue"), durable=True)
     confirmations = await asyncio.gather(
         *(
-            channel.default_exchange.publish(
-                aio_pika.Message(b"%d" % number, delivery_mode=PERSISTENT), queue.name
-            )
+            channel.default_exchange.publish(aio_pika.Message(b"%d" % number, delivery_mode=PERSISTENT), queue.name)
             for number in range(500)
         )
     )

@@ -110,9 +110,7 @@ def test_fanout_to_three_queues_one_of_them_without_a_consumer_for_a_while(conne
     for name in (billing, shipping, audit):
         channel.queue_declare(name, durable=True)
         channel.queue_bind(name, exchange)
-    present = [
-        Inbox(connection.channel(), name, on_delivery=Delivery.ack) for name in (billing, shipping)
-    ]
+    present = [Inbox(connection.channel(), name, on_delivery=Delivery.ack) for name in (billing, shipping)]
     first, second = numbered(1000)[:600], numbered(1000)[600:]
     for body in first:
         channel.basic_publish(exchange, "", body, pika.BasicProperties(delivery_mode=2))

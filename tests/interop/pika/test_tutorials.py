@@ -201,14 +201,10 @@ class TestSixRemoteProcedureCall:
                 body=str(n),
             )
         answers.wait(5)
-        results = {
-            asked[str(answer.properties.correlation_id)]: int(answer.body) for answer in answers.deliveries
-        }
+        results = {asked[str(answer.properties.correlation_id)]: int(answer.body) for answer in answers.deliveries}
         assert results == {30: 832040, 1: 1, 10: 55, 0: 0, 20: 6765}
 
-    def test_the_answer_may_come_to_the_pseudo_queue_direct_reply_to(
-        self, connect: Connect, rpc_queue: str
-    ) -> None:
+    def test_the_answer_may_come_to_the_pseudo_queue_direct_reply_to(self, connect: Connect, rpc_queue: str) -> None:
         channel = connect().channel()
         answers = Inbox(channel, "amq.rabbitmq.reply-to", auto_ack=True)
         for n in (5, 10):
@@ -310,9 +306,7 @@ def test_the_select_connection_works_as_the_blocking_one_does(broker: Endpoint, 
     assert max(confirmed) == 20
 
 
-def test_threads_hand_their_work_to_the_connections_thread(
-    connect: Connect, unique: Unique
-) -> None:
+def test_threads_hand_their_work_to_the_connections_thread(connect: Connect, unique: Unique) -> None:
     # The way pika's documentation recommends for long tasks: work on threads, acknowledge through a callback.
     name = unique("threaded")
     channel = connect().channel()

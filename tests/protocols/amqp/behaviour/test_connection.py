@@ -310,8 +310,7 @@ class TestFraming:
         assert connection.expect(pamqp.header.ContentHeader).body_size == 0
         connection.rpc(commands.Basic.Qos(0, 1), commands.Basic.QosOk)
 
-    def test_an_empty_body_is_consumed(self, channel: BlockingChannel,
-                                       queue: str) -> None:
+    def test_an_empty_body_is_consumed(self, channel: BlockingChannel, queue: str) -> None:
         publish(channel, queue, b"", b"after", b"")
         assert Inbox(channel, queue, auto_ack=True).wait(3)
         assert ready_count(channel, queue) == 0
@@ -347,9 +346,7 @@ class TestFraming:
             received.add(connection.expect_body()[1])
         assert received == set(bodies.values())
 
-    def test_every_property_comes_back_as_it_was_sent(
-        self, channel: BlockingChannel, queue: str
-    ) -> None:
+    def test_every_property_comes_back_as_it_was_sent(self, channel: BlockingChannel, queue: str) -> None:
         sent = pika.BasicProperties(
             content_type="application/json",
             content_encoding="utf-8",
@@ -471,9 +468,10 @@ class TestProtocolErrors:
         close = connection.expect(commands.Channel.Close, 1)
         assert close.reply_code == 404
         connection.send(commands.Channel.CloseOk(), 1)
-        assert connection.rpc(
-            commands.Queue.Declare(0, queue, passive=True), commands.Queue.DeclareOk, 2
-        ).message_count == 0
+        assert (
+            connection.rpc(commands.Queue.Declare(0, queue, passive=True), commands.Queue.DeclareOk, 2).message_count
+            == 0
+        )
         connection.open_channel(1)
 
 

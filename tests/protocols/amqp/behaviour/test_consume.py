@@ -65,9 +65,7 @@ class TestDelivery:
     def test_two_consumers_of_one_channel_share_too(self, channel: BlockingChannel, queue: str) -> None:
         one, two = Inbox(channel, queue, auto_ack=True), Inbox(channel, queue, auto_ack=True)
         publish(channel, queue, *numbered(20))
-        eventually(
-            lambda: len(one.deliveries) + len(two.deliveries) == 20, "20 deliveries", step=lambda: turn(channel)
-        )
+        eventually(lambda: len(one.deliveries) + len(two.deliveries) == 20, "20 deliveries", step=lambda: turn(channel))
         assert len(one.deliveries) == len(two.deliveries) == 10
 
     def test_auto_ack_leaves_nothing_to_acknowledge(self, connect: Connect, queue: str) -> None:
@@ -93,9 +91,7 @@ class TestDelivery:
         with channel_refused(404, f"NOT_FOUND - no queue '{name}' in vhost '/'"):
             channel.basic_consume(name, lambda *_: None)
 
-    def test_the_same_tag_twice_on_a_channel_closes_the_connection_with_530(
-        self, raw: Raw, queue: str
-    ) -> None:
+    def test_the_same_tag_twice_on_a_channel_closes_the_connection_with_530(self, raw: Raw, queue: str) -> None:
         # pika itself refuses duplicate tags, so this needs the wire.
         connection = raw()
         connection.handshake()
@@ -171,9 +167,7 @@ class TestPrefetch:
         publish(channel, queue, *numbered(20))
         channel.basic_qos(prefetch_count=4, global_qos=True)
         one, two = Inbox(channel, queue), Inbox(channel, queue)
-        eventually(
-            lambda: len(one.deliveries) + len(two.deliveries) == 4, "4 deliveries", step=lambda: turn(channel)
-        )
+        eventually(lambda: len(one.deliveries) + len(two.deliveries) == 4, "4 deliveries", step=lambda: turn(channel))
         assert ready_count(channel, queue) == 16
         channel.basic_ack(0, multiple=True)
         eventually(
@@ -186,9 +180,7 @@ class TestPrefetch:
         channel.basic_qos(prefetch_count=2)
         channel.basic_qos(prefetch_count=3, global_qos=True)
         one, two = Inbox(channel, queue), Inbox(channel, queue)
-        eventually(
-            lambda: len(one.deliveries) + len(two.deliveries) == 3, "3 deliveries", step=lambda: turn(channel)
-        )
+        eventually(lambda: len(one.deliveries) + len(two.deliveries) == 3, "3 deliveries", step=lambda: turn(channel))
         assert max(len(one.deliveries), len(two.deliveries)) == 2
         assert ready_count(channel, queue) == 17
 
@@ -355,9 +347,7 @@ class TestPuttingBack:
         channel.basic_reject(tags[2], requeue=True)
         assert drain(channel, queue) == [b"2"]
 
-    def test_requeued_in_any_order_they_stand_in_the_original_order(
-        self, channel: BlockingChannel, queue: str
-    ) -> None:
+    def test_requeued_in_any_order_they_stand_in_the_original_order(self, channel: BlockingChannel, queue: str) -> None:
         publish(channel, queue, *numbered(8))
         tags = [get(channel, queue, auto_ack=False).tag for _ in range(6)]
         for position in (3, 0, 5, 1, 4, 2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -279,7 +279,7 @@ class TestDeathHeaders:
         died_at = get(channel, dead).headers["x-death"][0]["time"]
         assert isinstance(died_at, datetime)
         if died_at.tzinfo is None:
-            died_at = died_at.replace(tzinfo=timezone.utc)
+            died_at = died_at.replace(tzinfo=UTC)
         assert before <= died_at.timestamp() <= time.time() + 1
 
     def test_the_first_death_is_told_apart(self, channel: BlockingChannel, declare: DeclareQueue) -> None:
@@ -340,9 +340,7 @@ class TestDeathHeaders:
 
 
 class TestRetryLoop:
-    def test_a_delay_queue_brings_a_rejected_message_back(
-        self, channel: BlockingChannel, unique: Unique
-    ) -> None:
+    def test_a_delay_queue_brings_a_rejected_message_back(self, channel: BlockingChannel, unique: Unique) -> None:
         work, delay = unique("work"), unique("delay")
         channel.queue_declare(work, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": delay})
         channel.queue_declare(

@@ -282,18 +282,28 @@ class TestDeclare:
     @pytest.mark.parametrize(
         ("again", "text"),
         [
-            ({"exchange_type": "fanout"}, "inequivalent arg 'type' for exchange '{}' in vhost '/': "
-                                          "received 'fanout' but current is 'direct'"),
-            ({"durable": True}, "inequivalent arg 'durable' for exchange '{}' in vhost '/': "
-                                "received 'true' but current is 'false'"),
-            ({"auto_delete": True}, "inequivalent arg 'auto_delete' for exchange '{}' in vhost '/': "
-                                    "received 'true' but current is 'false'"),
-            ({"internal": True}, "inequivalent arg 'internal' for exchange '{}' in vhost '/': "
-                                 "received 'true' but current is 'false'"),
+            (
+                {"exchange_type": "fanout"},
+                "inequivalent arg 'type' for exchange '{}' in vhost '/': received 'fanout' but current is 'direct'",
+            ),
+            (
+                {"durable": True},
+                "inequivalent arg 'durable' for exchange '{}' in vhost '/': received 'true' but current is 'false'",
+            ),
+            (
+                {"auto_delete": True},
+                "inequivalent arg 'auto_delete' for exchange '{}' in vhost '/': received 'true' but current is 'false'",
+            ),
+            (
+                {"internal": True},
+                "inequivalent arg 'internal' for exchange '{}' in vhost '/': received 'true' but current is 'false'",
+            ),
             (
                 {"arguments": {"alternate-exchange": "other"}},
-                "inequivalent arg 'alternate-exchange' for exchange '{}' in vhost '/': "
-                "received the value 'other' of type 'longstr' but current is none",
+                (
+                    "inequivalent arg 'alternate-exchange' for exchange '{}' in vhost '/': "
+                    "received the value 'other' of type 'longstr' but current is none"
+                ),
             ),
         ],
     )

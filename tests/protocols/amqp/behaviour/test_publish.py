@@ -52,9 +52,7 @@ class TestMandatory:
         channel.basic_publish(
             "amq.direct", key, b"body", pika.BasicProperties(message_id="7", headers={"h": 1}), mandatory=True
         )
-        eventually(
-            lambda: returned, "the return", step=lambda: channel.connection.process_data_events(time_limit=0.01)
-        )
+        eventually(lambda: returned, "the return", step=lambda: channel.connection.process_data_events(time_limit=0.01))
         method, properties, body = returned[0]
         assert (method.reply_code, method.reply_text) == (312, "NO_ROUTE")
         assert (method.exchange, method.routing_key) == ("amq.direct", key)
@@ -226,9 +224,7 @@ class TestMissingExchange:
         other = connection.channel()
         wait_ready(other, queue, 2)
 
-    def test_a_deleted_exchange_is_missing_for_the_next_publish(
-        self, channel: BlockingChannel, unique: Unique
-    ) -> None:
+    def test_a_deleted_exchange_is_missing_for_the_next_publish(self, channel: BlockingChannel, unique: Unique) -> None:
         exchange = unique("exchange")
         channel.exchange_declare(exchange, "fanout")
         channel.basic_publish(exchange, "", b"fine")
@@ -261,9 +257,7 @@ def test_an_expiration_that_is_no_number_is_refused_with_406(
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
-def test_sender_selected_distribution_adds_routing_keys(
-    channel: BlockingChannel, unique: Unique, header: str
-) -> None:
+def test_sender_selected_distribution_adds_routing_keys(channel: BlockingChannel, unique: Unique, header: str) -> None:
     names = [unique("queue") for _ in range(3)]
     for name in names:
         channel.queue_declare(name)

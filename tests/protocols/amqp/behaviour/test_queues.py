@@ -98,20 +98,26 @@ class TestDeclare:
             (
                 {"arguments": {"x-message-ttl": 100000}},
                 {"arguments": {"x-message-ttl": 200000}},
-                "inequivalent arg 'x-message-ttl' for queue '{}' in vhost '/': received '200000' but current "
-                "is '100000'",
+                (
+                    "inequivalent arg 'x-message-ttl' for queue '{}' in vhost '/': received '200000' but current "
+                    "is '100000'"
+                ),
             ),
             (
                 {"arguments": {"x-message-ttl": 100000}},
                 {},
-                "inequivalent arg 'x-message-ttl' for queue '{}' in vhost '/': received none but current is the value "
-                "'100000' of type 'signedint'",
+                (
+                    "inequivalent arg 'x-message-ttl' for queue '{}' in vhost '/': received none but current is the value "
+                    "'100000' of type 'signedint'"
+                ),
             ),
             (
                 {},
                 {"arguments": {"x-dead-letter-exchange": "dlx"}},
-                "inequivalent arg 'x-dead-letter-exchange' for queue '{}' in vhost '/': received the value 'dlx' of "
-                "type 'longstr' but current is none",
+                (
+                    "inequivalent arg 'x-dead-letter-exchange' for queue '{}' in vhost '/': received the value 'dlx' of "
+                    "type 'longstr' but current is none"
+                ),
             ),
         ],
     )
@@ -156,9 +162,7 @@ class TestExclusive:
         "declaration."
     )
 
-    @pytest.mark.parametrize(
-        "operation", ["declare", "passive", "consume", "get", "purge", "delete", "bind"]
-    )
+    @pytest.mark.parametrize("operation", ["declare", "passive", "consume", "get", "purge", "delete", "bind"])
     def test_another_connection_is_refused_with_405(self, connect: Connect, unique: Unique, operation: str) -> None:
         name = unique("exclusive")
         connect().channel().queue_declare(name, exclusive=True)

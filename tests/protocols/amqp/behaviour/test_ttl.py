@@ -87,9 +87,7 @@ class TestMessageTtl:
         publish(channel, queue, b"m", expiration=LONG)
         assert get(channel, queue).properties.expiration == LONG
 
-    def test_the_shorter_of_queue_and_message_ttl_counts(
-        self, channel: BlockingChannel, declare: DeclareQueue
-    ) -> None:
+    def test_the_shorter_of_queue_and_message_ttl_counts(self, channel: BlockingChannel, declare: DeclareQueue) -> None:
         short_queue, long_queue = declare(x_message_ttl=80), declare(x_message_ttl=60000)
         publish(channel, short_queue, b"m", expiration=LONG)
         publish(channel, long_queue, b"m", expiration=SHORT)

@@ -62,9 +62,7 @@ class TestPublishes:
             transactional.tx_commit()
             assert get(reader, queue).body == body
 
-    def test_an_unroutable_mandatory_message_is_returned_at_the_commit(
-        self, raw: Callable[..., RawConnection]
-    ) -> None:
+    def test_an_unroutable_mandatory_message_is_returned_at_the_commit(self, raw: Callable[..., RawConnection]) -> None:
         connection = raw()
         connection.handshake()
         connection.open_channel()
@@ -146,9 +144,7 @@ class TestState:
         channel.tx_commit()
         channel.tx_rollback()
 
-    def test_a_publish_to_a_missing_exchange_closes_the_channel(
-        self, transactional: BlockingChannel
-    ) -> None:
+    def test_a_publish_to_a_missing_exchange_closes_the_channel(self, transactional: BlockingChannel) -> None:
         with channel_refused(404):
             transactional.basic_publish("no-such-exchange", "", b"m")
             transactional.tx_commit()

@@ -1,0 +1,36 @@
+"""Puts the management API to a node: on its TCP listener, where there is one, and on the data directory's socket."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+
+from millpond.admin.server import AdminServer
+from millpond.admin.views import Node
+from millpond.broker.broker import Broker
+from millpond.config import Settings
+from millpond.server.data_directory import bind_admin_socket
+
+logger = logging.getLogger(__name__)
+
+
+def administration(
+    broker: Broker,
+    settings: Settings,
+    listener: socket.socket | None,
+    addresses: Callable[[], Mapping[str, tuple[str, int]]],
+) -> AdminServer:
+    """The management API of this broker, not started yet. `listener` is bound already and is closed by it.
+
+    A broker in memory has no directory, and so no socket of that kind.
+    """
+    unix_socket = None
+    if not settings.memory:
+        try:
+            unix_socket = bind_admin_socket(settings.data)
+        except OSError as error:
+            # Some file systems hold no sockets. The broker does not need one to do its work.
+            logger.warning("the operator's commands cannot reach this broker: %s", error)
+    node = Node(f"millpond@{socket.gethostname()}", broker.clock.monotonic_ms(), addresses)
+    return AdminServer(broker, node, [] if listener is None else [listener], unix_socket)

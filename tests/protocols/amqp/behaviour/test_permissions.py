@@ -1,0 +1,226 @@
+"""Users with limited permissions: what each AMQP method asks for, and how a refusal reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+from pika.exceptions import ChannelClosedByBroker, ProbableAccessDeniedError, ProbableAuthenticationError
+
+from tests.conftest import EXTERNAL_VARIABLE
+from tests.support.broker_process import COMMAND_VARIABLE, BrokerProcess, run_operator_command
+from tests.support.endpoint import Endpoint
+from tests.support.pika_client import drain, publish, wait_ready
+
+PASSWORD = "correct horse"
+# What `limited` may do in "/": everything with names of its own, read from those that are shared, and publish by them.
+CONFIGURE, WRITE, READ = "^own-", "^(own-|readable-exchange|amq\\.default)", "^(own-|readable-)"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker with the users `limited`, and `stranger` who has no permissions at all."""
+    if EXTERNAL_VARIABLE in os.environ and COMMAND_VARIABLE not in os.environ:
+        pytest.skip(f"{EXTERNAL_VARIABLE} names a broker whose users the tests cannot manage")
+    with BrokerProcess(tmp_path_factory.mktemp("permissions")) as process:
+        # The operator's commands work on the data of a broker that does not run.
+        process.terminate()
+        for user in ("limited", "stranger"):
+            run_operator_command(process.data, "user", "add", user, standard_input=f"{PASSWORD}\n")
+        run_operator_command(process.data, "permission", "set", "limited", CONFIGURE, WRITE, READ)
+        process.start()
+        yield process
+
+
+@pytest.fixture
+def log_in(guarded: BrokerProcess) -> Iterator[Callable[..., BlockingConnection]]:
+    opened: list[BlockingConnection] = []
+
+    def open_connection(user: str, password: str = PASSWORD) -> BlockingConnection:
+        endpoint = Endpoint("127.0.0.1", guarded.port, user, password)
+        opened.append(BlockingConnection(endpoint.parameters()))
+        return opened[-1]
+
+    yield open_connection
+    for connection in opened:
+        if connection.is_open:
+            connection.close()
+
+
+@pytest.fixture
+def guest(log_in: Callable[..., BlockingConnection]) -> BlockingChannel:
+    return log_in("guest", "guest").channel()
+
+
+@pytest.fixture
+def limited(log_in: Callable[..., BlockingConnection]) -> BlockingChannel:
+    return log_in("limited").channel()
+
+
+@pytest.fixture
+def own() -> str:
+    return f"own-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def foreign(guest: BlockingChannel) -> Iterator[str]:
+    """A queue and an exchange of the administrator's, of the same name."""
+    name = f"foreign-{uuid.uuid4().hex[:12]}"
+    guest.queue_declare(name)
+    guest.exchange_declare(name, "fanout")
+    yield name
+    guest.queue_delete(name)
+    guest.exchange_delete(name)
+
+
+def refusal(error: ChannelClosedByBroker, kind: str, name: str) -> bool:
+    """Whether this is RabbitMQ's text; since 3.12 it names the operation as well."""
+    return error.reply_code == 403 and bool(
+        re.fullmatch(
+            rf"ACCESS_REFUSED - ((configure|write|read) )?access to {kind} '{re.escape(name)}' in vhost '/' "
+            r"refused for user 'limited'",
+            error.reply_text,
+        )
+    )
+
+
+class TestVirtualHost:
+    def test_a_user_without_permissions_may_not_open_it(self, log_in: Callable[..., BlockingConnection]) -> None:
+        with pytest.raises((pika.exceptions.ConnectionClosedByBroker, ProbableAccessDeniedError)) as refused:
+            log_in("stranger")
+        assert "NOT_ALLOWED - access to vhost '/' refused for user 'stranger'" in str(refused.value)
+
+    def test_a_password_is_checked_for_every_user(self, log_in: Callable[..., BlockingConnection]) -> None:
+        with pytest.raises(ProbableAuthenticationError):
+            log_in("limited", "battery staple")
+
+
+class TestConfigure:
+    def test_own_names_may_be_declared_and_deleted(self, limited: BlockingChannel, own: str) -> None:
+        limited.queue_declare(own)
+        limited.exchange_declare(own, "direct")
+        limited.queue_delete(own)
+        limited.exchange_delete(own)
+
+    @pytest.mark.parametrize("operation", ["declare", "delete"])
+    def test_other_queues_may_not(self, limited: BlockingChannel, foreign: str, operation: str) -> None:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            (limited.queue_declare if operation == "declare" else limited.queue_delete)(foreign)
+        assert refusal(refused.value, "queue", foreign), refused.value
+
+    @pytest.mark.parametrize("operation", ["declare", "delete"])
+    def test_other_exchanges_may_not(self, limited: BlockingChannel, foreign: str, operation: str) -> None:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            if operation == "declare":
+                limited.exchange_declare(foreign, "fanout")
+            else:
+                limited.exchange_delete(foreign)
+        assert refusal(refused.value, "exchange", foreign), refused.value
+
+    def test_a_dead_letter_exchange_must_be_writable(self, limited: BlockingChannel, own: str, foreign: str) -> None:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            limited.queue_declare(own, arguments={"x-dead-letter-exchange": foreign})
+        assert refusal(refused.value, "exchange", foreign), refused.value
+
+    def test_an_alternate_exchange_must_be_writable(self, limited: BlockingChannel, own: str, foreign: str) -> None:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            limited.exchange_declare(own, "direct", arguments={"alternate-exchange": foreign})
+        assert refusal(refused.value, "exchange", foreign), refused.value
+
+
+class TestWrite:
+    def test_publishing_needs_it_on_the_exchange(self, limited: BlockingChannel, foreign: str) -> None:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            limited.basic_publish(foreign, "", b"m")
+            limited.basic_qos(prefetch_count=1)
+        assert refusal(refused.value, "exchange", foreign), refused.value
+
+    def test_the_default_exchange_is_called_amq_default(
+        self, limited: BlockingChannel, guest: BlockingChannel, foreign: str
+    ) -> None:
+        # Whoever may write to amq.default may publish to every queue by its name.
+        publish(limited, foreign, b"m")
+        wait_ready(guest, foreign, 1)
+        assert drain(guest, foreign) == [b"m"]
+
+    def test_binding_needs_it_on_the_queue_and_read_on_the_exchange(
+        self, log_in: Callable[..., BlockingConnection], own: str, foreign: str
+    ) -> None:
+        connection = log_in("limited")
+        channel = connection.channel()
+        channel.queue_declare(own)
+        channel.exchange_declare(own, "fanout")
+        channel.queue_bind(own, own)
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            connection.channel().queue_bind(foreign, own)
+        assert refusal(refused.value, "queue", foreign), refused.value
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            connection.channel().queue_bind(own, foreign)
+        assert refusal(refused.value, "exchange", foreign), refused.value
+        channel.queue_delete(own)
+        channel.exchange_delete(own)
+
+    def test_binding_exchanges_needs_it_on_the_destination_and_read_on_the_source(
+        self, log_in: Callable[..., BlockingConnection], own: str, foreign: str
+    ) -> None:
+        connection = log_in("limited")
+        channel = connection.channel()
+        channel.exchange_declare(own, "fanout")
+        for destination, source in ((foreign, own), (own, foreign)):
+            with pytest.raises(ChannelClosedByBroker) as refused:
+                connection.channel().exchange_bind(destination, source)
+            assert refusal(refused.value, "exchange", foreign), refused.value
+        channel.exchange_delete(own)
+
+
+class TestRead:
+    @pytest.mark.parametrize("operation", ["consume", "get", "purge"])
+    def test_other_queues_may_not_be_read(self, limited: BlockingChannel, foreign: str, operation: str) -> None:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            match operation:
+                case "consume":
+                    limited.basic_consume(foreign, lambda *_: None)
+                case "get":
+                    limited.basic_get(foreign)
+                case "purge":
+                    limited.queue_purge(foreign)
+        assert refusal(refused.value, "queue", foreign), refused.value
+
+    def test_it_is_enough_to_consume(self, limited: BlockingChannel, guest: BlockingChannel) -> None:
+        name = f"readable-{uuid.uuid4().hex[:12]}"
+        guest.queue_declare(name)
+        publish(guest, name, b"m")
+        wait_ready(guest, name, 1)
+        assert drain(limited, name) == [b"m"]
+        guest.queue_delete(name)
+
+
+def test_a_refused_channel_leaves_the_connection_usable(
+    log_in: Callable[..., BlockingConnection], own: str, foreign: str
+) -> None:
+    connection = log_in("limited")
+    with pytest.raises(ChannelClosedByBroker):
+        connection.channel().basic_get(foreign)
+    channel = connection.channel()
+    channel.queue_declare(own, exclusive=True)
+    publish(channel, own, b"m")
+    wait_ready(channel, own, 1)
+
+
+def test_permissions_changed_while_the_broker_runs_hold_for_open_connections(
+    guarded: BrokerProcess, log_in: Callable[..., BlockingConnection], own: str
+) -> None:
+    user = f"changing-{uuid.uuid4().hex[:12]}"
+    run_operator_command(guarded.data, "user", "add", user, standard_input=f"{PASSWORD}\n")
+    run_operator_command(guarded.data, "permission", "set", user, ".*", ".*", ".*")
+    channel = log_in(user).channel()
+    channel.queue_declare(own, exclusive=True)
+    run_operator_command(guarded.data, "permission", "set", user, "", "", "")
+    with pytest.raises(ChannelClosedByBroker) as refused:
+        channel.queue_purge(own)
+    assert refused.value.reply_code == 403
