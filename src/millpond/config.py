@@ -279,7 +279,8 @@ def _from_sources(flags: Mapping[str, object], in_file: Mapping[str, object]) ->
                 InitSettingsSource(settings_cls, dict(in_file)),
             )
 
-    return SourcedSettings()
+    # Without the class of the moment, so that settings from anywhere are equal when their values are.
+    return Settings.model_construct(**dict(SourcedSettings()))
 
 
 def _file_text(config_file: Path) -> str:

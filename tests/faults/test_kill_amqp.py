@@ -2,9 +2,10 @@
 
 What is guaranteed, and what is not:
 
-- A persistent message in a durable queue whose publish was confirmed, or whose transaction was committed, is there after
-  SIGKILL, in the order of its publisher. One that was not confirmed may or may not be there, and then stands in order too.
-- A message that was delivered and not acknowledged comes back with the redelivered flag.
+- A persistent message in a durable queue whose publish was confirmed, or whose transaction was committed, is there
+  after SIGKILL, in the order of its publisher. One that was not confirmed may be there as well, in order too.
+- A message that was delivered and not acknowledged comes back with the redelivered flag. One that was never delivered
+  may have the flag too, after a kill: it says that a message may have been seen.
 - An acknowledgement is durable when a transaction committed it, or when something that the broker did after it was
   confirmed. One that was only sent may be lost, and its message is then delivered again: at least once, never less.
 - A clean stop forgets nothing durable, and keeps nothing transient.

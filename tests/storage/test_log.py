@@ -332,6 +332,30 @@ def test_a_failed_append_leaves_the_log_as_it_was(disk: FaultyFilesystem, code: 
     assert (offsets(again), report.lost, report.reasons) == (expected, [], [])
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_a_segment_that_could_not_be_begun_does_not_come_back(seed: int) -> None:
+    disk = FaultyFilesystem(seed)
+    log = open_log(disk, segment_bytes=1000)
+    append(log, count=1)
+    log.sync()
+    # A gap that large takes a new segment.
+    base = 1 + (1 << 31)
+    disk.fail("write", errno.ENOSPC)
+    with pytest.raises(OSError, match="space"):
+        log.append(BatchBuilder().finish(base, 0), base, base, -1)
+    disk.heal()
+    # By now smaller gaps are due, which the first segment takes, and its offsets go beyond.
+    append(log, count=1, gap=1 << 30)
+    append(log, count=1, gap=1 << 30)
+    append(log, count=1, gap=1 << 30)
+    log.sync()
+    expected, end_offset = offsets(log), log.end_offset
+    disk.crash(keeps_some=True)
+    again = Log(disk, FOLDER, 1000)
+    report = again.open(end_offset, checked_from=0)
+    assert (offsets(again), report.lost) == (expected, [])
+
+
 def test_many_logs_keep_few_files_open(disk: FaultyFilesystem) -> None:
     files = FilePool(disk, files_max=16)
     logs = [Log(disk, f"/data/{number}", 1000, files) for number in range(200)]

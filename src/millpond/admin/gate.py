@@ -76,6 +76,9 @@ class Gate:
         except AccessRefused as error:
             await _refuse(send, 401, "not_authorised", str(error))
             return
+        # A body is JSON, whatever its sender calls it: curl calls everything a form.
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"content-type"]
+        scope["headers"].append((b"content-type", b"application/json"))
         # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote.
         scope["path"] = scope["raw_path"].decode("ascii")
         await self._application(scope, receive, send)

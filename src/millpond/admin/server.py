@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 from millpond.base.limits import ADMIN_LOGIN_THREADS, ADMIN_REQUESTS_MAX
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import uvicorn
 
     from millpond.admin.views import Node
@@ -31,18 +33,24 @@ STOP_DEADLINE_S: Final = 1
 class AdminServer:
     """The management API of one broker.
 
-    `sockets` are those of TCP listeners, where every request brings a name and a password; `unix_socket` is the
-    data directory's, whose file mode has let in whoever connects. The server closes them all.
+    `listener` is that of the TCP address, where every request brings a name and a password; `unix_socket` listens at
+    `unix_path`, whose mode has let in whoever connects. The server closes both and removes the path.
     """
 
     def __init__(
-        self, broker: Broker, node: Node, sockets: list[socket.socket], unix_socket: socket.socket | None = None
+        self,
+        broker: Broker,
+        node: Node,
+        listener: socket.socket | None,
+        unix_socket: socket.socket | None,
+        unix_path: Path,
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
-        self._sockets: Final = [(sock, False) for sock in sockets]
-        if unix_socket is not None:
-            self._sockets.append((unix_socket, True))
+        # Each with whether its clients are trusted.
+        given = [(listener, False), (unix_socket, True)]
+        self._sockets: Final = [(sock, trusted) for sock, trusted in given if sock is not None]
+        self._unix_path: Final = unix_path if unix_socket is not None else None
         self._logins: Final = ThreadPoolExecutor(ADMIN_LOGIN_THREADS, thread_name_prefix="millpond-admin-login")
         self._serving: asyncio.Task[None] | None = None
         self._servers: list[uvicorn.Server] = []
@@ -65,6 +73,8 @@ class AdminServer:
                 await self._serving
         for sock, _ in self._sockets:
             sock.close()
+        if self._unix_path is not None:
+            self._unix_path.unlink(missing_ok=True)
         self._logins.shutdown(wait=False, cancel_futures=True)
 
     def _watch_no_more(self) -> None:

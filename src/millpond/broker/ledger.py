@@ -43,6 +43,12 @@ class Ledger:
         self._key = b""
         self._header = b""
 
+    def has_changes(self) -> bool:
+        """Whether this turn has brought anything for the journal so far."""
+        return (
+            self._builder.count > 0 or len(self._frame) > 0 or len(self._settled) > 0 or len(self._runs) > 0
+        ) and self.journal is not None
+
     def sequence(self) -> i64:
         """The commit that will cover this turn; compare with `durable`."""
         journal = self.journal

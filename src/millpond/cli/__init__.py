@@ -6,8 +6,9 @@ An error is one line on standard error, and the exit code tells its kind, after 
     64  the command line is not valid    70  a bug, or a stop that took too long
     65  the broker refused the request   71  an address cannot be bound
     66  the file or queue is not there   75  the data directory is in use
-    77  not permitted                    76  the data was written by a newer version
-    130 interrupted                      78  a setting is unknown or wrong
+    74  a file cannot be read or written 76  the data was written by a newer version
+    77  not permitted                    78  a setting is unknown or wrong
+    130 interrupted
 
 Each group of commands is a file of this package and a line in `_application`.
 """
@@ -28,6 +29,7 @@ EX_USAGE: Final = 64
 EX_DATA: Final = 65
 EX_NO_INPUT: Final = 66
 EX_SOFTWARE: Final = 70
+EX_IO: Final = 74
 EX_NO_PERMISSION: Final = 77
 INTERRUPTED: Final = 130
 
@@ -58,6 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), EX_DATA)
     except MillpondError as error:
         return _fail(str(error), EX_SOFTWARE)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{where}{(error.strerror or str(error)).lower()}", EX_IO)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     return result if isinstance(result, int) else 0

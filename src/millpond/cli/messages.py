@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_URL: Final = "amqp://guest:guest@127.0.0.1:5672/%2F"
 # Deliveries under way while they are printed: enough to keep the connection busy.
 PREFETCH: Final = 100
+# The most that AMQP can say.
+PREFETCH_MAX: Final = 65_535
 
 Url = Annotated[
     str | None,
@@ -111,17 +113,29 @@ def consume(
     """Print the messages of a queue as they come, until --count or --timeout or Ctrl-C."""
     with _channel(url) as channel:
         # Messages that are put back stay unacknowledged until the end: otherwise they would come again at once.
-        channel.basic_qos(prefetch_count=min(count or PREFETCH, PREFETCH) if ack else min(count or 0, 65_535))
-        arrivals = channel.consume(queue, inactivity_timeout=timeout)
-        for printed, (method, properties, body) in enumerate(arrivals, 1):
-            if method is None:
-                break
-            _print(output, method, properties, body)
-            if ack:
-                channel.basic_ack(method.delivery_tag)
-            if printed == count:
-                break
-        channel.cancel()
+        prefetch = min(count or PREFETCH, PREFETCH) if ack else min(count or 0, PREFETCH_MAX)
+        channel.basic_qos(prefetch_count=prefetch)
+        held = 0
+        try:
+            arrivals = channel.consume(queue, inactivity_timeout=timeout)
+            for printed, (method, properties, body) in enumerate(arrivals, 1):
+                if method is None:
+                    break
+                _print(output, method, properties, body)
+                held = method.delivery_tag if ack else 0
+                # Each acknowledgement brings one message more. Towards the end none is wanted: the last ones are
+                # acknowledged together, so that none comes only to be given back and marked as redelivered.
+                if held and (count is None or printed + prefetch <= count):
+                    channel.basic_ack(held)
+                    held = 0
+                if printed == count:
+                    break
+        finally:
+            # In this order: an acknowledgement before the cancel would bring one message more.
+            if channel.is_open:
+                channel.cancel()
+            if held and channel.is_open:
+                channel.basic_ack(held, multiple=True)
 
 
 def _print(output: Format, method: Any, properties: Any, body: bytes) -> None:

@@ -10,7 +10,7 @@ from millpond.admin.server import AdminServer
 from millpond.admin.views import Node
 from millpond.broker.broker import Broker
 from millpond.config import Settings
-from millpond.server.data_directory import bind_admin_socket
+from millpond.server.data_directory import ADMIN_SOCKET, bind_admin_socket
 
 logger = logging.getLogger(__name__)
 
@@ -33,4 +33,4 @@ def administration(
             # Some file systems hold no sockets. The broker does not need one to do its work.
             logger.warning("the operator's commands cannot reach this broker: %s", error)
     node = Node(f"millpond@{socket.gethostname()}", broker.clock.monotonic_ms(), addresses)
-    return AdminServer(broker, node, [] if listener is None else [listener], unix_socket)
+    return AdminServer(broker, node, listener, unix_socket, settings.data / ADMIN_SOCKET)

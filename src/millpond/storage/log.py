@@ -16,7 +16,6 @@ appends that returned before it was called.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import re
 import threading
 from collections.abc import Iterator
@@ -121,7 +120,10 @@ class Log:
         return report
 
     def append(self, batch: bytes, base_offset: int, last_offset: int, max_timestamp_ms: int) -> BatchPlace:
-        """Add a batch; returns where it is. Not durable before `sync`. An OSError leaves the log as it was."""
+        """Add a batch; returns where it is. Not durable before `sync`. An OSError leaves the log as it was; raises
+        StorageFailed after a failure that is for good."""
+        if self._failure is not None:
+            raise self._failure
         if base_offset < self.end_offset or last_offset < base_offset:
             raise ValueError(f"a batch from {base_offset} to {last_offset} cannot follow offset {self.end_offset - 1}")
         active = self._active
@@ -321,9 +323,7 @@ class Log:
         try:
             segment.append(batch, base_offset, last_offset, max_timestamp_ms, 0)
         except OSError:
-            # What was written of it must not come back as if it had been appended.
-            with contextlib.suppress(OSError):
-                segment.remove()
+            self._undo_segment(segment)
             raise
         if self._active is not None:
             self._active.complete()
@@ -335,6 +335,15 @@ class Log:
         with self._guard:
             self._is_folder_dirty = True
         return BatchPlace(base_offset, 0, len(batch))
+
+    def _undo_segment(self, segment: Segment) -> None:
+        """Remove what was written of a first batch, durably: after a power cut it must not come back among segments
+        that were made instead."""
+        try:
+            segment.remove()
+            self._filesystem.sync_folder(self.folder)
+        except OSError as error:
+            self._failure = StorageFailed(f"{segment.path} can neither be written nor removed: {error}")
 
     def _appended(self, segment: Segment, size: int, last_offset: int) -> None:
         self.size_bytes += size

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
 
 from tests.support.endpoint import Endpoint
 from tests.support.pika_client import (
@@ -39,7 +40,7 @@ class Worker(threading.Thread):
     queue: str
     task_s: float
     done: list[int] = field(default_factory=list)
-    failure: BaseException | None = None
+    failure: Exception | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Worker(threading.Thread):
                 channel.basic_consume(self.queue, self.work)
                 while not self.ending.is_set():
                     connection.process_data_events(time_limit=0.05)
-        except BaseException as error:
+        except (AMQPError, OSError, ValueError) as error:
             self.failure = error
 
     def work(

@@ -539,14 +539,14 @@ class Channel(CommitWaiter):
                 queue.reject(entry)
             else:
                 queue.give_back([entry])
-        ledger.sync_wanted = True
-        self.commit_ok_sequence = ledger.sequence()
         if self.prefetch_global > 0:
             self.wake_consumers()
-        if ledger.journal is None:
-            self.commit_ok_sequence = 0
+        if not ledger.has_changes():
             self.connection.transaction_committed(self)
-        elif not self._is_waiting:
+            return
+        ledger.sync_wanted = True
+        self.commit_ok_sequence = ledger.sequence()
+        if not self._is_waiting:
             self._is_waiting = True
             self.connection.commits.wait(self)
 

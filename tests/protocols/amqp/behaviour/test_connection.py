@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pamqp.body
 import pamqp.commands as commands
@@ -28,6 +28,7 @@ from tests.support.pika_client import (
     channel_refused,
     connection_refused,
     get,
+    numbered,
     publish,
     ready_count,
 )
@@ -476,24 +477,17 @@ class TestProtocolErrors:
 
 
 def test_many_connections_work_at_the_same_time(broker: Endpoint, unique: Unique) -> None:
-    failures: list[BaseException] = []
+    def work(name: str) -> list[bytes]:
+        with pika.BlockingConnection(broker.parameters()) as connection:
+            channel = connection.channel()
+            channel.queue_declare(name, exclusive=True)
+            publish(channel, name, *numbered(20))
+            inbox = Inbox(channel, name, auto_ack=True)
+            inbox.wait(20)
+            return inbox.bodies
 
-    def work(name: str) -> None:
-        try:
-            with pika.BlockingConnection(broker.parameters()) as connection:
-                channel = connection.channel()
-                channel.queue_declare(name, exclusive=True)
-                publish(channel, name, *[b"m"] * 20)
-                Inbox(channel, name, auto_ack=True).wait(20)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(unique("many"),)) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not failures
+    with ThreadPoolExecutor(20) as threads:
+        assert all(bodies == numbered(20) for bodies in threads.map(work, [unique("many") for _ in range(20)]))
 
 
 def test_a_refused_port_is_a_connection_error_of_the_client(broker: Endpoint) -> None:

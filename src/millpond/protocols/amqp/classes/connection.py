@@ -9,7 +9,6 @@ Not implemented: the mechanisms EXTERNAL and RABBIT-CR-DEMO.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -17,7 +16,7 @@ from millpond import __version__
 from millpond.base.errors import AccessRefused, CommandInvalid, NotAllowed, NotFound, PeerError
 from millpond.base.limits import FRAME_BYTES_MIN
 from millpond.protocols.amqp import methods
-from millpond.protocols.amqp.authentication import MECHANISMS, Credentials
+from millpond.protocols.amqp.authentication import MECHANISMS
 from millpond.protocols.amqp.connection import (
     AUTHENTICATING,
     AWAIT_OPEN,
@@ -80,19 +79,15 @@ def start_ok(connection: Connection, method: methods.ConnectionStartOk) -> None:
     connection.mechanism = method.mechanism
     credentials = read(method.response)
     connection.access.check_address(credentials.name, connection.transport.peer_host())
-    _authenticate(connection, credentials, partial(_authenticated, connection, credentials.name))
-
-
-def _authenticate(connection: Connection, credentials: Credentials, done: Callable[[bool], None]) -> None:
     access = connection.access
     if access.is_known_login(credentials.name, credentials.password):
-        done(True)
+        _authenticated(connection, credentials.name, True)
         return
-    connection.state = AUTHENTICATING if connection.state != OPEN else OPEN
+    connection.state = AUTHENTICATING
     connection.suspend()
     connection.broker.run_blocking(
         partial(access.verify_password, credentials.name, credentials.password),
-        lambda result: done(result is True),
+        lambda result: _authenticated(connection, credentials.name, result is True),
     )
 
 
@@ -180,22 +175,9 @@ def close(connection: Connection, method: methods.ConnectionClose) -> None:
 
 @on_connection(methods.ConnectionUpdateSecret)
 def update_secret(connection: Connection, method: methods.ConnectionUpdateSecret) -> None:
-    """Behaviour: the new secret must be the user's password. It proves again who the client is."""
+    """Behaviour: it is for credentials that expire. Passwords do not, so any secret will do (RabbitMQ's own users)."""
     _expect(connection, OPEN, method.name)
-    _authenticate(
-        connection, Credentials(connection.user, method.new_secret), partial(_secret_updated, connection)
-    )
-
-
-def _secret_updated(connection: Connection, is_right: bool) -> None:
-    if connection.state != OPEN:
-        return
-    if is_right:
-        connection.send(0, methods.ConnectionUpdateSecretOk())
-    else:
-        error = NotAllowed("New secret was refused by one of the backends")
-        connection.close_with(reply_for(error), str(error), methods.ConnectionUpdateSecret.method_id)
-    connection.go_on()
+    connection.send(0, methods.ConnectionUpdateSecretOk())
 
 
 def describe(connection: Connection) -> dict[str, object]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from millpond.base.errors import AccessRefused, CommandInvalid
+from millpond.base.errors import AccessRefused
 from millpond.broker.access import Operation
-from millpond.broker.exchanges.registry import EXCHANGE_TYPES
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.registry import check, on_channel
@@ -27,8 +26,6 @@ def declare(channel: Channel, method: methods.ExchangeDeclare) -> None:
         if not name:
             raise AccessRefused("operation not permitted on the default exchange")
         check(connection, Operation.CONFIGURE, "exchange", name)
-        if method.type not in EXCHANGE_TYPES:
-            raise CommandInvalid(f"unknown exchange type '{method.type}'")
         alternate = method.arguments.get("alternate-exchange")
         if isinstance(alternate, str) and name not in vhost.router.exchanges:
             check(connection, Operation.READ, "exchange", name)

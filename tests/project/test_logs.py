@@ -1,0 +1,53 @@
+"""Logs: JSON for machines, lines for people, secrets for nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from millpond import logs
+
+
+@pytest.fixture
+def output() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_stream_that_is_no_terminal_gets_one_json_object_a_line(output: io.StringIO) -> None:
+    logs.configure("auto", "info", output)
+    logger = logging.getLogger("millpond.test")
+    logger.debug("unheard")
+    logger.info("queue deleted", extra={"queue": "work", "messages": 3})
+    try:
+        raise ValueError("on purpose")
+    except ValueError:
+        logger.exception("it failed\nbadly")
+    first, second = map(json.loads, output.getvalue().splitlines())
+    assert (first["event"], first["queue"], first["messages"], first["level"]) == ("queue deleted", "work", 3, "info")
+    assert first["time"].endswith("Z")
+    assert "ValueError: on purpose" in second["exception"]
+
+
+def test_people_get_a_line_with_the_facts(output: io.StringIO) -> None:
+    logs.configure("human", "info", output)
+    logging.getLogger("millpond.test").warning("disk is low", extra={"free": "12 MiB"})
+    [line] = output.getvalue().splitlines()
+    assert "disk is low" in line
+    assert "12 MiB" in line
+
+
+@pytest.mark.parametrize("log_format", ["human", "json"])
+def test_a_secret_is_never_written(output: io.StringIO, log_format: str) -> None:
+    logs.configure("human" if log_format == "human" else "json", "info", output)
+    facts = {"password": "hunter2", "user_password_hash": "hunter2", "Authorization": "hunter2", "user": "ann"}
+    logging.getLogger("elsewhere").info("login", extra=facts)
+    assert "hunter2" not in output.getvalue()
+    assert "ann" in output.getvalue()
