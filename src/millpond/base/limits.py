@@ -137,3 +137,7 @@ SOCKET_BUFFER_BYTES_HIGH: Final = 512 * KIB
 SOCKET_BUFFER_BYTES_LOW: Final = 128 * KIB
 # At shutdown, clients have this long to say goodbye, and so has the last checkpoint.
 CLOSE_GRACE_MS: Final = 1_500
+# Runs of queues at the end of one turn: dead-lettering may go on and on, but others want their turn.
+QUEUE_RUNS_PER_TURN_MAX: Final = 20_000
+# When messages take more memory than the budget, a consumer that has this many unsettled gets no more of them.
+UNSETTLED_WHEN_SHORT_MAX: Final = 1_000

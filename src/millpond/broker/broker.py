@@ -13,8 +13,8 @@ from mypy_extensions import mypyc_attr
 
 from millpond.base.clock import Clock
 from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
-from millpond.base.limits import MESSAGE_BYTES_MAX
-from millpond.broker.commits import ALARM_MEMORY, AlarmListener, Alarms, Commits
+from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX
+from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.queues.queue import Queue, QueueContext
@@ -38,6 +38,10 @@ class ClientConnection(AlarmListener):
     """A client's connection, whatever protocol it speaks, as operators see it."""
 
     protocol = ""
+
+    def vhost_name(self) -> str:
+        """The virtual host that it has opened; empty before."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, object]:
         """Plain values under the names of RabbitMQ's management API."""
@@ -127,6 +131,9 @@ class Broker:
         if name == DEFAULT_VHOST:
             raise PreconditionFailed("the default virtual host cannot be deleted")
         vhost = self.vhost(name)
+        for connection in list(self.connections):
+            if connection.vhost_name() == name:
+                connection.close_by_operator(f"vhost '{name}' is deleted")
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)
         self.catalog.delete_vhost(name)
@@ -157,6 +164,13 @@ class Broker:
 
     def _balance_memory(self) -> None:
         memory = self.memory
+        journal = self.ledger.journal
+        if journal is not None:
+            pending = journal.pending_bytes
+            if pending > JOURNAL_PENDING_BYTES_MAX:
+                self.alarms.raise_alarm(FLOW)
+            elif self.alarms.reasons and pending < JOURNAL_PENDING_BYTES_MAX // 2:
+                self.alarms.clear_alarm(FLOW)
         if memory.used > memory.page_out_bytes:
             self._page_out()
         if memory.used > memory.budget_bytes:

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 ALARM_MEMORY: Final = "memory"
 ALARM_DISK: Final = "disk"
 ALARM_STORAGE: Final = "storage"
+# Not an alarm that anybody is told of: the journal is behind, and publishers wait for a moment.
+FLOW: Final = "flow"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -48,13 +50,15 @@ class Alarms:
 
     def raise_alarm(self, reason: str) -> None:
         if reason not in self.reasons:
-            logger.warning("publishers are blocked: low on %s", reason)
+            if reason != FLOW:
+                logger.warning("publishers are blocked: low on %s", reason)
             self.reasons = [*self.reasons, reason]
             self._tell()
 
     def clear_alarm(self, reason: str) -> None:
         if reason in self.reasons:
-            logger.warning("the %s alarm is over", reason)
+            if reason != FLOW:
+                logger.warning("the %s alarm is over", reason)
             self.reasons = [other for other in self.reasons if other != reason]
             self._tell()
 
@@ -77,6 +81,8 @@ class Commits(JournalListener):
         self._alarms: Final = alarms
         self._waiters: list[CommitWaiter] = []
         self.has_failed = False
+        # The journal waits for room on the disk.
+        self.is_blocked = False
 
     def wait(self, waiter: CommitWaiter) -> None:
         """Tell `waiter` of every commit until it has nothing to wait for. It must not be waiting already."""
@@ -93,6 +99,7 @@ class Commits(JournalListener):
                 self._waiters.append(waiter)
 
     def blocked(self, is_blocked: bool) -> None:
+        self.is_blocked = is_blocked
         if is_blocked:
             self._alarms.raise_alarm(ALARM_DISK)
         else:

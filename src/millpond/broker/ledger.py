@@ -2,7 +2,7 @@
 
 Messages that go to the same queues one after the other share a record batch. At the end of the turn all of it becomes
 one frame, so that a publish, its dead-lettering and an acknowledgement of the same turn are recovered together or not
-at all. Without a journal (a broker that keeps nothing) no queue is recoverable and nothing arrives here.
+at all; where that would be more than recovery believes a frame to be, several frames that count as one. Without a journal (a broker that keeps nothing) no queue is recoverable and nothing arrives here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from mypy_extensions import i16, i32, i64
 
 from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
 from millpond.broker.message import Address, Message, Properties
-from millpond.broker.records import CHANGE_BATCH, CHANGE_SETTLED, KIND_TURN, SETTLED_BYTES, record_header
+from millpond.broker.queues.entry import Entry
+from millpond.broker.records import (
+    CHANGE_BATCH,
+    CHANGE_CARRIED,
+    CHANGE_SETTLED,
+    KIND_TURN,
+    KIND_TURN_BEGIN,
+    KIND_TURN_END,
+    KIND_TURN_MORE,
+    SETTLED_BYTES,
+    TARGETS_PER_BATCH_MAX,
+    record_header,
+)
 from millpond.storage.journal import Journal
 from millpond.storage.record_batch import BatchBuilder
 
@@ -33,6 +45,8 @@ class Ledger:
         self.sync_wanted = False
         self._frame = BytesWriter()
         self._settled = BytesWriter()
+        # Frames of this turn that have gone to the journal already: it is a large one.
+        self._parts: i64 = 0
         self._builder = BatchBuilder()
         self._queues: list[Queue] = []
         self._bases: list[i64] = []
@@ -69,8 +83,8 @@ class Ledger:
                 if queues[index].next_offset - 1 - self._bases[index] != delta:
                     delta = -1
                     break
-        if delta < 0 or delta > 0x7FFFFFF0 or self._builder.size > LEDGER_BATCH_BYTES:
-            self._close_batch()
+        if delta < 0 or delta > 0x7FFFFFF0 or self._builder.size + len(message.body) > LEDGER_BATCH_BYTES:
+            self._close_batch(CHANGE_BATCH)
             self._queues = queues
             bases: list[i64] = []
             for queue in queues:
@@ -79,13 +93,19 @@ class Ledger:
             delta = 0
         self._append(message, delta)
 
-    def carried(self, message: Message, queue: Queue, offset: i64) -> None:
-        """Write a message again that an older journal file holds, so that the file can go."""
-        self._close_batch()
-        self._queues = [queue]
-        self._bases = [offset]
-        self._append(message, 0)
-        self._close_batch()
+    def carried(self, queue: Queue, entries: list[Entry | None]) -> None:
+        """Write persistent messages of `queue`, in order, again that an older journal file holds, so that it can go."""
+        self._close_batch(CHANGE_BATCH)
+        for entry in entries:
+            if entry is None or not entry.message.properties.persistent:
+                continue
+            if self._builder.size + len(entry.message.body) > LEDGER_BATCH_BYTES:
+                self._close_batch(CHANGE_CARRIED)
+            if self._builder.count == 0:
+                self._queues = [queue]
+                self._bases = [entry.offset]
+            self._append(entry.message, entry.offset - self._bases[0])
+        self._close_batch(CHANGE_CARRIED)
 
     def _append(self, message: Message, delta: i64) -> None:
         if message.address is not self._address or message.properties is not self._properties:
@@ -96,18 +116,26 @@ class Ledger:
         self._builder.append(delta, message.timestamp_ms, self._key, message.body, self._header)
         self._last_delta = delta
 
-    def _close_batch(self) -> None:
+    def _close_batch(self, change: i64) -> None:
         if self._builder.count == 0:
             return
-        frame = self._frame
         batch = self._builder.finish(self._bases[0], self._last_delta)
-        frame.append(CHANGE_BATCH)
-        write_i32_be(frame, i32(2 + 16 * len(self._queues) + len(batch)))
-        write_i16_be(frame, i16(len(self._queues)))
-        for index in range(len(self._queues)):
-            write_i64_be(frame, self._queues[index].log_id)
-            write_i64_be(frame, self._bases[index])
-        frame.write(batch)
+        start: i64 = 0
+        count: i64 = len(self._queues)
+        while start < count:
+            end: i64 = min(count, start + TARGETS_PER_BATCH_MAX)
+            size: i64 = 2 + 16 * (end - start) + len(batch)
+            if len(self._frame) + size > LEDGER_FRAME_BYTES:
+                self._write_part()
+            frame = self._frame
+            frame.append(change)
+            write_i32_be(frame, i32(size))
+            write_i16_be(frame, i16(end - start))
+            while start < end:
+                write_i64_be(frame, self._queues[start].log_id)
+                write_i64_be(frame, self._bases[start])
+                start += 1
+            frame.write(batch)
         self._queues = []
 
     def open_run(self, queue: Queue) -> None:
@@ -117,6 +145,9 @@ class Ledger:
     def settled(self, log_id: i64, start: i64, end: i64, count: i64, size: i64) -> None:
         """Record that the messages of [start, end) are settled: `count` of them, `size` bytes together."""
         settled = self._settled
+        if len(settled) > LEDGER_FRAME_BYTES:
+            self._write_settled()
+            settled = self._settled
         settled.append(CHANGE_SETTLED)
         write_i32_be(settled, SETTLED_BYTES)
         write_i64_be(settled, log_id)
@@ -130,23 +161,40 @@ class Ledger:
         journal = self.journal
         if journal is None:
             return
-        self._close_batch()
+        self._close_batch(CHANGE_BATCH)
         runs = self._runs
         if runs:
             self._runs = []
             for queue in runs:
                 queue.close_run()
         # Settlements come last: a message that is dead-lettered is in its new queue before it leaves the old one.
-        if len(self._settled) > 0:
-            self._frame.write(self._settled.getvalue())
-            self._settled = BytesWriter()
-        if len(self._frame) > 0:
+        self._write_settled()
+        if self._parts > 0:
+            journal.append(KIND_TURN_END, self._frame.getvalue())
+            self._parts = 0
+            self._frame = BytesWriter()
+        elif len(self._frame) > 0:
             journal.append(KIND_TURN, self._frame.getvalue())
             self._frame = BytesWriter()
 
+    def _write_settled(self) -> None:
+        if len(self._settled) > 0:
+            if len(self._frame) + len(self._settled) > LEDGER_FRAME_BYTES:
+                self._write_part()
+            self._frame.write(self._settled.getvalue())
+            self._settled = BytesWriter()
+
+    def _write_part(self) -> None:
+        """What has collected is as much as one frame should have, and this turn is not over."""
+        journal = self.journal
+        if journal is not None and len(self._frame) > 0:
+            journal.append(KIND_TURN_MORE if self._parts > 0 else KIND_TURN_BEGIN, self._frame.getvalue())
+            self._parts += 1
+            self._frame = BytesWriter()
+
     def flush_large(self) -> None:
-        """Between two publishes: bound what one frame may hold."""
-        if len(self._frame) + self._builder.size > LEDGER_FRAME_BYTES:
+        """Between two things that belong together or not at all: begin a new frame where this one is large."""
+        if self._parts > 0 or len(self._frame) + self._builder.size > LEDGER_FRAME_BYTES:
             self.flush()
 
     def end_turn(self) -> None:

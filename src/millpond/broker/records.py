@@ -7,7 +7,8 @@ A message is one record of a batch:
     header   "millpond": format u8 | exchange length u8 | exchange | properties, in the encoding that `format` names
 
 The core writes one journal frame a turn (kind TURN), whose payload is a sequence of changes that recovery applies
-together or not at all:
+together or not at all. A turn that is too large for one frame is written as several, TURN_BEGIN, TURN_MORE and so on up
+to TURN_END, whose payloads count as one; what was begun and never ended is passed over.
 
     change u8 | length u32 | payload
 
@@ -16,6 +17,8 @@ together or not at all:
     SETTLED  log id i64 | start i64 | end i64 | count u32 | bytes i64
              Every message of [start, end) that was still there is settled: count of them, of this size together.
              A range never crosses a page.
+    CARRIED  as BATCH, for messages that an earlier journal file holds and that a checkpoint wrote again: nothing that
+             happened.
 """
 
 from __future__ import annotations
@@ -25,14 +28,21 @@ from typing import Final, final
 from librt.strings import read_i16_be, read_i32_be, read_i64_be
 from mypy_extensions import i64
 
-from millpond.base.errors import CorruptData
+from millpond.base.errors import CorruptData, PeerError
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
 from millpond.storage.record_batch import RecordReader
 
 KIND_TURN: Final = 1
+KIND_TURN_BEGIN: Final = 2
+KIND_TURN_MORE: Final = 3
+KIND_TURN_END: Final = 4
 
 CHANGE_BATCH: Final = 1
 CHANGE_SETTLED: Final = 2
+CHANGE_CARRIED: Final = 3
+
+# A message may be routed to more queues than a batch has room for as targets: it is then written once for so many.
+TARGETS_PER_BATCH_MAX: Final = 30_000
 
 SETTLED_BYTES: Final = 36
 
@@ -71,7 +81,11 @@ class MessageReader:
             address = Address(
                 header[2:start].decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape")
             )
-            properties = decode(header[start:])
+            try:
+                properties = decode(header[start:])
+            except PeerError as error:
+                # A protocol calls it a client's mistake. But no client wrote this.
+                raise CorruptData(f"a record's properties make no sense: {error}") from error
             self._key = key
             self._header = header
             self._address = address

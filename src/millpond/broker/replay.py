@@ -8,6 +8,7 @@ from millpond.base.errors import CorruptData
 from millpond.broker.queues.queue import Queue
 from millpond.broker.records import (
     CHANGE_BATCH,
+    CHANGE_CARRIED,
     CHANGE_SETTLED,
     Changes,
     MessageReader,
@@ -17,12 +18,15 @@ from millpond.broker.records import (
 from millpond.storage.record_batch import RecordReader
 
 
-def replay_turn(payload: bytes, queues: dict[int, Queue]) -> int:
-    """Apply one TURN frame. Changes of queues that are gone are passed over. The highest log id that occurred."""
+def replay_turn(payload: bytes, queues: dict[int, Queue]) -> tuple[int, bool]:
+    """Apply one turn. Changes of queues that are gone are passed over. The highest log id that occurred, and whether
+    anything happened in it: what a checkpoint carried forward only repeats what had happened before."""
     highest = 0
+    is_new = False
     changes = Changes(payload)
     while changes.next():
-        if changes.kind == CHANGE_BATCH:
+        is_new = is_new or changes.kind != CHANGE_CARRIED
+        if changes.kind == CHANGE_BATCH or changes.kind == CHANGE_CARRIED:
             targets, batch = batch_targets(changes.body)
             known: list[Queue] = []
             bases: list[i64] = []
@@ -42,7 +46,7 @@ def replay_turn(payload: bytes, queues: dict[int, Queue]) -> int:
                 queue.restore_settled(start, end, count, size)
         else:
             raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
-    return highest
+    return highest, is_new
 
 
 def _replay_batch(batch: bytes, first_offset: i64, queues: list[Queue], bases: list[i64]) -> None:

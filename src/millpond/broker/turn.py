@@ -15,6 +15,8 @@ from typing import Final
 
 from mypy_extensions import i64, trait
 
+from millpond.base.limits import QUEUE_RUNS_PER_TURN_MAX
+
 
 @trait
 class TurnTask:
@@ -36,6 +38,7 @@ class Turn:
         self._schedule: Final = schedule
         self._scheduled = False
         self._queues: list[TurnTask] = []
+        self._later: list[TurnTask] = []
         self._outputs: list[TurnTask] = []
         # Called between delivering and writing, in order.
         self.commits: Final[list[Callable[[], None]]] = []
@@ -43,13 +46,19 @@ class Turn:
         self.now_ms: i64 = 0
 
     def touch_queue(self, queue: TurnTask) -> None:
-        """Let `queue` deliver at the end of this turn, or of the next one where this turn is ending already."""
+        """Let `queue` deliver at the end of this turn, also when it is ending already."""
         if not queue.turn_pending:
             queue.turn_pending = True
             self._queues.append(queue)
             if not self._scheduled:
                 self._scheduled = True
                 self._schedule(self.end)
+
+    def touch_queue_later(self, queue: TurnTask) -> None:
+        """Let `queue` go on at the end of the next turn: it has had its share of this one."""
+        if not queue.turn_pending:
+            queue.turn_pending = True
+            self._later.append(queue)
 
     def touch_output(self, output: TurnTask) -> None:
         """Let `output` write at the end of this turn."""
@@ -67,19 +76,17 @@ class Turn:
     def end(self) -> None:
         """Run the end of the turn. Called by the event loop; at shutdown and in tests also directly."""
         self._scheduled = False
-        # Dead-lettering reaches further queues, which run in this same turn; a queue that has used up its share of
-        # the turn asks for the next one through `touch_queue` after its flag was cleared, hence the bound.
+        # The list grows while it is walked: dead-lettering reaches further queues, which run in this same turn.
+        queues = self._queues
         position = 0
-        bound = len(self._queues) * 2 + 64
-        while position < len(self._queues) and position < bound:
-            queue = self._queues[position]
+        while position < len(queues) and position < QUEUE_RUNS_PER_TURN_MAX:
+            queue = queues[position]
             position += 1
             queue.turn_pending = False
             queue.run_turn()
-        if position == len(self._queues):
-            self._queues = []
-        else:
-            self._queues = self._queues[position:]
+        self._queues = queues[position:] + self._later
+        self._later = []
+        if self._queues:
             self.touch()
         for commit in self.commits:
             commit()

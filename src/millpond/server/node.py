@@ -22,7 +22,6 @@ from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
 from millpond.base.limits import (
     CLOSE_GRACE_MS,
     JOURNAL_FILE_BYTES,
-    JOURNAL_PENDING_BYTES_MAX,
     PASSWORD_HASHES_AT_ONCE_MAX,
 )
 from millpond.broker.access import Access
@@ -210,16 +209,14 @@ class Node:
         if self._stopping:
             return
         broker = self.broker
-        journal = self._journal
         try:
             free = self._filesystem.free_bytes(self._folder)
         except OSError as error:
             logger.error("free disk space is not known: %s", error)
             free = self.settings.disk_free_min
-        waiting = 0 if journal is None else int(journal.pending_bytes)
-        if free < self.settings.disk_free_min or waiting > JOURNAL_PENDING_BYTES_MAX:
+        if free < self.settings.disk_free_min:
             broker.alarms.raise_alarm(ALARM_DISK)
-        elif waiting < JOURNAL_PENDING_BYTES_MAX // 2:
+        elif not broker.commits.is_blocked:
             broker.alarms.clear_alarm(ALARM_DISK)
         broker.store.trim(False)
         broker.turn.touch()

@@ -89,8 +89,9 @@ class ServerProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocols.pop(self, None)
-        if self._connection is not None:
-            self._connection.lost()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.lost()
 
     def eof_received(self) -> bool | None:
         return None

@@ -134,10 +134,14 @@ async def test_a_transaction_commits_and_rolls_back(connection: AbstractRobustCo
     queue = await channel.declare_queue(unique("queue"))
     async with channel.transaction():
         await channel.default_exchange.publish(aio_pika.Message(b"committed"), queue.name)
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail_halfway() -> None:
         async with channel.transaction():
             await channel.default_exchange.publish(aio_pika.Message(b"rolled back"), queue.name)
-            _ = 1 // 0
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        await fail_halfway()
     message = await queue.get(no_ack=True, timeout=DEADLINE_S)
     assert message.body == b"committed"
     assert await queue.get(no_ack=True, fail=False) is None

@@ -57,7 +57,7 @@ class Worker(threading.Thread):
                 channel.basic_consume(self.queue, self.work)
                 while not self.ending.is_set():
                     connection.process_data_events(time_limit=0.05)
-        except (AMQPError, OSError, ValueError) as error:
+        except (AMQPError, OSError) as error:
             self.failure = error
 
     def work(

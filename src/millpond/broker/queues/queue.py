@@ -232,7 +232,7 @@ class Queue(Destination, TurnTask):
         if self.deleted:
             return
         if self.ready > 0 and self._rotation and not self._deliver(DELIVERIES_PER_TURN_MAX):
-            self.turn.touch_queue(self)
+            self.turn.touch_queue_later(self)
         if self.expiring:
             self._expire()
         if self.settings.bounded and not self.settings.rejects:

@@ -2,7 +2,7 @@
 
 What happens per message is here and compiled; what happens per method is in `classes/`, one file per AMQP class.
 
-Delivery tags count up from 1 without gaps, so the unsettled deliveries are a list whose index is tag - `unsettled_base`:
+Delivery tags count up from 1 without gaps, so the unsettled deliveries are a list, by tag - `unsettled_base`:
 
     unsettled_base          first of the list
     unsettled_head          before it everything is settled
@@ -21,6 +21,7 @@ from mypy_extensions import i64
 
 from millpond.base.errors import (
     AccessRefused,
+    FrameFault,
     NotImplementedHere,
     PreconditionFailed,
     SyntaxFault,
@@ -47,6 +48,9 @@ _AWAIT_BODY: Final = 2
 
 # The settled part at the front of the unsettled list is given back when it is at least this long.
 _COMPACT_AT: Final = 4096
+
+# Parts of a body that are shorter are joined as they come.
+_BODY_PART_BYTES_MIN: Final = 1024
 
 
 @final
@@ -132,7 +136,7 @@ class Channel(CommitWaiter):
     def begin_publish(self, payload: bytes) -> None:
         """A `basic.publish` has arrived: its payload after class and method. Content follows."""
         if self._content != _NO_CONTENT:
-            raise UnexpectedFrame("expected content header or body frame, got a method")
+            raise self.unexpected_frame()
         route = self._last_route
         if (
             route is None
@@ -189,16 +193,20 @@ class Channel(CommitWaiter):
     def content_header(self, data: bytes, start: i64, end: i64) -> None:
         """A content header frame: its payload is data[start:end]."""
         if self._content != _AWAIT_HEADER:
-            raise UnexpectedFrame("expected a method, got a content header")
+            raise self.unexpected_frame()
         if end - start < 14:
             raise SyntaxFault("a content header that is cut short")
-        if (i64(read_i16_be(data, start)) & 0xFFFF) != CLASS_BASIC:
-            raise UnexpectedFrame("expected a content header of class 60, got that of another class")
+        content_class = i64(read_i16_be(data, start)) & 0xFFFF
+        if content_class != CLASS_BASIC:
+            raise UnexpectedFrame(
+                f"expected content header for class {CLASS_BASIC}, got one for class {content_class} instead"
+            )
         size = read_i64_be(data, start + 4)
         if size < 0 or size > self.connection.message_bytes_max:
             self._content = _NO_CONTENT
             raise PreconditionFailed(
-                f"message size {size} is larger than configured max size {self.connection.message_bytes_max}"
+                f"message size {_unsigned(size)} is larger than configured max size "
+                f"{self.connection.message_bytes_max}"
             )
         raw = data[start + 12 : end]
         properties = self._last_properties
@@ -223,10 +231,10 @@ class Channel(CommitWaiter):
     def content_body(self, data: bytes, start: i64, end: i64) -> None:
         """A body frame: its payload is data[start:end]."""
         if self._content != _AWAIT_BODY:
-            raise UnexpectedFrame("expected a method or a content header, got a body")
+            raise self.unexpected_frame()
         received = self._body_received + (end - start)
         if received > self._body_size:
-            raise UnexpectedFrame("a body that is longer than its header says")
+            raise FrameFault("content body frame exceeds remaining content size")
         if received == self._body_size:
             if self._body_received == 0:
                 self._complete(data[start:end])
@@ -236,8 +244,24 @@ class Channel(CommitWaiter):
                 self._body_parts = []
                 self._complete(body)
         else:
-            self._body_parts.append(data[start:end])
+            parts = self._body_parts
+            last = len(parts) - 1
+            # A body in tiny frames must not take many times its size: an object each, also for empty ones.
+            if last >= 0 and len(parts[last]) < _BODY_PART_BYTES_MIN:
+                parts[last] += data[start:end]
+            else:
+                parts.append(data[start:end])
             self._body_received = received
+
+    def unexpected_frame(self) -> UnexpectedFrame:
+        """The error for a frame that is not what the channel waits for, in RabbitMQ's words."""
+        if self._content == _AWAIT_HEADER:
+            return UnexpectedFrame(
+                f"expected content header for class {CLASS_BASIC}, got non content header frame instead"
+            )
+        if self._content == _AWAIT_BODY:
+            return UnexpectedFrame("expected content body, got non content body frame instead")
+        return UnexpectedFrame("expected method frame, got non method frame instead")
 
     @property
     def expects_content(self) -> bool:
@@ -282,12 +306,16 @@ class Channel(CommitWaiter):
     # --- Confirms -----------------------------------------------------------------------------------------------
 
     def _to_be_confirmed(self, tag: i64, outcome: i64) -> None:
-        if outcome == REFUSED:
-            # It is refused before any later ack with `multiple` reaches the client.
-            self.connection.write_nack(self.number, tag, False)
-            outcome = 0
         waiting = self._waiting_tags
-        if outcome == JOURNALED:
+        if outcome == REFUSED:
+            # What is before it and due goes first, so that no ack names it as its last. A later one with `multiple`
+            # may pass over it: it has been answered by then.
+            self.write_confirms()
+            self.connection.write_nack(self.number, tag, False)
+            if not waiting:
+                self._confirmed_tag = tag
+                self._confirmable_tag = tag
+        elif outcome == JOURNALED:
             ledger = self.connection.ledger
             ledger.sync_wanted = True
             sequence = ledger.sequence()
@@ -427,10 +455,10 @@ class Channel(CommitWaiter):
         index = tag - self.unsettled_base
         unsettled = self.unsettled
         if index < self.unsettled_head or index >= len(unsettled):
-            raise PreconditionFailed(f"unknown delivery tag {tag}")
+            raise _unknown_tag(tag)
         entry = unsettled[index]
         if entry is None:
-            raise PreconditionFailed(f"unknown delivery tag {tag}")
+            raise _unknown_tag(tag)
         unsettled[index] = None
         self.unsettled_count -= 1
         if index == self.unsettled_head:
@@ -446,7 +474,7 @@ class Channel(CommitWaiter):
         if tag != 0:
             index = tag - self.unsettled_base
             if index < self.unsettled_head or index >= end or unsettled[index] is None:
-                raise PreconditionFailed(f"unknown delivery tag {tag}")
+                raise _unknown_tag(tag)
             end = index + 1
         taken: list[Entry] = []
         for position in range(self.unsettled_head, end):
@@ -481,6 +509,7 @@ class Channel(CommitWaiter):
     def consumer_cancelled(self, consumer: AmqpConsumer) -> None:
         """A consumer's queue is gone."""
         self.consumers.pop(consumer.tag, None)
+        self.connection.consumer_gone(consumer)
         self.connection.notify_cancel(self.number, consumer.tag)
 
     def shut(self) -> None:
@@ -496,6 +525,7 @@ class Channel(CommitWaiter):
         give_back(unsettled)
         for consumer in consumers:
             consumer.queue.remove_consumer(consumer)
+            self.connection.consumer_gone(consumer)
         self._body_parts = []
         self._routes = {}
         self._last_route = None
@@ -511,6 +541,8 @@ class Channel(CommitWaiter):
         transaction.messages.append(message)
 
     def _settle_in_transaction(self, transaction: Transaction, entries: list[Entry], outcome: i64) -> None:
+        # Until the commit they count against the prefetch limits as before.
+        self.unsettled_count += len(entries)
         for entry in entries:
             transaction.entries.append(entry)
             transaction.outcomes.append(outcome)
@@ -527,6 +559,7 @@ class Channel(CommitWaiter):
         ledger = self.connection.ledger
         for index in range(len(transaction.messages)):
             self._publish(transaction.routes[index], transaction.messages[index])
+        self.unsettled_count -= len(transaction.entries)
         for index in range(len(transaction.entries)):
             entry = transaction.entries[index]
             outcome = transaction.outcomes[index]
@@ -573,7 +606,6 @@ class Channel(CommitWaiter):
         self.unsettled = restored
         self.unsettled_base = first
         self.unsettled_head = 0
-        self.unsettled_count += len(entries)
 
     def select_confirms(self) -> None:
         """`confirm.select`."""
@@ -587,6 +619,15 @@ class Channel(CommitWaiter):
             raise PreconditionFailed("cannot switch from confirm to tx mode")
         if self.transaction is None:
             self.transaction = Transaction()
+
+
+def _unsigned(number: i64) -> int:
+    """A number of 64 bits as its sender meant it."""
+    return int(number) & 0xFFFFFFFFFFFFFFFF
+
+
+def _unknown_tag(tag: i64) -> PreconditionFailed:
+    return PreconditionFailed(f"unknown delivery tag {_unsigned(tag)}")
 
 
 def give_back(entries: list[Entry]) -> None:

@@ -13,21 +13,20 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i16, i32, i64
+from mypy_extensions import i32, i64
 
 from millpond.base.clock import Timer
 from millpond.base.errors import (
-    AccessRefused,
     ChannelFault,
     CommandInvalid,
     FrameFault,
+    NotAllowed,
     PeerError,
-    SyntaxFault,
     UnexpectedFrame,
 )
-from millpond.base.limits import FRAME_BYTES_MIN, OUTPUT_BYTES_MAX
+from millpond.base.limits import OUTPUT_BYTES_MAX
 from millpond.broker.broker import Broker, ClientConnection
-from millpond.broker.commits import AlarmListener, Commits
+from millpond.broker.commits import FLOW, Commits
 from millpond.broker.ledger import Ledger
 from millpond.broker.message import Address
 from millpond.broker.queues.queue import Queue
@@ -43,6 +42,7 @@ from millpond.protocols.amqp.content import (
     FRAME_HEARTBEAT,
     FRAME_METHOD,
     FRAME_OVERHEAD_BYTES,
+    channel_bits,
     name_bytes,
 )
 from millpond.protocols.amqp.methods import Method, decode_method, encode_method
@@ -64,6 +64,11 @@ OPEN: Final = 5
 CLOSING: Final = 6
 CLOSED: Final = 7
 
+# By the numbers above.
+_STATE_NAMES: Final = (
+    "handshake", "starting", "securing", "tuning", "opening", "running", "closing", "closed",
+)  # fmt: skip
+
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 
 BASIC_PUBLISH: Final = 0x003C0028
@@ -76,8 +81,13 @@ CHANNEL_CLOSE_OK: Final = 0x00140029
 CONNECTION_CLOSE: Final = 0x000A0032
 CONNECTION_CLOSE_OK: Final = 0x000A0033
 
-# After our connection.close the peer has this long to answer it.
+# After our connection.close the peer has this long to answer it, and after the last byte as long to read it.
 CLOSE_TIMEOUT_MS: Final = 5_000
+
+# Why no frames are handled at present: what the next ones depend on is being done elsewhere; or the client asks for
+# more than it reads, and its answers must not fill the memory.
+HOLD_ANSWER: Final = 1
+HOLD_OUTPUT: Final = 2
 
 
 @final
@@ -133,14 +143,17 @@ class Connection(ClientConnection, TurnTask):
 
         self.output = BytesWriter()
         self.paused = False
-        self._stalled: list[AmqpConsumer] = []
+        # How much has been written since the socket stopped taking it.
+        self._unsent_bytes: i64 = 0
+        # Consumers that wait for room, in the order in which they came.
+        self._stalled: dict[AmqpConsumer, None] = {}
         self._confirms: list[Channel] = []
         self._partial = b""
         # About the frame that is being handled: where the next one begins, its channel, its method.
         self._next: i64 = 0
         self._number: i64 = 0
         self._method_id: i64 = 0
-        self._suspended = False
+        self._holds: i64 = 0
         self._reading_paused = False
         self._has_published = False
         self._told_blocked = False
@@ -164,7 +177,7 @@ class Connection(ClientConnection, TurnTask):
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        if self._suspended:
+        if self._holds != 0:
             self._partial = data
             return
         self._process(data)
@@ -193,15 +206,17 @@ class Connection(ClientConnection, TurnTask):
         if self.state == AWAIT_HEADER:
             position = self._protocol_header(data)
         while size - position >= FRAME_OVERHEAD_BYTES:
-            if self._suspended or self.state == CLOSED:
+            if self._holds != 0 or self.state == CLOSED:
                 break
             kind = i64(data[position])
             number = i64(read_i16_be(data, position + 1)) & 0xFFFF
             length = i64(read_i32_be(data, position + 3)) & 0xFFFFFFFF
             start = position + 7
             end = start + length
-            if length > self.frame_bytes_max - FRAME_OVERHEAD_BYTES:
+            # RabbitMQ forgives the overhead, which some clients forget.
+            if length > self.frame_bytes_max:
                 self._next = size
+                self._method_id = 0
                 raise FrameFault(
                     f"type {kind}, all octets = <<>>: {{frame_too_large,{length},"
                     f"{self.frame_bytes_max - FRAME_OVERHEAD_BYTES}}}"
@@ -211,7 +226,10 @@ class Connection(ClientConnection, TurnTask):
             self._next = end + 1
             if data[end] != FRAME_END:
                 self._next = size
-                raise FrameFault(f"type {kind}, {length} octets: {{invalid_frame_end_marker,{data[end]}}}")
+                self._method_id = 0
+                raise FrameFault(
+                    f"{_described(kind, data, start, end)}: {{invalid_frame_end_marker,{data[end]}}}"
+                )
             position = end + 1
             self._number = number
             if number == 0:
@@ -223,7 +241,7 @@ class Connection(ClientConnection, TurnTask):
                 self._stray_frame(kind, number, data, start, end)
             elif kind == FRAME_METHOD:
                 if length < 4:
-                    raise SyntaxFault("a method frame without a method")
+                    raise _unknown_frame(kind, data, start, end)
                 method_id = i64(read_i32_be(data, start))
                 self._method_id = method_id
                 if method_id == BASIC_PUBLISH:
@@ -231,20 +249,21 @@ class Connection(ClientConnection, TurnTask):
                     if not self._has_published:
                         self._first_publish()
                 elif channel.expects_content:
-                    raise UnexpectedFrame("expected content header or body frame, got a method")
+                    raise channel.unexpected_frame()
                 elif method_id == BASIC_ACK and length == 13:
                     channel.acknowledge(read_i64_be(data, start + 4), data[start + 12] & 1 != 0)
                 else:
                     self.handlers.handle(self, channel, data[start:end])
             elif kind == FRAME_HEADER:
+                self._method_id = BASIC_PUBLISH
                 channel.content_header(data, start, end)
             elif kind == FRAME_BODY:
+                self._method_id = BASIC_PUBLISH
                 channel.content_body(data, start, end)
-            elif kind == FRAME_HEARTBEAT:
-                raise FrameFault("a heartbeat on a channel")
+            elif kind == FRAME_HEARTBEAT and length == 0:
+                raise UnexpectedFrame(_described(kind, data, start, end))
             else:
-                self._next = size
-                raise FrameFault(f"type {kind}, all octets = <<>>: unknown_frame")
+                raise _unknown_frame(kind, data, start, end)
         return position
 
     def _protocol_header(self, data: bytes) -> i64:
@@ -261,22 +280,21 @@ class Connection(ClientConnection, TurnTask):
         return 8
 
     def _connection_frame(self, kind: i64, data: bytes, start: i64, end: i64) -> None:
-        if kind == FRAME_HEARTBEAT:
-            if end != start:
-                raise FrameFault("a heartbeat with content")
+        if kind == FRAME_HEARTBEAT and end == start:
             return
-        if kind != FRAME_METHOD:
+        if kind != FRAME_METHOD or end - start < 4:
             if self.state == CLOSING:
                 return
-            raise FrameFault(f"type {kind} on channel 0")
+            if kind in (FRAME_HEADER, FRAME_BODY):
+                raise UnexpectedFrame(_described(kind, data, start, end))
+            raise _unknown_frame(kind, data, start, end)
         payload = data[start:end]
         if self.state == CLOSING:
-            if end - start >= 4:
-                method_id = read_i32_be(payload, 0)
-                if method_id == CONNECTION_CLOSE_OK:
-                    self._end()
-                elif method_id == CONNECTION_CLOSE:
-                    self.send(0, methods.ConnectionCloseOk())
+            method_id = read_i32_be(payload, 0)
+            if method_id == CONNECTION_CLOSE_OK:
+                self._end()
+            elif method_id == CONNECTION_CLOSE:
+                self.send(0, methods.ConnectionCloseOk())
             return
         self.handlers.handle_connection(self, decode_method(payload))
 
@@ -285,7 +303,7 @@ class Connection(ClientConnection, TurnTask):
         if self.state == CLOSING:
             return
         if self.state != OPEN:
-            raise UnexpectedFrame(f"a frame of channel {number} before the connection is open")
+            raise UnexpectedFrame(_described(kind, data, start, end))
         method_id = read_i32_be(data, start) if kind == FRAME_METHOD and end - start >= 4 else 0
         if int(number) in self._closing_channels:
             if method_id == CHANNEL_CLOSE_OK:
@@ -301,8 +319,11 @@ class Connection(ClientConnection, TurnTask):
 
     def _open_channel(self, number: i64) -> None:
         vhost = self.vhost
-        if self.channels_max > 0 and number > self.channels_max:
-            raise ChannelFault(f"number of channels opened ({self.channels_max}) has reached the negotiated channel_max")
+        if self.channels_open >= self.channels_max or number > self.channels_max:
+            raise NotAllowed(
+                f"number of channels opened ({self.channels_open}) has reached the negotiated channel_max "
+                f"({self.channels_max})"
+            )
         if vhost is None:
             raise CommandInvalid("channel.open before connection.open")
         while len(self.channels) <= number:
@@ -337,8 +358,14 @@ class Connection(ClientConnection, TurnTask):
             self._sent = True
             self.sent_bytes += size
             self.transport.write(data)
-        if not self.paused and self._stalled:
-            self._resume_stalled()
+            if self.paused:
+                self._unsent_bytes += size
+                if self._unsent_bytes >= OUTPUT_BYTES_MAX:
+                    self._hold(HOLD_OUTPUT)
+        if not self.paused:
+            self._let_go(HOLD_OUTPUT)
+            if self._stalled:
+                self._resume_stalled()
 
     def confirms_due(self, channel: Channel) -> None:
         """The channel has confirms for the end of the turn."""
@@ -349,13 +376,18 @@ class Connection(ClientConnection, TurnTask):
     def can_write(self, consumer: AmqpConsumer) -> bool:
         """Whether there is room for another delivery. If not, the consumer is woken when there is."""
         if self.paused or len(self.output) >= OUTPUT_BYTES_MAX:
-            self._stalled.append(consumer)
+            self._stalled[consumer] = None
             return False
         return True
 
+    def consumer_gone(self, consumer: AmqpConsumer) -> None:
+        """The consumer waits for nothing any more."""
+        if self._stalled:
+            self._stalled.pop(consumer, None)
+
     def _resume_stalled(self) -> None:
         stalled = self._stalled
-        self._stalled = []
+        self._stalled = {}
         for consumer in stalled:
             consumer.queue.wake(consumer)
 
@@ -366,6 +398,8 @@ class Connection(ClientConnection, TurnTask):
     def resume_writing(self) -> None:
         """The socket takes output again."""
         self.paused = False
+        self._unsent_bytes = 0
+        self._let_go(HOLD_OUTPUT)
         self._resume_stalled()
 
     def send(self, number: i64, method: Method) -> None:
@@ -373,17 +407,19 @@ class Connection(ClientConnection, TurnTask):
         payload = encode_method(method)
         output = self.output
         output.append(FRAME_METHOD)
-        write_i16_be(output, i16(number))
+        write_i16_be(output, channel_bits(number))
         write_i32_be(output, i32(len(payload)))
         output.write(payload)
         output.append(FRAME_END)
         self.touch()
+        if len(output) >= OUTPUT_BYTES_MAX:
+            self._hold(HOLD_OUTPUT)
 
     def write_ack(self, number: i64, tag: i64, multiple: bool) -> None:
         """Write a `basic.ack` to a publisher."""
         output = self.output
         output.append(FRAME_METHOD)
-        write_i16_be(output, i16(number))
+        write_i16_be(output, channel_bits(number))
         write_i32_be(output, 13)
         write_i32_be(output, BASIC_ACK)
         write_i64_be(output, tag)
@@ -394,7 +430,7 @@ class Connection(ClientConnection, TurnTask):
         """Write a `basic.nack` to a publisher."""
         output = self.output
         output.append(FRAME_METHOD)
-        write_i16_be(output, i16(number))
+        write_i16_be(output, channel_bits(number))
         write_i32_be(output, 13)
         write_i32_be(output, BASIC_NACK)
         write_i64_be(output, tag)
@@ -407,11 +443,13 @@ class Connection(ClientConnection, TurnTask):
         payload = b"\x01\x38\x08NO_ROUTE" + name_bytes(address.exchange) + name_bytes(address.routing_key)
         output = self.output
         output.append(FRAME_METHOD)
-        write_i16_be(output, i16(number))
+        write_i16_be(output, channel_bits(number))
         write_i32_be(output, i32(4 + len(payload)))
         write_i32_be(output, BASIC_RETURN)
         output.write(payload)
         output.append(FRAME_END)
+        if len(output) >= OUTPUT_BYTES_MAX:
+            self._hold(HOLD_OUTPUT)
 
     def notify_cancel(self, number: i64, tag: str) -> None:
         """Tell a client that can be told that its consumer is gone."""
@@ -422,15 +460,25 @@ class Connection(ClientConnection, TurnTask):
 
     def suspend(self) -> None:
         """Handle no further frames until `go_on`: something they depend on is being done elsewhere."""
-        if not self._suspended:
-            self._suspended = True
-            self.transport.pause_reading()
+        self._hold(HOLD_ANSWER)
 
     def go_on(self) -> None:
         """Handle the frames that have arrived meanwhile."""
-        if not self._suspended:
+        self._let_go(HOLD_ANSWER)
+
+    def _hold(self, reason: i64) -> None:
+        if self.state == CLOSING or self.state == CLOSED:
             return
-        self._suspended = False
+        if self._holds == 0:
+            self.transport.pause_reading()
+        self._holds |= reason
+
+    def _let_go(self, reason: i64) -> None:
+        if self._holds & reason == 0:
+            return
+        self._holds &= ~reason
+        if self._holds != 0:
+            return
         if not self._reading_paused:
             self.transport.resume_reading()
         data = self._partial
@@ -471,24 +519,30 @@ class Connection(ClientConnection, TurnTask):
         self._has_published = True
         self.alarms_changed(self.broker.alarms.reasons)
 
+    def vhost_name(self) -> str:
+        vhost = self.vhost
+        return "" if vhost is None else vhost.name
+
     def alarms_changed(self, reasons: list[str]) -> None:
         if self.state != OPEN or not self._has_published:
             return
+        told = [reason for reason in reasons if reason != FLOW]
         if reasons:
-            if not self._told_blocked and self.capabilities.get("connection.blocked") is True:
+            if told and not self._told_blocked and self.capabilities.get("connection.blocked") is True:
                 self._told_blocked = True
-                self.send(0, methods.ConnectionBlocked(reason="low on " + " & ".join(reasons)))
+                self.send(0, methods.ConnectionBlocked(reason="low on " + " & ".join(told)))
             if not self._reading_paused:
                 self._reading_paused = True
                 self.transport.pause_reading()
-        else:
-            if self._told_blocked:
-                self._told_blocked = False
-                self.send(0, methods.ConnectionUnblocked())
+        if self._told_blocked and not told:
+            self._told_blocked = False
+            self.send(0, methods.ConnectionUnblocked())
+        if not reasons:
             if self._reading_paused:
                 self._reading_paused = False
                 self._heard = True
-                self.transport.resume_reading()
+                if self._holds == 0:
+                    self.transport.resume_reading()
 
     @property
     def is_blocked(self) -> bool:
@@ -517,7 +571,7 @@ class Connection(ClientConnection, TurnTask):
     def _heartbeat_due(self) -> None:
         if self.state != OPEN:
             return
-        if self._heard or self._reading_paused:
+        if self._heard or self._reading_paused or self._holds != 0:
             self._heard = False
             self._heartbeats_missed = 0
         else:
@@ -553,7 +607,7 @@ class Connection(ClientConnection, TurnTask):
         number = int(self._number)
         method_id = int(self._method_id)
         if self.state != OPEN:
-            self.handlers.handshake_failed(self, error)
+            self.handlers.handshake_failed(self, error, method_id if number == 0 else 0)
             return
         channel = self.channels[number] if 0 < number < len(self.channels) else None
         if reply.hard or channel is None:
@@ -629,6 +683,8 @@ class Connection(ClientConnection, TurnTask):
                 self.transport.write(self.output.getvalue())
                 self.output = BytesWriter()
             self.transport.close()
+            # A client that does not read would keep the socket open for ever.
+            self._timer = self.broker.clock.call_later(CLOSE_TIMEOUT_MS, self.transport.abort)
 
     def lost(self) -> None:
         """The socket is gone."""
@@ -637,7 +693,7 @@ class Connection(ClientConnection, TurnTask):
         self.state = CLOSED
         self._cancel_timer()
         self._partial = b""
-        self._stalled = []
+        self._stalled = {}
 
     def _release(self) -> None:
         """Give everything back to the core: deliveries, consumers, exclusive queues."""
@@ -648,7 +704,7 @@ class Connection(ClientConnection, TurnTask):
                 channel.shut()
         self.channels = []
         self.channels_open = 0
-        self._stalled = []
+        self._stalled = {}
         vhost = self.vhost
         if vhost is not None:
             self.broker.alarms.remove(self)
@@ -656,11 +712,15 @@ class Connection(ClientConnection, TurnTask):
             for queue in self.exclusive_queues:
                 vhost.remove_queue(queue)
             self.exclusive_queues = []
-        if self._reading_paused or self._suspended:
+        if self._reading_paused or self._holds != 0:
             self._reading_paused = False
-            self._suspended = False
+            self._holds = 0
             self.transport.resume_reading()
         self.turn.touch()
+
+    def state_name(self) -> str:
+        """The state as RabbitMQ calls it."""
+        return _STATE_NAMES[self.state]
 
     # --- For operators ------------------------------------------------------------------------------------------
 
@@ -670,3 +730,14 @@ class Connection(ClientConnection, TurnTask):
 
     def describe(self) -> dict[str, object]:
         return self.handlers.describe(self)
+
+
+def _described(kind: i64, data: bytes, start: i64, end: i64) -> str:
+    """A frame as RabbitMQ describes it: its type, and the first of its octets."""
+    shown = "all" if end - start <= 16 else "first 16"
+    octets = ",".join([str(octet) for octet in data[start : min(end, start + 16)]])
+    return f"type {kind}, {shown} octets = <<{octets}>>"
+
+
+def _unknown_frame(kind: i64, data: bytes, start: i64, end: i64) -> FrameFault:
+    return FrameFault(f"{_described(kind, data, start, end)}: unknown_frame")

@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i16, i32, i64
+from mypy_extensions import i32, i64
 
+from millpond.base.limits import UNSETTLED_WHEN_SHORT_MAX
 from millpond.broker.message import Address
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.queue import Queue
-from millpond.protocols.amqp.content import name_bytes, write_content
+from millpond.protocols.amqp.content import channel_bits, name_bytes, write_content
 
 if TYPE_CHECKING:
     from millpond.protocols.amqp.channel import Channel
@@ -49,8 +50,14 @@ class AmqpConsumer(Consumer):
         self._suffix = b""
 
     def can_take(self) -> bool:
-        if self.prefetch > 0 and self.unsettled >= self.prefetch:
+        unsettled = self.unsettled
+        if self.prefetch > 0 and unsettled >= self.prefetch:
             return False
+        if unsettled >= UNSETTLED_WHEN_SHORT_MAX:
+            # One that takes without end and settles nothing would pull the whole backlog from the disk into memory.
+            memory = self.queue.memory
+            if memory.used > memory.budget_bytes:
+                return False
         return self.channel.can_deliver(self)
 
     def deliver(self, entry: Entry) -> None:
@@ -77,7 +84,7 @@ class AmqpConsumer(Consumer):
         routing_key = name_bytes(address.routing_key)
         prefix = BytesWriter()
         prefix.append(1)
-        write_i16_be(prefix, i16(self.channel.number))
+        write_i16_be(prefix, channel_bits(self.channel.number))
         write_i32_be(prefix, i32(4 + len(tag) + 9 + len(exchange) + len(routing_key)))
         write_i32_be(prefix, BASIC_DELIVER)
         prefix.write(tag)

@@ -27,6 +27,11 @@ def name_bytes(name: str) -> bytes:
     return bytes((len(encoded),)) + encoded
 
 
+def channel_bits(number: i64) -> i16:
+    """A channel's number, which is unsigned, as `write_i16_be` takes it."""
+    return i16(number - (number >> 15 << 16))
+
+
 def write_content(output: BytesWriter, channel: i64, message: Message, body_frame_bytes: i64) -> None:
     """Append the header frame of `message` and its body in frames of at most `body_frame_bytes` payload."""
     properties = message.properties
@@ -34,7 +39,7 @@ def write_content(output: BytesWriter, channel: i64, message: Message, body_fram
     body = message.body
     size: i64 = len(body)
     output.append(FRAME_HEADER)
-    write_i16_be(output, i16(channel))
+    write_i16_be(output, channel_bits(channel))
     write_i32_be(output, i32(12 + len(raw)))
     write_i32_be(output, _CLASS_BASIC)
     write_i64_be(output, size)
@@ -44,7 +49,7 @@ def write_content(output: BytesWriter, channel: i64, message: Message, body_fram
         return
     if size <= body_frame_bytes:
         output.append(FRAME_BODY)
-        write_i16_be(output, i16(channel))
+        write_i16_be(output, channel_bits(channel))
         write_i32_be(output, i32(size))
         output.write(body)
         output.append(FRAME_END)
@@ -55,7 +60,7 @@ def write_content(output: BytesWriter, channel: i64, message: Message, body_fram
         if end > size:
             end = size
         output.append(FRAME_BODY)
-        write_i16_be(output, i16(channel))
+        write_i16_be(output, channel_bits(channel))
         write_i32_be(output, i32(end - position))
         output.write(body[position:end])
         output.append(FRAME_END)

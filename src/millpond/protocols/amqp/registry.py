@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from millpond.base.errors import CommandInvalid, NotAllowed, PeerError
+from millpond.base.errors import ChannelFault, CommandInvalid, NotAllowed, PeerError
 from millpond.broker.access import Operation
 from millpond.protocols.amqp.methods import Method, decode_method
 
@@ -67,14 +67,14 @@ class MethodTable:
         method = decode_method(payload)
         handler = CHANNEL_HANDLERS.get(method.method_id)
         if handler is None:
-            raise CommandInvalid(f"{method.name} is not a method that a client sends on a channel")
+            raise CommandInvalid("unimplemented method")
         handler(channel, method)
 
     def handle_connection(self, connection: Connection, method: Method) -> None:
         """A method on channel 0."""
         handler = CONNECTION_HANDLERS.get(method.method_id)
         if handler is None:
-            raise CommandInvalid(f"{method.name} is not a method that a client sends on channel 0")
+            raise ChannelFault(f"unexpected method in connection state {connection.state_name()}")
         handler(connection, method)
 
     def greet(self, connection: Connection) -> None:
@@ -83,11 +83,11 @@ class MethodTable:
 
         connection_class.greet(connection)
 
-    def handshake_failed(self, connection: Connection, error: PeerError) -> None:
+    def handshake_failed(self, connection: Connection, error: PeerError, method_id: int) -> None:
         """Something went wrong before the connection was open."""
         from millpond.protocols.amqp.classes import connection as connection_class
 
-        connection_class.handshake_failed(connection, error)
+        connection_class.handshake_failed(connection, error, method_id)
 
     def describe(self, connection: Connection) -> dict[str, object]:
         """The connection as operators see it."""

@@ -6,6 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pika
 import pytest
@@ -15,7 +16,7 @@ from pika.exceptions import ChannelClosedByBroker, ProbableAccessDeniedError, Pr
 from tests.conftest import EXTERNAL_VARIABLE
 from tests.support.broker_process import COMMAND_VARIABLE, BrokerProcess, run_operator_command
 from tests.support.endpoint import Endpoint
-from tests.support.pika_client import drain, publish, wait_ready
+from tests.support.pika_client import channel_refused, drain, publish, wait_ready
 
 PASSWORD = "correct horse"
 # What `limited` may do in "/": everything with names of its own, read from those that are shared, and publish by them.
@@ -78,22 +79,24 @@ def foreign(guest: BlockingChannel) -> Iterator[str]:
     guest.exchange_delete(name)
 
 
-def refusal(error: ChannelClosedByBroker, kind: str, name: str) -> bool:
-    """Whether this is RabbitMQ's text; since 3.12 it names the operation as well."""
-    return error.reply_code == 403 and bool(
-        re.fullmatch(
-            rf"ACCESS_REFUSED - ((configure|write|read) )?access to {kind} '{re.escape(name)}' in vhost '/' "
-            r"refused for user 'limited'",
-            error.reply_text,
-        )
-    )
+@contextmanager
+def refused(kind: str, name: str) -> Iterator[None]:
+    """The broker closes the channel with RabbitMQ's text; since 3.12 that names the operation as well."""
+    with pytest.raises(ChannelClosedByBroker) as caught:
+        yield
+    assert caught.value.reply_code == 403
+    assert re.fullmatch(
+        rf"ACCESS_REFUSED - ((configure|write|read) )?access to {kind} '{re.escape(name)}' in vhost '/' "
+        r"refused for user 'limited'",
+        caught.value.reply_text,
+    ), caught.value.reply_text
 
 
 class TestVirtualHost:
     def test_a_user_without_permissions_may_not_open_it(self, log_in: Callable[..., BlockingConnection]) -> None:
-        with pytest.raises((pika.exceptions.ConnectionClosedByBroker, ProbableAccessDeniedError)) as refused:
+        with pytest.raises((pika.exceptions.ConnectionClosedByBroker, ProbableAccessDeniedError)) as denied:
             log_in("stranger")
-        assert "NOT_ALLOWED - access to vhost '/' refused for user 'stranger'" in str(refused.value)
+        assert "NOT_ALLOWED - access to vhost '/' refused for user 'stranger'" in str(denied.value)
 
     def test_a_password_is_checked_for_every_user(self, log_in: Callable[..., BlockingConnection]) -> None:
         with pytest.raises(ProbableAuthenticationError):
@@ -109,36 +112,31 @@ class TestConfigure:
 
     @pytest.mark.parametrize("operation", ["declare", "delete"])
     def test_other_queues_may_not(self, limited: BlockingChannel, foreign: str, operation: str) -> None:
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("queue", foreign):
             (limited.queue_declare if operation == "declare" else limited.queue_delete)(foreign)
-        assert refusal(refused.value, "queue", foreign), refused.value
 
     @pytest.mark.parametrize("operation", ["declare", "delete"])
     def test_other_exchanges_may_not(self, limited: BlockingChannel, foreign: str, operation: str) -> None:
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("exchange", foreign):
             if operation == "declare":
                 limited.exchange_declare(foreign, "fanout")
             else:
                 limited.exchange_delete(foreign)
-        assert refusal(refused.value, "exchange", foreign), refused.value
 
     def test_a_dead_letter_exchange_must_be_writable(self, limited: BlockingChannel, own: str, foreign: str) -> None:
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("exchange", foreign):
             limited.queue_declare(own, arguments={"x-dead-letter-exchange": foreign})
-        assert refusal(refused.value, "exchange", foreign), refused.value
 
     def test_an_alternate_exchange_must_be_writable(self, limited: BlockingChannel, own: str, foreign: str) -> None:
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("exchange", foreign):
             limited.exchange_declare(own, "direct", arguments={"alternate-exchange": foreign})
-        assert refusal(refused.value, "exchange", foreign), refused.value
 
 
 class TestWrite:
     def test_publishing_needs_it_on_the_exchange(self, limited: BlockingChannel, foreign: str) -> None:
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("exchange", foreign):
             limited.basic_publish(foreign, "", b"m")
             limited.basic_qos(prefetch_count=1)
-        assert refusal(refused.value, "exchange", foreign), refused.value
 
     def test_the_default_exchange_is_called_amq_default(
         self, limited: BlockingChannel, guest: BlockingChannel, foreign: str
@@ -156,12 +154,10 @@ class TestWrite:
         channel.queue_declare(own)
         channel.exchange_declare(own, "fanout")
         channel.queue_bind(own, own)
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("queue", foreign):
             connection.channel().queue_bind(foreign, own)
-        assert refusal(refused.value, "queue", foreign), refused.value
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("exchange", foreign):
             connection.channel().queue_bind(own, foreign)
-        assert refusal(refused.value, "exchange", foreign), refused.value
         channel.queue_delete(own)
         channel.exchange_delete(own)
 
@@ -172,16 +168,15 @@ class TestWrite:
         channel = connection.channel()
         channel.exchange_declare(own, "fanout")
         for destination, source in ((foreign, own), (own, foreign)):
-            with pytest.raises(ChannelClosedByBroker) as refused:
+            with refused("exchange", foreign):
                 connection.channel().exchange_bind(destination, source)
-            assert refusal(refused.value, "exchange", foreign), refused.value
         channel.exchange_delete(own)
 
 
 class TestRead:
     @pytest.mark.parametrize("operation", ["consume", "get", "purge"])
     def test_other_queues_may_not_be_read(self, limited: BlockingChannel, foreign: str, operation: str) -> None:
-        with pytest.raises(ChannelClosedByBroker) as refused:
+        with refused("queue", foreign):
             match operation:
                 case "consume":
                     limited.basic_consume(foreign, lambda *_: None)
@@ -189,7 +184,6 @@ class TestRead:
                     limited.basic_get(foreign)
                 case "purge":
                     limited.queue_purge(foreign)
-        assert refusal(refused.value, "queue", foreign), refused.value
 
     def test_it_is_enough_to_consume(self, limited: BlockingChannel, guest: BlockingChannel) -> None:
         name = f"readable-{uuid.uuid4().hex[:12]}"
@@ -204,7 +198,7 @@ def test_a_refused_channel_leaves_the_connection_usable(
     log_in: Callable[..., BlockingConnection], own: str, foreign: str
 ) -> None:
     connection = log_in("limited")
-    with pytest.raises(ChannelClosedByBroker):
+    with refused("queue", foreign):
         connection.channel().basic_get(foreign)
     channel = connection.channel()
     channel.queue_declare(own, exclusive=True)
@@ -221,6 +215,5 @@ def test_permissions_changed_while_the_broker_runs_hold_for_open_connections(
     channel = log_in(user).channel()
     channel.queue_declare(own, exclusive=True)
     run_operator_command(guarded.data, "permission", "set", user, "", "", "")
-    with pytest.raises(ChannelClosedByBroker) as refused:
+    with channel_refused(403):
         channel.queue_purge(own)
-    assert refused.value.reply_code == 403

@@ -106,14 +106,14 @@ class TestDeclare:
                 {},
                 (
                     "inequivalent arg 'x-message-ttl' for queue '{}' in vhost '/': received none but current is "
-                    "the value \'100000\' of type 'signedint'"
+                    "the value '100000' of type 'signedint'"
                 ),
             ),
             (
                 {},
                 {"arguments": {"x-dead-letter-exchange": "dlx"}},
                 (
-                    "inequivalent arg 'x-dead-letter-exchange' for queue '{}' in vhost '/': received the value \'dlx\' "
+                    "inequivalent arg 'x-dead-letter-exchange' for queue '{}' in vhost '/': received the value 'dlx' "
                     "of type 'longstr' but current is none"
                 ),
             ),

@@ -72,6 +72,7 @@ def _cancel(channel: Channel, tag: str) -> None:
     consumer = channel.consumers.pop(tag, None)
     if consumer is not None:
         consumer.queue.remove_consumer(consumer)
+        channel.connection.consumer_gone(consumer)
 
 
 @on_channel(methods.BasicGet)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from millpond import __version__
-from millpond.base.errors import AccessRefused, CommandInvalid, NotAllowed, NotFound, PeerError
+from millpond.base.errors import AccessRefused, ChannelFault, CommandInvalid, NotAllowed, NotFound, PeerError
 from millpond.base.limits import FRAME_BYTES_MIN
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.authentication import MECHANISMS
@@ -62,14 +62,14 @@ def greet(connection: Connection) -> None:
     )
 
 
-def _expect(connection: Connection, state: int, name: str) -> None:
+def _expect(connection: Connection, state: int) -> None:
     if connection.state != state:
-        raise CommandInvalid(f"{name} is not valid now")
+        raise ChannelFault(f"unexpected method in connection state {connection.state_name()}")
 
 
 @on_connection(methods.ConnectionStartOk)
 def start_ok(connection: Connection, method: methods.ConnectionStartOk) -> None:
-    _expect(connection, AWAIT_START_OK, method.name)
+    _expect(connection, AWAIT_START_OK)
     connection.client_properties = method.client_properties
     capabilities = method.client_properties.get("capabilities")
     connection.capabilities = capabilities if isinstance(capabilities, dict) else {}
@@ -125,18 +125,18 @@ def refuse_login(connection: Connection) -> None:
         connection.lost()
 
 
-def handshake_failed(connection: Connection, error: PeerError) -> None:
-    """An error before the connection was open closes it."""
+def handshake_failed(connection: Connection, error: PeerError, method_id: int) -> None:
+    """An error in method `method_id`, before the connection was open, closes it."""
     logger.warning("%s: handshake failed: %s", connection.describe_peer(), error)
     if connection.state == AWAIT_START_OK and isinstance(error, AccessRefused):
         refuse_login(connection)
     else:
-        connection.close_with(reply_for(error), str(error), methods.ConnectionOpen.method_id)
+        connection.close_with(reply_for(error), str(error), method_id)
 
 
 @on_connection(methods.ConnectionTuneOk)
 def tune_ok(connection: Connection, method: methods.ConnectionTuneOk) -> None:
-    _expect(connection, AWAIT_TUNE_OK, method.name)
+    _expect(connection, AWAIT_TUNE_OK)
     settings = connection.settings
     frame_max = _negotiated("frame_max", method.frame_max, int(settings.frame_bytes_max))
     channel_max = _negotiated("channel_max", method.channel_max, int(settings.channels_max))
@@ -156,7 +156,7 @@ def _negotiated(name: str, asked: int, granted: int) -> int:
 
 @on_connection(methods.ConnectionOpen)
 def open_(connection: Connection, method: methods.ConnectionOpen) -> None:
-    _expect(connection, AWAIT_OPEN, method.name)
+    _expect(connection, AWAIT_OPEN)
     name = method.virtual_host
     try:
         vhost = connection.broker.vhost(name)
@@ -176,7 +176,7 @@ def close(connection: Connection, method: methods.ConnectionClose) -> None:
 @on_connection(methods.ConnectionUpdateSecret)
 def update_secret(connection: Connection, method: methods.ConnectionUpdateSecret) -> None:
     """Behaviour: it is for credentials that expire. Passwords do not, so any secret will do (RabbitMQ's own users)."""
-    _expect(connection, OPEN, method.name)
+    _expect(connection, OPEN)
     connection.send(0, methods.ConnectionUpdateSecretOk())
 
 
