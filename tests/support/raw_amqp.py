@@ -22,7 +22,7 @@ FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT = 1, 2, 3, 8
 READ_DEADLINE_S = 15.0
 
 Frame = Any
-Method = TypeVar("Method", bound=pamqp.base.Frame)
+Method = TypeVar("Method")
 
 
 class RawConnection:

@@ -127,9 +127,6 @@ ADMIN_REQUESTS_MAX: Final = 64
 ADMIN_LOGIN_THREADS: Final = 2
 # RabbitMQ's limit for a page of a list.
 ADMIN_PAGE_ITEMS_MAX: Final = 500
-# Work on pages ahead of a checkpoint, per turn: about a millisecond.
-PAGES_TRICKLED_PER_TURN: Final = 4
-QUEUES_TRICKLED_PER_TURN: Final = 64
 # A checkpoint that failed is tried again after this long.
 CHECKPOINT_RETRY_MS: Final = 5_000
 # A socket that is not read from fast enough stops its consumers at `high`, and lets them go on at `low`.
@@ -141,3 +138,12 @@ CLOSE_GRACE_MS: Final = 1_500
 QUEUE_RUNS_PER_TURN_MAX: Final = 20_000
 # When messages take more memory than the budget, a consumer that has this many unsettled gets no more of them.
 UNSETTLED_WHEN_SHORT_MAX: Final = 1_000
+# Pages that are encoded at the end of one turn, when their memory is wanted or ahead of a checkpoint: some milliseconds.
+PAGES_WRITTEN_PER_TURN: Final = 8
+# Queues that are looked at for that at the end of one turn: about a millisecond.
+QUEUES_PAGED_PER_TURN: Final = 256
+# A page that is being filled is written early, where memory is very short, if it takes as much as this: less is not
+# worth a write of its own.
+TAIL_PAGED_BYTES_MIN: Final = 16 * KIB
+# When logs hold this much that is settled, a checkpoint lets it go: acknowledgements alone fill a journal file slowly.
+CHECKPOINT_SETTLED_BYTES: Final = 256 * MIB

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from millpond.base.errors import PreconditionFailed
+from millpond.base.limits import NAME_BYTES_MAX
 from millpond.broker.queues.settings import (
     OVERFLOW_DROP_HEAD,
     OVERFLOW_REJECT,
@@ -20,12 +21,17 @@ from millpond.broker.queues.settings import (
 # RabbitMQ keeps timers in Erlang, whose longest is this many milliseconds (about 49 days) short of 2^32.
 TTL_MS_MAX: Final = 4_294_967_294 * 1000
 
+# What 64 bits hold: a field table can have larger numbers.
+COUNT_MAX: Final = (1 << 63) - 1
+
 _OVERFLOWS: Final = (OVERFLOW_DROP_HEAD, OVERFLOW_REJECT, OVERFLOW_REJECT_DEAD_LETTER)
 
 
 def _check_count(value: object, arguments: dict[str, object]) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int):
         return "expected integer"
+    if value > COUNT_MAX:
+        return f"{{value_too_big,{value}}}"
     return f"{{value_negative,{value}}}" if value < 0 else None
 
 
@@ -43,6 +49,9 @@ def _check_text(value: object, arguments: dict[str, object]) -> str | None:
 def _check_dead_letter_key(value: object, arguments: dict[str, object]) -> str | None:
     if isinstance(value, str) and "x-dead-letter-exchange" not in arguments:
         return "routing_key_but_no_dlx_defined"
+    if isinstance(value, str) and len(value.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
+        # RabbitMQ takes it, and fails when the message is delivered: no frame holds such a key.
+        return f"longer than {NAME_BYTES_MAX} bytes"
     return _check_text(value, arguments)
 
 

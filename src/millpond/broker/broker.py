@@ -17,6 +17,7 @@ from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.queues.pager import Pager
 from millpond.broker.queues.queue import Queue, QueueContext
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
@@ -86,6 +87,7 @@ class Broker:
         self.run_blocking: Final = run_blocking
         self.message_bytes_max: Final = message_bytes_max
         self.context: Final = QueueContext(turn, clock, ledger, memory, store)
+        self.pager: Final = Pager(memory, store, self.all_queues)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
@@ -172,24 +174,8 @@ class Broker:
             elif self.alarms.reasons and pending < JOURNAL_PENDING_BYTES_MAX // 2:
                 self.alarms.clear_alarm(FLOW)
         if memory.used > memory.page_out_bytes:
-            self._page_out()
+            self.pager.relieve()
         if memory.used > memory.budget_bytes:
             self.alarms.raise_alarm(ALARM_MEMORY)
         elif self.alarms.reasons and memory.used < memory.unblock_bytes:
             self.alarms.clear_alarm(ALARM_MEMORY)
-
-    def _page_out(self) -> None:
-        """Move the backlog of the queues that hold most to disk, until what remains is within bounds."""
-        if not self.store.available:
-            return
-        wanted = int(self.memory.used - self.memory.page_out_bytes)
-        queues = [queue for queue in self.all_queues() if len(queue.pages) > 1]
-        queues.sort(key=_most_memory_first)
-        for queue in queues:
-            wanted -= self.store.page_out(queue, wanted)
-            if wanted <= 0:
-                return
-
-
-def _most_memory_first(queue: Queue) -> int:
-    return -int(queue.resident_bytes)

@@ -1,10 +1,15 @@
 """Checkpoints: what lets old journal files go.
 
-    roll the journal -> write pages, or carry messages forward -> sync the logs -> write the snapshot -> drop files
+    write pages, a few a turn -> roll the journal, and carry what is left forward
+        -> wait for the pages and the journal -> sync the logs -> write the snapshot -> drop files, trim logs
 
 A message that is still in a queue when its journal file is to go is written to the queue's log, or, where a queue has
-little, again to the new journal file: a hundred logs would mean a hundred fsyncs. From half of a journal file on, full
-pages are written a few at a time, so that a checkpoint finds little left to do.
+little, again to the new journal file: a hundred logs would mean a hundred fsyncs. The pages are written ahead, a
+bounded amount per turn, so that the turn in which the journal is rolled finds little left to do.
+
+The snapshot is the state at the moment of the roll. It makes the old files useless, so it may not be written before
+all that is after the roll, what was carried forward above all, is durable. For the same reason logs are trimmed by
+what the snapshot needs, not by what queues need by now: a settlement since then may yet be lost with the power.
 
 If anything fails, the old files stay and the next checkpoint tries again.
 """
@@ -16,15 +21,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import i64
+
+from millpond.base.errors import StorageFailed
 from millpond.base.filesystem import Filesystem
 from millpond.base.limits import (
     CARRY_FORWARD_BYTES,
     CHECKPOINT_RETRY_MS,
-    PAGES_TRICKLED_PER_TURN,
-    PAGES_WRITING_MAX,
-    QUEUES_TRICKLED_PER_TURN,
+    CHECKPOINT_SETTLED_BYTES,
+    PAGES_WRITTEN_PER_TURN,
+    QUEUES_PAGED_PER_TURN,
 )
 from millpond.broker.broker import Broker
+from millpond.broker.commits import ALARM_STORAGE, CommitWaiter
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.queue import Queue
 from millpond.broker.snapshot import QueueState, encode_snapshot
@@ -35,14 +44,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER: Final = "checkpoints"
+SUFFIX: Final = ".checkpoint"
 
 
 def snapshot_path(folder: str, first_file: int) -> str:
     """The path of the snapshot that goes with the journal from `first_file` on."""
-    return f"{folder}/{FOLDER}/{first_file:020d}.checkpoint"
+    return f"{folder}/{FOLDER}/{first_file:020d}{SUFFIX}"
 
 
-class Checkpointer:
+class Checkpointer(CommitWaiter):
     """Makes checkpoints of one broker, one at a time."""
 
     def __init__(self, broker: Broker, journal: Journal, filesystem: Filesystem, folder: str, file_bytes: int) -> None:
@@ -51,13 +61,20 @@ class Checkpointer:
         self._filesystem = filesystem
         self._folder = folder
         self._file_bytes = file_bytes
+        # Queues whose pages are still to be written ahead of the next checkpoint, in which round: the first begins when
+        # half of a file is used, and the second, which finds what has come meanwhile, when all of it is.
+        self._ahead: list[Queue] = []
+        self._round = 0
         self._first_file = 0
         self._clean = False
         self._states: list[QueueState] = []
-        self._awaited: list[Page] = []
-        # Pages are still on their way to their places.
+        self._trimmable: dict[int, Queue] = {}
+        # Pages that are still on their way to their places, and the commit that covers what was carried forward.
+        self._awaited: dict[Page, None] = {}
+        self._awaited_commit = 0
         self._collecting = False
-        self._cursor = 0
+        # Known to the commits as somebody who waits.
+        self._is_waiting = False
         self._not_before_ms = 0
         self.running = False
         self.completed_total = 0
@@ -65,84 +82,135 @@ class Checkpointer:
         broker.turn.commits.append(self.end_turn)
 
     def end_turn(self) -> None:
-        """At the end of every turn: begin a checkpoint where one is due."""
+        """At the end of every turn: prepare a checkpoint that will be due soon, begin one that is due."""
         used = self._journal.file_used_bytes
-        if used * 2 < self._file_bytes or self.running or self._journal.failure is not None:
+        is_due = used >= self._file_bytes or self._broker.store.settled_bytes >= CHECKPOINT_SETTLED_BYTES
+        if not is_due and used * 2 < self._file_bytes:
             return
-        if used < self._file_bytes:
-            self._trickle()
-        elif self._broker.clock.monotonic_ms() >= self._not_before_ms:
+        if self.running or self._journal.failure is not None:
+            return
+        if self._broker.clock.monotonic_ms() < self._not_before_ms:
+            return
+        if not self._ahead and self._round < (2 if is_due else 1):
+            self._round += 1
+            self._ahead = [queue for queue in self._broker.all_queues() if queue.recoverable]
+        if self._ahead and used < self._file_bytes * 2:
+            self._write_ahead()
+        elif is_due:
             self.begin()
+
+    def _write_ahead(self) -> None:
+        """Write full pages that no consumer has come to yet, of some queues."""
+        store = self._broker.store
+        pages_max = min(PAGES_WRITTEN_PER_TURN, store.free_writes())
+        if store.resting:
+            # A disk that takes no pages does not keep the journal from being rolled.
+            self._ahead = []
+        for _ in range(QUEUES_PAGED_PER_TURN):
+            if not self._ahead or pages_max <= 0:
+                break
+            queue = self._ahead[-1]
+            written = 0 if queue.deleted else self._write_pages(queue, pages_max)
+            pages_max -= written
+            if written == 0:
+                self._ahead.pop()
+        if store.free_writes() > 0:
+            # There may be no other reason for a next turn. Otherwise a page that has been written is one.
+            self._broker.turn.touch()
+
+    def _write_pages(self, queue: Queue, pages_max: int) -> int:
+        """Write closed pages up to the last one that has persistent messages. How many."""
+        store = self._broker.store
+        first = store.first_unwritten(queue)
+        last = len(queue.pages) - 2
+        while last >= first and queue.pages[last].persistent == 0:
+            last -= 1
+        written = 0
+        for index in range(first, min(last + 1, first + pages_max)):
+            if not store.write(queue, queue.pages[index]):
+                break
+            written += 1
+        return written
 
     def begin(self, clean: bool = False) -> None:
         """Begin a checkpoint. `clean` says that nothing will happen after it."""
         broker = self._broker
         ledger = broker.ledger
         self.running = True
+        self._round = 0
+        self._ahead = []
         self._clean = clean
         # What this turn has told the ledger so far is part of the state below, so it belongs to the old file.
         ledger.flush()
-        queues = [queue for queue in broker.all_queues() if queue.recoverable]
-        carry_bytes = min(CARRY_FORWARD_BYTES, self._file_bytes // 4 // max(1, len(queues)))
+        # Of a queue that never had a message there is nothing to say.
+        queues = [queue for queue in broker.all_queues() if queue.recoverable and queue.next_offset > 0]
+        filled = sum(1 for queue in queues if queue.ready > 0 or queue.unsettled > 0)
+        carry_bytes = min(CARRY_FORWARD_BYTES, self._file_bytes // 4 // max(1, filled))
         for queue in queues:
-            self._write_pages(queue, carry_bytes)
+            if self._unwritten_bytes(queue) > carry_bytes:
+                queue.seal_tail()
+                self._write_pages(queue, len(queue.pages))
         self._first_file = int(self._journal.roll())
         for queue in queues:
             self._carry_forward(queue)
         ledger.end_turn()
+        self._journal.submit(True)
+        self._awaited_commit = int(self._journal.sequence) - 1
+        self._trimmable = broker.store.take_trimmable()
         self._states = [QueueState(queue) for queue in queues]
-        self._awaited = [state.page for queue_state in self._states for state in queue_state.pages]
+        self._awaited = {
+            state.page: None for queue_state in self._states for state in queue_state.pages if state.page.place is None
+        }
         self._collecting = True
-        self._page_written()
+        if not self._is_waiting:
+            self._is_waiting = True
+            broker.commits.wait(self)
 
-    def _write_pages(self, queue: Queue, carry_bytes: int) -> None:
+    def _unwritten_bytes(self, queue: Queue) -> int:
         unwritten = 0
-        for page in queue.pages:
-            if page.persistent > 0 and page.place is None and not page.writing:
+        for index in range(self._broker.store.first_unwritten(queue), len(queue.pages)):
+            page = queue.pages[index]
+            if page.persistent > 0:
                 unwritten += int(page.live_bytes)
-        if unwritten > carry_bytes:
-            queue.seal_tail()
-            for page in queue.pages[:-1]:
-                if page.persistent > 0:
-                    self._broker.store.write(queue, page)
+        return unwritten
 
     def _carry_forward(self, queue: Queue) -> None:
         ledger = self._broker.ledger
-        for page in queue.pages:
-            if page.persistent > 0 and page.place is None and not page.writing:
-                for slot in page.entries:
-                    if slot is not None and slot.message.properties.persistent:
-                        ledger.carried(slot.message, queue, slot.offset)
+        for index in range(self._broker.store.first_unwritten(queue), len(queue.pages)):
+            page = queue.pages[index]
+            if page.persistent > 0:
+                ledger.carried(queue, page.entries)
                 ledger.flush_large()
 
-    def _trickle(self) -> None:
-        """Write a few full pages that consumers will not reach soon."""
-        store = self._broker.store
-        queues = [queue for queue in self._broker.all_queues() if queue.recoverable and len(queue.pages) > 2]
-        if not queues or store.writes_under_way >= PAGES_WRITING_MAX:
-            return
-        written = 0
-        for _ in range(min(len(queues), QUEUES_TRICKLED_PER_TURN)):
-            self._cursor = (self._cursor + 1) % len(queues)
-            queue = queues[self._cursor]
-            for page in queue.pages[int(queue.head) + 1 : -1]:
-                if page.persistent > 0 and page.place is None and store.write(queue, page):
-                    written += 1
-                    if written >= PAGES_TRICKLED_PER_TURN:
-                        return
+    # --- Until all that the snapshot relies on is there -------------------------------------------------------------
 
-    def _page_written(self) -> None:
-        """One of the pages that the snapshot speaks of may have found its place."""
-        if not self._collecting:
-            return
-        self._awaited = [page for page in self._awaited if page.place is None]
-        if any(not page.writing for page in self._awaited):
-            self._failed("a page could not be written")
-        elif not self._awaited:
+    def committed(self, durable_sequence: i64) -> bool:
+        if self._collecting and durable_sequence >= self._awaited_commit:
+            self._awaited_commit = 0
+            self._go_on()
+        self._is_waiting = self._collecting and self._awaited_commit > 0
+        return self._is_waiting
+
+    def commit_failed(self) -> None:
+        self._is_waiting = False
+        if self._collecting:
+            self._failed("the journal cannot be written")
+
+    def _page_written(self, page: Page) -> None:
+        if self._ahead:
+            self._broker.turn.touch()
+        if page in self._awaited:
+            if page.place is None:
+                self._failed("a page could not be written")
+            else:
+                del self._awaited[page]
+                self._go_on()
+
+    def _go_on(self) -> None:
+        if self._collecting and not self._awaited and self._awaited_commit == 0:
             self._collecting = False
-            states, self._states = self._states, []
             sync = self._broker.store.sync_task()
-            self._broker.store.run_on_writer(partial(self._store, sync, states), self._ended)
+            self._broker.store.run_on_writer(partial(self._store, sync, self._states), self._ended)
 
     def _store(self, sync: Callable[[], None], states: list[QueueState]) -> None:
         """On the writing thread: make the logs durable, then the snapshot that relies on them."""
@@ -153,22 +221,34 @@ class Checkpointer:
         self._filesystem.write_bytes_atomically(path, content)
         for name in self._filesystem.list(f"{self._folder}/{FOLDER}"):
             older = f"{self._folder}/{FOLDER}/{name}"
-            if older < path:
+            if older < path and older.endswith((SUFFIX, SUFFIX + ".tmp")):
                 self._filesystem.remove(older)
 
     def _ended(self, error: BaseException | None) -> None:
         if error is not None:
+            if isinstance(error, StorageFailed):
+                # What is in the logs is unknown from here on, and only the journal's old files still have it all: they
+                # stay, and so would all that are still to come.
+                self._broker.alarms.raise_alarm(ALARM_STORAGE)
             self._failed(str(error))
             return
         self.running = False
         self.completed_total += 1
         self._journal.drop_before(self._first_file)
-        self._broker.store.trim(True)
+        store = self._broker.store
+        for state in self._states:
+            if int(state.log_id) in self._trimmable:
+                store.trim_to(state.queue, int(state.first_needed))
+        self._states = []
+        self._trimmable = {}
 
     def _failed(self, why: str) -> None:
         logger.error("the checkpoint failed and will be tried again: %s", why)
         self.running = False
         self._collecting = False
         self._states = []
-        self._awaited = []
+        self._awaited = {}
+        self._awaited_commit = 0
+        self._broker.store.give_back_trimmable(self._trimmable)
+        self._trimmable = {}
         self._not_before_ms = self._broker.clock.monotonic_ms() + CHECKPOINT_RETRY_MS

@@ -8,9 +8,12 @@ first, and `x-first-death-*` and `x-last-death-*` name the ends of its history.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from millpond.base.limits import DEATHS_RECORDED_MAX
 from millpond.broker.message import Address, Message
+
+_COUNT_MAX: Final = (1 << 63) - 1
 
 
 def dead_lettered(message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, now_ms: int) -> Message:
@@ -25,7 +28,8 @@ def dead_lettered(message: Message, queue: str, reason: str, exchange: str, rout
         if earlier.get("queue") == queue and earlier.get("reason") == reason:
             count = earlier.get("count")
             death = dict(earlier)
-            death["count"] = (count if isinstance(count, int) else 0) + 1
+            # A publisher may have put any number there, also one whose successor has no encoding.
+            death["count"] = count + 1 if isinstance(count, int) and 0 < count < _COUNT_MAX else 1
         else:
             others.append(earlier)
     death["reason"] = reason

@@ -2,12 +2,13 @@
 
 Messages that go to the same queues one after the other share a record batch. At the end of the turn all of it becomes
 one frame, so that a publish, its dead-lettering and an acknowledgement of the same turn are recovered together or not
-at all; where that would be more than recovery believes a frame to be, several frames that count as one. Without a journal (a broker that keeps nothing) no queue is recoverable and nothing arrives here.
+at all; where that would be more than recovery believes a frame to be, several frames that count as one. Without a
+journal (a broker that keeps nothing) no queue is recoverable and nothing arrives here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i16, i32, i64

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from millpond.base.errors import CorruptData
 from millpond.base.filesystem import Filesystem
-from millpond.broker.checkpoint import FOLDER
+from millpond.broker.checkpoint import FOLDER, SUFFIX
 from millpond.broker.queues.queue import Queue
-from millpond.broker.records import KIND_TURN
+from millpond.broker.records import KIND_TURN, KIND_TURN_BEGIN, KIND_TURN_END, KIND_TURN_MORE
 from millpond.broker.replay import replay_turn
 from millpond.broker.snapshot import SnapshotReader
-from millpond.storage.journal_recovery import Damage, JournalReport, read_journal
+from millpond.storage.journal_recovery import Damage, JournalReport, journal_files, read_journal
 
 if TYPE_CHECKING:
     from millpond.broker.queues.page_store import PageStore
@@ -35,12 +35,18 @@ class Recovery:
         self._folder = folder
         self._store = store
         self._queues = {int(queue.log_id): queue for queue in queues}
-        # The highest id of any queue that the journal speaks of.
-        self.log_id_max = 0
+        # The first frames of a turn that has several.
+        self._parts: list[bytes] = []
+        self._is_clean = False
+        self._was_rebuilt = False
+        # The highest id of any queue that is spoken of anywhere: a queue that the catalog forgot may have left a log.
+        self.log_id_max = max(store.folders(), default=0)
+        # What was recovered should go to where it is not recovered again.
+        self.checkpoint_wanted = False
 
     def run(self) -> JournalReport:
         """Recover. The number of the next journal file is in the report."""
-        first_file, is_clean = self._restore_checkpoint()
+        first_file = self._restore_checkpoint()
         report = read_journal(self._filesystem, f"{self._folder}/{JOURNAL_FOLDER}", first_file, self._apply)
         if report.damage is not Damage.NONE:
             log = logger.critical if report.damage is Damage.CORRUPTION else logger.warning
@@ -49,54 +55,94 @@ class Recovery:
                 report.damage.value, report.last_file, report.last_position, report.reason, report.bytes_cut,
                 ", ".join(report.kept_aside) or "no file",
             )  # fmt: skip
+        self._drop_parts()
+        # The file that a clean stop leaves is followed by another as soon as there is a new life, of which nothing else
+        # need have been written.
+        is_clean = self._is_clean and report.files <= 1 and report.damage is Damage.NONE
         messages = 0
         for queue in self._queues.values():
-            if not is_clean or report.frames > 0:
+            if not is_clean:
                 # It is not known what was delivered, so all of it may have been.
                 queue.redelivered_before = queue.next_offset
             queue.restored()
             messages += int(queue.ready)
+        self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
         logger.info("recovered %d messages in %d durable queues", messages, len(self._queues))
         return report
 
-    def _restore_checkpoint(self) -> tuple[int, bool]:
-        """Load the newest checkpoint that verifies; the first journal file after it, and whether it was a clean stop."""
+    def _restore_checkpoint(self) -> int:
+        """Load the newest checkpoint that verifies; the first journal file after it."""
         folder = f"{self._folder}/{FOLDER}"
-        names = self._filesystem.list(folder) if self._filesystem.exists(folder) else []
-        damaged = False
-        for name in sorted((name for name in names if name.endswith(".checkpoint")), reverse=True):
+        for name in sorted(self._filesystem.list(folder), reverse=True):
+            if not name.endswith(SUFFIX):
+                continue
             path = f"{folder}/{name}"
             try:
                 reader = SnapshotReader(self._filesystem.read_bytes(path))
             except CorruptData as error:
-                damaged = True
                 logger.critical("checkpoint %s cannot be used and is kept aside: %s", path, error)
                 self._filesystem.rename(path, path + ".corrupt")
                 continue
             while reader.restore_next(self._queues):
                 pass
-            return reader.first_file, reader.clean
-        if damaged:
-            self._restore_from_logs()
-        return 0, False
+            self.log_id_max = max(self.log_id_max, reader.log_id_max)
+            self._is_clean = reader.clean
+            return reader.first_file
+        return self._do_without_checkpoint()
+
+    def _do_without_checkpoint(self) -> int:
+        """The first journal file to read. Where files before it have been dropped, there was a checkpoint once, and
+        what it knew must come from the queues' logs."""
+        numbers = journal_files(self._filesystem, f"{self._folder}/{JOURNAL_FOLDER}")
+        if numbers[:1] == [0] or (not numbers and not self._store.folders()):
+            return 0
+        self._was_rebuilt = True
+        self._restore_from_logs()
+        if not numbers:
+            # Not 0: that would say that the journal has been there from the beginning.
+            return 1
+        first = numbers[-1]
+        while first - 1 in numbers:
+            first -= 1
+        return first
 
     def _restore_from_logs(self) -> None:
         """Without a checkpoint the queues' logs still have their messages, but not which of them were settled."""
         logger.critical("no checkpoint is left: messages that were acknowledged may come again")
-        for log_id in self._store.folders():
+        for log_id in sorted(self._store.folders()):
             queue = self._queues.get(log_id)
             if queue is None:
                 continue
-            for base_offset, last_offset, count, place in self._store.all_places(queue):
-                if count > 0:
-                    queue.restore_page(base_offset, last_offset + 1, count, place.length, [], place)
-                queue.restore(last_offset + 1, last_offset + 1, 0, True)
+            for page in self._store.surviving_pages(queue):
+                queue.restore(page.end, page.end, 0, True)
+                queue.restore_page(page.start, page.end, page.live, page.live_bytes, [], page.place)
 
     def _apply(self, kind: int, payload: bytes) -> None:
-        if kind != KIND_TURN:
+        if kind == KIND_TURN:
+            self._drop_parts()
+            self._replay(payload)
+        elif kind == KIND_TURN_BEGIN:
+            self._drop_parts()
+            self._parts = [payload]
+        elif kind == KIND_TURN_MORE:
+            self._parts.append(payload)
+        elif kind == KIND_TURN_END:
+            parts, self._parts = self._parts, []
+            self._replay(b"".join([*parts, payload]))
+        else:
             logger.error("a journal frame of the unknown kind %d was passed over", kind)
-            return
+
+    def _drop_parts(self) -> None:
+        if self._parts:
+            logger.warning("a turn that had not been written to its end was passed over")
+            self._parts = []
+
+    def _replay(self, payload: bytes) -> None:
         try:
-            self.log_id_max = max(self.log_id_max, replay_turn(payload, self._queues))
+            highest, is_new = replay_turn(payload, self._queues)
         except CorruptData as error:
             logger.critical("a journal frame whose checksum is right makes no sense and was passed over: %s", error)
+            return
+        self.log_id_max = max(self.log_id_max, highest)
+        if is_new:
+            self._is_clean = False

@@ -46,23 +46,26 @@ class QueueState:
     """A queue as it was at the moment of the checkpoint."""
 
     def __init__(self, queue: Queue) -> None:
+        self.queue: Final = queue
         self.log_id: Final[i64] = queue.log_id
         self.next_offset: Final[i64] = queue.next_offset
         self.log_end: Final[i64] = queue.log_end
         head = queue.pages[queue.head]
-        fresh = head.start + head.taken
-        for entry in queue.returned:
-            fresh = min(fresh, entry.offset)
-        self.first_fresh: Final[i64] = fresh
+        # Whatever is left before it was delivered, and has been given back or is still unsettled.
+        self.first_fresh: Final[i64] = max(head.start + head.taken, queue.redelivered_before)
         self.expiring: Final = queue.expiring
         self.pages: Final[list[PageState]] = [
             PageState(page) for page in queue.pages if page.live > 0 and (page.place is not None or page.writing)
         ]
+        # The lowest offset that this snapshot needs from the log.
+        self.first_needed: Final[i64] = self.pages[0].start if self.pages else queue.log_end
 
 
 def _settled_ranges(page: Page) -> list[tuple[int, int]]:
     if not page.resident:
         return list(page.settled_ranges)
+    if page.live == len(page.entries):
+        return []
     ranges: list[tuple[int, int]] = []
     offset = page.start
     start: i64 = -1
@@ -132,6 +135,8 @@ class SnapshotReader:
             raise CorruptData("the checksum does not match")
         if version != VERSION:
             raise UnsupportedFormat(f"a checkpoint of version {version}, but only version {VERSION} is known")
+        # The highest id of any queue in it, as far as it was read.
+        self.log_id_max = 0
         self.first_file: Final = int(self._i64())
         self.clean: Final = self._u8() == 1
         self._queues_left = self._i32()
@@ -141,7 +146,9 @@ class SnapshotReader:
         if self._queues_left == 0:
             return False
         self._queues_left -= 1
-        queue = queues.get(int(self._i64()))
+        log_id = int(self._i64())
+        self.log_id_max = max(self.log_id_max, log_id)
+        queue = queues.get(log_id)
         next_offset = self._i64()
         log_end = self._i64()
         first_fresh = self._i64()

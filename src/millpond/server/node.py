@@ -24,6 +24,7 @@ from millpond.base.limits import (
     JOURNAL_FILE_BYTES,
     PASSWORD_HASHES_AT_ONCE_MAX,
 )
+from millpond.admin.server import AdminServer
 from millpond.broker.access import Access
 from millpond.broker.broker import DEFAULT_VHOST, Broker
 from millpond.broker.checkpoint import Checkpointer
@@ -39,6 +40,7 @@ from millpond.protocols.amqp import registry as amqp
 from millpond.protocols.amqp.connection import Connection, ConnectionSettings
 from millpond.protocols.amqp.transport import Transport
 from millpond.server import data_directory
+from millpond.server.administration import administration
 from millpond.server.listeners import bind, bound_address, tls_context
 from millpond.server.transport import ServerProtocol
 from millpond.storage.journal import Journal
@@ -64,6 +66,8 @@ class Node:
         self._store: PageStore | None = None
         self._broker: Broker | None = None
         self._servers: list[asyncio.Server] = []
+        self._sockets: dict[str, socket.socket] = {}
+        self._admin: AdminServer | None = None
         self._protocols: dict[ServerProtocol, None] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,26 +85,19 @@ class Node:
     async def start(self) -> None:
         """Open the data, recover, and listen. Raises OperatorError; then nothing is left open."""
         try:
-            sockets = self._bind()
+            self._bind()
             self._open()
-            await self._listen(sockets)
+            await self._listen()
         except BaseException:
             await self.stop()
             raise
 
-    def _bind(self) -> dict[str, socket.socket]:
+    def _bind(self) -> None:
         """Take the addresses first: a second broker on the same ports must not touch the data."""
-        sockets: dict[str, socket.socket] = {}
-        try:
-            for name in ("amqp", "amqps"):
-                address = getattr(self.settings, name)
-                if address is not None:
-                    sockets[name] = bind(name, address)
-        except BaseException:
-            for sock in sockets.values():
-                sock.close()
-            raise
-        return sockets
+        for name in ("amqp", "amqps", "admin"):
+            address = getattr(self.settings, name)
+            if address is not None:
+                self._sockets[name] = bind(name, address)
 
     def _open(self) -> None:
         settings = self.settings
@@ -152,7 +149,7 @@ class Node:
             )
             ledger.journal = journal
             self._checkpointer = Checkpointer(broker, journal, self._filesystem, self._folder, JOURNAL_FILE_BYTES)
-            if report.frames > 0:
+            if recovery.checkpoint_wanted:
                 # What was replayed goes to where it is not replayed again.
                 self._checkpointer.begin()
             clock.call_later(settings.journal_sync_interval_ms, self._sync_due)
@@ -160,7 +157,7 @@ class Node:
         self._broker = broker
         turn.touch()
 
-    async def _listen(self, sockets: dict[str, socket.socket]) -> None:
+    async def _listen(self) -> None:
         settings = self.settings
         loop = asyncio.get_running_loop()
         connection_settings = ConnectionSettings(
@@ -172,12 +169,14 @@ class Node:
             return Connection(self.broker, transport, connection_settings, handlers)
 
         factory = partial(ServerProtocol, connect, self._protocols)
-        for name, sock in sockets.items():
-            context = tls_context(settings) if name == "amqps" else None
-            server = await loop.create_server(factory, sock=sock, ssl=context)
-            self._servers.append(server)
+        for name, sock in self._sockets.items():
             address = bound_address(sock)
             self.addresses[name] = (address.host, address.port)
+            if name != "admin":
+                context = tls_context(settings) if name == "amqps" else None
+                self._servers.append(await loop.create_server(factory, sock=sock, ssl=context))
+        self._admin = administration(self.broker, settings, self._sockets.get("admin"), lambda: self.addresses)
+        self._admin.start()
 
     # --- What the core needs done elsewhere -------------------------------------------------------------------------
 
@@ -218,7 +217,9 @@ class Node:
             broker.alarms.raise_alarm(ALARM_DISK)
         elif not broker.commits.is_blocked:
             broker.alarms.clear_alarm(ALARM_DISK)
-        broker.store.trim(False)
+        broker.store.trim_transient()
+        broker.store.resume()
+        broker.pager.look_again()
         broker.turn.touch()
         broker.clock.call_later(DISK_CHECK_MS, self._check_disk)
 
@@ -231,6 +232,11 @@ class Node:
         self._stopping = True
         for server in self._servers:
             server.close()
+        if self._admin is not None:
+            await self._admin.stop()
+        # Those that nobody has taken over yet; closing one of the others again changes nothing.
+        for sock in self._sockets.values():
+            sock.close()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:

@@ -140,7 +140,8 @@ class TestOneWorker:
             send(app, "tests.never").get(timeout=RESULT_DEADLINE_S)
 
     def test_a_countdown_delays_a_task_and_others_go_ahead(self, app: celery.Celery) -> None:
-        delayed = app.send_task("tests.add", args=(1, 1), countdown=1.0)
+        delayed = app.send_task("tests.add", args=(1, 1), countdown=2.0)
+        # The worker holds the delayed task unacknowledged and asks for one message more by basic.qos.
         assert send(app, "tests.add", 2, 2).get(timeout=RESULT_DEADLINE_S) == 4
         assert not delayed.ready()
         assert delayed.get(timeout=RESULT_DEADLINE_S) == 2

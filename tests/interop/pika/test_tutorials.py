@@ -204,22 +204,6 @@ class TestSixRemoteProcedureCall:
         results = {asked[str(answer.properties.correlation_id)]: int(answer.body) for answer in answers.deliveries}
         assert results == {30: 832040, 1: 1, 10: 55, 0: 0, 20: 6765}
 
-    def test_the_answer_may_come_to_the_pseudo_queue_direct_reply_to(self, connect: Connect, rpc_queue: str) -> None:
-        channel = connect().channel()
-        answers = Inbox(channel, "amq.rabbitmq.reply-to", auto_ack=True)
-        for n in (5, 10):
-            channel.basic_publish(
-                exchange="",
-                routing_key=rpc_queue,
-                properties=pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id=str(n)),
-                body=str(n),
-            )
-        answers.wait(2)
-        assert sorted((str(a.properties.correlation_id), a.body) for a in answers.deliveries) == [
-            ("10", b"55"),
-            ("5", b"5"),
-        ]
-
 
 def test_publisher_confirms_one_by_one_and_the_generator_consumer(connect: Connect, unique: Unique) -> None:
     name = unique("confirmed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from millpond.base.clock import ManualClock
 from millpond.base.limits import CHANNELS_PER_CONNECTION_MAX, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, MESSAGE_BYTES_MAX
@@ -161,10 +161,10 @@ class Pond:
                 return
         raise AssertionError(f"the broker does not come to rest in {TURNS_MAX} turns")
 
-    def client(self, **options: object) -> Client:
+    def client(self, **options: Any) -> Client:
         """A client whose connection is open."""
         client = Client(self)
-        client.open(**options)  # type: ignore[arg-type]
+        client.open(**options)
         return client
 
     def close(self) -> None:
@@ -207,8 +207,8 @@ class Client:
     def send(self, channel: int, *sent: Method) -> None:
         self.feed(b"".join([method_frame(channel, method) for method in sent]))
 
-    def publish(self, channel: int, routing_key: str, body: bytes = b"x", **options: object) -> None:
-        self.feed(publish_frames(channel, routing_key, body, **options))  # type: ignore[arg-type]
+    def publish(self, channel: int, routing_key: str, body: bytes = b"x", **options: Any) -> None:
+        self.feed(publish_frames(channel, routing_key, body, **options))
 
     def methods(self) -> list[Method]:
         return [frame.method for frame in self.frames()]
@@ -275,14 +275,14 @@ class Client:
     def open_channel(self, number: int) -> None:
         self.call(number, methods.ChannelOpen(), methods.ChannelOpenOk)
 
-    def declare(self, channel: int, name: str, **options: object) -> None:
+    def declare(self, channel: int, name: str, **options: Any) -> None:
         self.call(channel, methods.QueueDeclare(queue=name, **options), methods.QueueDeclareOk)
 
     def ready(self, channel: int, queue: str) -> int:
         """How many messages wait in a queue."""
         return self.call(channel, methods.QueueDeclare(queue=queue, passive=True), methods.QueueDeclareOk).message_count
 
-    def consume(self, channel: int, queue: str, tag: str = "c", **options: object) -> None:
+    def consume(self, channel: int, queue: str, tag: str = "c", **options: Any) -> None:
         """Start to consume. What is delivered at once is there for the next call of `messages`."""
         self.send(channel, methods.BasicConsume(queue=queue, consumer_tag=tag, **options))
         self.pond.rest()
@@ -308,7 +308,8 @@ class Client:
         close = found[-1].method
         assert isinstance(close, methods.ConnectionClose), f"expected a close, got {close}"
         assert found[-1].channel == 0
-        assert not self.transport.is_closed, "the reason has no time to arrive"
+        transport = self.transport
+        assert not transport.is_closed, "the reason has no time to arrive"
         self.send(0, methods.ConnectionCloseOk())
         assert self.frames() == []
         assert self.transport.is_closed
@@ -325,7 +326,7 @@ def _closed(close: methods.ConnectionClose | methods.ChannelClose) -> Closed:
     return Closed(close.reply_code, close.reply_text, close.failing_class_id << 16 | close.failing_method_id)
 
 
-# --- frames as bytes ---------------------------------------------------------------------------------------------------
+# --- frames as bytes --------------------------------------------------------------------------------------------------
 
 
 def frame(kind: int, channel: int, payload: bytes, end: bytes = b"\xce") -> bytes:

@@ -25,7 +25,7 @@ class Entry:
     def __init__(self, message: Message, offset: i64, size: i64) -> None:
         self.message: Final = message
         self.offset: Final[i64] = offset
-        # What the message counts for: body and properties in bytes.
+        # What the message counts for in length limits: its body, in bytes.
         self.size: Final[i64] = size
         # Wall clock; -1 where it never expires.
         self.expires_ms: i64 = -1
@@ -38,8 +38,8 @@ class Entry:
 
 
 def message_size(message: Message) -> i64:
-    """Bytes that count for a queue's length limit: body and properties."""
-    return len(message.body) + len(message.properties.raw)
+    """Bytes that count for a queue's length limit: the body's, as in RabbitMQ."""
+    return len(message.body)
 
 
 def memory_size(message: Message) -> i64:

@@ -15,6 +15,7 @@ from typing import final
 
 from mypy_extensions import i64
 
+from millpond.broker.message import MESSAGE_OVERHEAD_BYTES
 from millpond.broker.queues.entry import Entry
 from millpond.storage.log import BatchPlace
 
@@ -34,14 +35,23 @@ class Page:
         self.taken: i64 = 0
         self.live: i64 = 0
         self.live_bytes: i64 = 0
+        # Bodies and properties of all that was ever put in: what closes it.
+        self.filled_bytes: i64 = 0
         # Live messages that a restart must bring back.
         self.persistent: i64 = 0
         # Where the page is in the log, when it has been written; `writing` while the storage thread does it.
         self.place: BatchPlace | None = None
         self.writing = False
         self.loading = False
+        # It is written because its memory is wanted.
+        self.leaving = False
         # Offsets settled since the page was written, as (start, end) ranges; kept only for a page not in memory.
         self.settled_ranges: list[tuple[int, int]] = []
+
+    @property
+    def memory_bytes(self) -> i64:
+        """About what its messages take in memory."""
+        return self.live_bytes + self.live * MESSAGE_OVERHEAD_BYTES
 
     def is_settled_at(self, offset: i64) -> bool:
         """Whether a page that is on disk only has had `offset` settled."""

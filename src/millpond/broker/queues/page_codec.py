@@ -6,10 +6,11 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
+from millpond.base.errors import CorruptData
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.page import Page
 from millpond.broker.records import MessageReader, record_header
-from millpond.storage.record_batch import BatchBuilder, RecordReader
+from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader
 
 
 @final
@@ -46,8 +47,12 @@ class PageWriter:
         return builder.finish(base_offset, page.end - 1 - base_offset), int(newest)
 
 
-def decode_page(batch: bytes) -> tuple[list[i64], list[Message]]:
-    """Offsets and messages of a batch whose checksum has been checked. CorruptData where it makes no sense."""
+def decode_page(batch: bytes, end_offset: i64) -> tuple[list[i64], list[Message]]:
+    """Offsets and messages of a batch whose checksum has been checked, and that should end before `end_offset`.
+    CorruptData where it makes no sense, or is another one: the checksum does not cover the base offset."""
+    header = BatchHeader(batch)
+    if header.base_offset + header.last_offset_delta + 1 != end_offset:
+        raise CorruptData(f"a page that should end at {end_offset} begins at {header.base_offset}")
     reader = RecordReader(batch)
     messages = MessageReader()
     offsets: list[i64] = []

@@ -4,28 +4,37 @@ Every queue has a log of its own: `queues/<id>` for those that survive a restart
 folder is emptied at start. Pages are encoded on the event loop's thread; one thread writes, syncs and deletes, another
 one reads, and what they have to say is posted back to the loop. The tables here belong to the loop's thread; a log's
 appends and syncs belong to the writing thread.
+
+A log only grows, so the pages of a queue are written in their order, and none is passed over.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from millpond.base.errors import CorruptData, StorageError
 from millpond.base.filesystem import Filesystem
 from millpond.base.limits import PAGES_AHEAD, PAGES_WRITING_MAX, SEGMENT_BYTES
+from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.page_codec import PageWriter, decode_page
-from millpond.storage.log import BatchEntry, BatchPlace, Log
+from millpond.storage.log import BatchPlace, Log
 
 if TYPE_CHECKING:
     from millpond.broker.queues.queue import Queue
 
 logger = logging.getLogger(__name__)
+
+# Offsets of a batch lie within 2^31 of its base; a log that is further behind begins anew at the page.
+_BATCH_SPAN_MAX = 1 << 30
+# Errors of a read that say that the data is gone. Others (no descriptors, no memory) may pass.
+_UNREADABLE = frozenset({errno.EIO, errno.ENOENT})
 
 RECOVERABLE_FOLDER = "queues"
 TRANSIENT_FOLDER = "transient"
@@ -35,32 +44,41 @@ class LazyLog:
     """A queue's log, opened on the thread that first needs it: opening reads its last segment through."""
 
     def __init__(self, filesystem: Filesystem, folder: str, end_offset: int, name: str) -> None:
-        self._log = Log(filesystem, folder, SEGMENT_BYTES)
-        self._end_offset = end_offset
+        self._filesystem = filesystem
+        self._folder = folder
         self._name = name
         self._guard = threading.Lock()
-        self._is_open = False
+        self._log: Log | None = None
+        # One past the last offset that is in the log, or was passed over because a later page is.
+        self.end_offset = end_offset
 
     def opened(self) -> Log:
         """The log, open."""
         with self._guard:
-            if not self._is_open:
-                report = self._log.open(self._end_offset)
-                self._is_open = True
+            if self._log is None:
+                log = Log(self._filesystem, self._folder, SEGMENT_BYTES)
+                report = log.open(self.end_offset)
+                self._log = log
                 if report.reasons:
                     logger.warning("the log of queue %r was cut: %s", self._name, "; ".join(report.reasons))
                 for start, end in report.lost:
                     logger.critical("offsets %d to %d of queue %r are lost", start, end - 1, self._name)
             return self._log
 
-    def append(self, batch: bytes, base_offset: int, last_offset: int, newest_ms: int) -> BatchPlace:
-        return self.opened().append(batch, base_offset, last_offset, newest_ms)
+    def append(self, previous_end: int, batch: bytes, base_offset: int, last_offset: int, newest_ms: int) -> BatchPlace:
+        """Add a page. `previous_end` is where the page before it ends: where that one has failed, so does this one,
+        for otherwise the failed one could never be written any more."""
+        if previous_end != self.end_offset:
+            raise StorageError("it follows a page that could not be written")
+        place = self.opened().append(batch, base_offset, last_offset, newest_ms)
+        self.end_offset = last_offset + 1
+        return place
 
     def read(self, place: BatchPlace) -> bytes:
         return self.opened().read(place)
 
     def sync(self) -> None:
-        if self._is_open:
+        if self._log is not None:
             self._log.sync()
 
     def trim_before(self, offset: int) -> None:
@@ -70,16 +88,24 @@ class LazyLog:
         self.opened().delete()
 
     def close(self) -> None:
-        if self._is_open:
+        if self._log is not None:
             self._log.close()
+
+
+class SurvivingPage(NamedTuple):
+    """A page that was found in a log."""
+
+    start: int
+    end: int
+    live: int
+    live_bytes: int
+    place: BatchPlace
 
 
 class PageStore:
     """The logs of all queues of a node. Without a `filesystem` nothing ever leaves memory."""
 
-    def __init__(
-        self, filesystem: Filesystem | None, folder: str, post: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, filesystem: Filesystem | None, folder: str, post: Callable[[Callable[[], None]], None]) -> None:
         self._filesystem = filesystem
         self._folder = folder
         self._post = post
@@ -88,9 +114,19 @@ class PageStore:
         self._trimmable: dict[int, Queue] = {}
         self._writer = ThreadPoolExecutor(1, "millpond-page-writer")
         self._reader = ThreadPoolExecutor(1, "millpond-page-reader")
+        self._unread: dict[Page, Queue] = {}
         self.writes_under_way = 0
+        # What pages that are being written will give back when they are.
+        self.leaving_bytes = 0
+        # A write has failed: no further one is begun before `resume`.
+        self.resting = False
+        # Queues that have more than one page, or had when they were last looked at.
+        self.backlogs: dict[Queue, None] = {}
+        # What the logs of recoverable queues hold in vain, until the next checkpoint.
+        self.settled_bytes = 0
         # Called after every write that has ended.
-        self.on_written: Callable[[], None] | None = None
+        self.on_written: Callable[[Page], None] | None = None
+        self.pages_started_total = 0
         self.pages_written_total = 0
         self.pages_read_total = 0
 
@@ -115,66 +151,117 @@ class PageStore:
 
     # --- Writing --------------------------------------------------------------------------------------------------
 
-    def page_out(self, queue: Queue, bytes_wanted: int) -> int:
-        """Move pages that consumers will not need soon to disk. How many bytes of memory that will free or has freed.
+    def free_writes(self) -> int:
+        """How many pages may be given to the disk now."""
+        return 0 if self.resting or self._filesystem is None else PAGES_WRITING_MAX - self.writes_under_way
 
-        Everything beyond the pages that are read ahead may go; the page that is being filled is closed first.
-        """
+    def page_out(self, queue: Queue, bytes_wanted: int, pages_kept: int, pages_max: int) -> int:
+        """Move pages to disk, except the next `pages_kept` that consumers will need. How many bytes of memory that has
+        freed or will free. At most `pages_max` pages are written."""
         if self._filesystem is None or queue.deleted:
             return 0
-        first = int(queue.head) + PAGES_AHEAD
-        if len(queue.pages) <= first:
-            return 0
-        queue.seal_tail()
-        freed = 0
-        for page in queue.pages[first:-1]:
-            if freed >= bytes_wanted or self.writes_under_way >= PAGES_WRITING_MAX:
+        first = min(int(queue.head) + pages_kept, len(queue.pages) - 1)
+        freed = self._drop_kept(queue, first, bytes_wanted)
+        if freed >= bytes_wanted:
+            return freed
+        for index in range(self.first_unwritten(queue), len(queue.pages) - 1):
+            if freed >= bytes_wanted or pages_max <= 0:
                 break
-            if not page.resident or page.taken > 0:
-                continue
-            if page.place is not None:
-                freed += int(page.live_bytes)
-                queue.drop_resident(page)
-            elif page.writing:
-                freed += int(page.live_bytes)
-            elif self.write(queue, page):
-                freed += int(page.live_bytes)
+            page = queue.pages[index]
+            if not self.write(queue, page):
+                break
+            pages_max -= 1
+            if index >= first and page.taken == 0:
+                page.leaving = True
+                self.leaving_bytes += int(page.memory_bytes)
+                freed += int(page.memory_bytes)
         return freed
 
-    def write(self, queue: Queue, page: Page) -> bool:
-        """Write a closed page to its queue's log. False when it can't be written now.
+    def _drop_kept(self, queue: Queue, first: int, bytes_wanted: int) -> int:
+        """Give up pages that the log has as well, beginning with the one that is needed last."""
+        from_offset = queue.pages[first].start
+        chosen: list[Page] = []
+        freed = 0
+        for page in reversed(queue.kept):
+            if freed >= bytes_wanted or page.start < from_offset:
+                break
+            if page.taken == 0:
+                chosen.append(page)
+                freed += int(page.memory_bytes)
+        # Pages that were read ahead are not among them, and always are close to the head.
+        for index in range(first, min(len(queue.pages) - 1, int(queue.head) + PAGES_AHEAD)):
+            page = queue.pages[index]
+            if freed < bytes_wanted and page.resident and page.place is not None and page.taken == 0:
+                if page not in chosen:
+                    chosen.append(page)
+                    freed += int(page.memory_bytes)
+        for page in chosen:
+            queue.drop_resident(page)
+        return freed
 
-        A log only grows: a page older than what the log holds already is left to the journal.
-        """
-        if page.writing or page.place is not None or page.start < queue.log_end or page.live == 0:
+    def first_unwritten(self, queue: Queue) -> int:
+        """Index of the first page that the log does not have, nor is about to; it may be the one being filled."""
+        index = int(queue.index_of(queue.log_end))
+        return index + 1 if queue.pages[index].start < queue.log_end else index
+
+    def write(self, queue: Queue, page: Page) -> bool:
+        """Write the first unwritten page, which must be closed, to its queue's log. False when it can't be written
+        now."""
+        if self.resting or page.writing or page.place is not None or page.start < queue.log_end or page.live == 0:
             return False
         log = self._log(queue)
-        base_offset = int(queue.log_end)
+        previous_end = int(queue.log_end)
+        # The batches of a log tile the offsets, so this one also covers what was settled since the last.
+        base_offset = previous_end if page.end - previous_end < _BATCH_SPAN_MAX else int(page.start)
         batch, newest_ms = self._codec.encode(page, base_offset)
         last_offset = int(page.end) - 1
         page.writing = True
         queue.log_end = page.end
         queue.writes_under_way += 1
         self.writes_under_way += 1
-        job = self._writer.submit(log.append, batch, base_offset, last_offset, newest_ms)
-        job.add_done_callback(lambda done: self._post(partial(self._written, queue, page, done)))
+        self.pages_started_total += 1
+        job = self._writer.submit(log.append, previous_end, batch, base_offset, last_offset, newest_ms)
+        job.add_done_callback(lambda done: self._post(partial(self._written, queue, page, log, done)))
         return True
 
-    def _written(self, queue: Queue, page: Page, job: Future[BatchPlace]) -> None:
+    def _written(self, queue: Queue, page: Page, log: LazyLog, job: Future[BatchPlace]) -> None:
         self.writes_under_way -= 1
         queue.writes_under_way -= 1
         page.writing = False
+        is_leaving = page.leaving
+        if is_leaving:
+            page.leaving = False
+            self.leaving_bytes = max(0, self.leaving_bytes - int(page.memory_bytes))
+        if self.writes_under_way == 0:
+            # What was settled meanwhile is no longer in the pages' sizes.
+            self.leaving_bytes = 0
         error = job.exception()
         if error is None:
             page.place = job.result()
             self.pages_written_total += 1
+            if not queue.deleted:
+                if page.live == 0:
+                    self.page_settled(queue, page)
+                elif is_leaving and page.taken == 0 and (not queue.consumers or page is not queue.pages[queue.head]):
+                    queue.drop_resident(page)
+                else:
+                    queue.kept[page] = None
         else:
+            self.resting = True
             logger.error("a page of queue %r could not be written and stays in memory: %s", queue.name, error)
-        if queue.writes_under_way == 0 and error is not None and not queue.deleted:
-            # Pages that came after the failed one do not continue the log, and have failed too.
-            queue.log_end = self._log(queue).opened().end_offset
+            if queue.writes_under_way == 0 and not queue.deleted:
+                # Pages that came after the failed one have failed too.
+                queue.log_end = log.end_offset
         if self.on_written is not None:
-            self.on_written()
+            self.on_written(page)
+
+    def resume(self) -> None:
+        """To be called now and then: what failed may be tried again."""
+        self.resting = False
+        unread, self._unread = self._unread, {}
+        for page, queue in unread.items():
+            if not queue.deleted:
+                self.load(queue, page)
 
     def run_on_writer(self, task: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """Run `task` on the writing thread after all that it was given before; `done` is called on the loop."""
@@ -183,7 +270,8 @@ class PageStore:
 
     def sync_task(self) -> Callable[[], None]:
         """A task for the writing thread that makes all that was written to recoverable logs durable."""
-        logs = list(self._logs.values())
+        # Those of transient queues have negative ids.
+        logs = [log for log_id, log in self._logs.items() if log_id > 0]
 
         def sync() -> None:
             for log in logs:
@@ -217,8 +305,12 @@ class PageStore:
         if queue.deleted or page.resident:
             return
         try:
-            offsets, messages = decode_page(job.result())
+            offsets, messages = decode_page(job.result(), page.end)
         except (StorageError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _UNREADABLE:
+                logger.error("a page of queue %r cannot be read now: %s", queue.name, error)
+                self._unread[page] = queue
+                return
             logger.critical(
                 "%d messages of queue %r, offsets %d to %d, cannot be read and are lost: %s",
                 page.live, queue.name, page.start, page.end - 1, error,
@@ -230,23 +322,45 @@ class PageStore:
 
     # --- Deleting -------------------------------------------------------------------------------------------------
 
-    def page_settled(self, queue: Queue) -> None:
+    def page_settled(self, queue: Queue, page: Page) -> None:
         """A written page is of no use any more: its segment may be."""
         self._trimmable[queue.log_id] = queue
+        if queue.recoverable and page.place is not None:
+            self.settled_bytes += page.place.length
 
-    def trim(self, recoverable: bool) -> None:
-        """Delete segments that hold nothing any more. Those of recoverable queues only after a checkpoint, because
-        the one before still speaks of them."""
+    def trim_transient(self) -> None:
+        """Delete segments of transient queues that hold nothing any more."""
         for log_id, queue in list(self._trimmable.items()):
-            if queue.recoverable != recoverable:
-                continue
-            del self._trimmable[log_id]
-            log = self._logs.get(log_id)
-            if log is not None and not queue.deleted and not queue.writes_under_way:
-                self._writer.submit(log.trim_before, self.first_needed(queue))
+            if not queue.recoverable:
+                del self._trimmable[log_id]
+                self._trim(queue, self._first_needed(queue))
 
-    def first_needed(self, queue: Queue) -> int:
-        """The lowest offset that the queue still needs from its log."""
+    def take_trimmable(self) -> dict[int, Queue]:
+        """Recoverable queues whose logs may hold something in vain. `trim_to` is for when a checkpoint that no longer
+        speaks of it is durable."""
+        self.settled_bytes = 0
+        taken = {log_id: queue for log_id, queue in self._trimmable.items() if queue.recoverable}
+        for log_id in taken:
+            del self._trimmable[log_id]
+        return taken
+
+    def give_back_trimmable(self, queues: dict[int, Queue]) -> None:
+        """There was no checkpoint after all."""
+        self._trimmable.update((log_id, queue) for log_id, queue in queues.items() if not queue.deleted)
+
+    def trim_to(self, queue: Queue, first_needed: int) -> None:
+        """Delete segments that have nothing from `first_needed` on."""
+        self._trim(queue, first_needed)
+
+    def _trim(self, queue: Queue, first_needed: int) -> None:
+        log = self._logs.get(queue.log_id)
+        if log is None and first_needed > 0 and not queue.deleted:
+            log = self._log(queue)
+        if log is not None and not queue.deleted:
+            job = self._writer.submit(log.trim_before, first_needed)
+            job.add_done_callback(partial(_report_failure, f"the log of queue {queue.name!r} could not be trimmed"))
+
+    def _first_needed(self, queue: Queue) -> int:
         for page in queue.pages:
             if page.place is not None or page.writing:
                 return int(page.start)
@@ -255,12 +369,14 @@ class PageStore:
     def delete_log(self, queue: Queue) -> None:
         """The queue is gone: so is its log."""
         self._trimmable.pop(queue.log_id, None)
+        self.backlogs.pop(queue, None)
         log = self._logs.pop(queue.log_id, None)
         if log is None and queue.log_end > 0:
             log = self._log(queue)
             del self._logs[queue.log_id]
         if log is not None:
-            self._writer.submit(log.delete)
+            job = self._writer.submit(log.delete)
+            job.add_done_callback(partial(_report_failure, f"the log of queue {queue.name!r} could not be deleted"))
 
     def folders(self) -> set[int]:
         """The ids of all recoverable queues that have a log folder."""
@@ -269,15 +385,26 @@ class PageStore:
         names = self._filesystem.list(f"{self._folder}/{RECOVERABLE_FOLDER}")
         return {int(name) for name in names if name.isdigit()}
 
-    def all_places(self, queue: Queue) -> list[BatchEntry]:
-        """Everything in a queue's log that verifies, whatever is known of it."""
+    def surviving_pages(self, queue: Queue) -> list[SurvivingPage]:
+        """Every page in a queue's log that verifies, whatever is known of it."""
         if self._filesystem is None:
             return []
         log = Log(self._filesystem, self.log_folder(queue.log_id, True), SEGMENT_BYTES)
-        log.open(None, 0)
-        places = list(log.places_from(0))
+        report = log.open(None, 0)
+        for reason in report.reasons:
+            logger.critical("the log of queue %r was cut: %s", queue.name, reason)
+        pages: list[SurvivingPage] = []
+        for _, last_offset, count, place in log.places_from(0):
+            if count > 0:
+                try:
+                    offsets, messages = decode_page(log.read(place), last_offset + 1)
+                except CorruptData as error:
+                    logger.critical("a page of queue %r is lost: %s", queue.name, error)
+                    continue
+                size = sum(int(message_size(message)) for message in messages)
+                pages.append(SurvivingPage(int(offsets[0]), last_offset + 1, len(offsets), size, place))
         log.close()
-        return places
+        return pages
 
     def delete_leftovers(self, known: set[int]) -> None:
         """At start: delete the logs of queues that are gone, and of all that did not survive the last stop."""
@@ -286,16 +413,31 @@ class PageStore:
             return
         folders = [self.log_folder(log_id, True) for log_id in self.folders() - known]
         if filesystem.exists(f"{self._folder}/{TRANSIENT_FOLDER}"):
-            folders += [f"{self._folder}/{TRANSIENT_FOLDER}/{name}" for name in filesystem.list(f"{self._folder}/{TRANSIENT_FOLDER}")]
+            transient = f"{self._folder}/{TRANSIENT_FOLDER}"
+            folders += [f"{transient}/{name}" for name in filesystem.list(transient)]
         for folder in folders:
-            self._writer.submit(_delete_folder, filesystem, folder)
+            job = self._writer.submit(_delete_folder, filesystem, folder)
+            job.add_done_callback(partial(_report_failure, f"what is left in {folder} could not be deleted"))
 
     def close(self) -> None:
         """Finish what was asked for, then stop the threads."""
         self._reader.shutdown(wait=True)
         self._writer.shutdown(wait=True)
-        for log in self._logs.values():
-            log.close()
+        for log_id, log in self._logs.items():
+            try:
+                if log_id > 0:
+                    log.close()
+                else:
+                    log.delete()
+            except (StorageError, OSError) as error:
+                # The journal has what the log may have lost.
+                logger.error("a queue's log could not be closed: %s", error)
+
+
+def _report_failure(what: str, job: Future[None]) -> None:
+    error = job.exception()
+    if error is not None:
+        logger.error("%s: %s", what, error)
 
 
 def _delete_folder(filesystem: Filesystem, folder: str) -> None:

@@ -30,7 +30,6 @@ from millpond.broker.queues.entry import Entry, memory_size, message_size
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, QueueSettings
 from millpond.broker.turn import Turn, TurnTask
-
 from millpond.storage.log import BatchPlace
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ class Queue(Destination, TurnTask):
         # Bytes of its messages in memory, each counted in full even where other queues share it.
         self.resident_bytes: i64 = 0
         self.pages_out: i64 = 0
+        # Pages that are in memory and in the log as well, in the order in which they were written.
+        self.kept: dict[Page, None] = {}
         # One past the last offset that the queue's log covers, counting pages on their way to it.
         self.log_end: i64 = 0
         self.writes_under_way: i64 = 0
@@ -152,13 +153,14 @@ class Queue(Destination, TurnTask):
         """Append `message`. It is delivered at the end of the turn."""
         size = message_size(message)
         page = self.tail
-        if len(page.entries) >= PAGE_MESSAGES_MAX or page.live_bytes >= PAGE_BYTES_MAX:
+        if len(page.entries) >= PAGE_MESSAGES_MAX or page.filled_bytes >= PAGE_BYTES_MAX:
             page = self._open_page(self.next_offset)
         entry = Entry(message, self.next_offset, size)
         page.entries.append(entry)
         page.live += 1
         page.live_bytes += size
         properties = message.properties
+        page.filled_bytes += size + len(properties.raw)
         if properties.persistent:
             page.persistent += 1
         self.next_offset += 1
@@ -209,6 +211,8 @@ class Queue(Destination, TurnTask):
         self.tail = page
         if previous.live == 0:
             self._forget_page(previous)
+        else:
+            self.store.backlogs[self] = None
         return page
 
     def _hold(self, message: Message) -> None:
@@ -281,7 +285,11 @@ class Queue(Destination, TurnTask):
             entry = self._take()
             if entry is None:
                 # The answer must come before the next method's, so this one read is not left to a thread.
-                self.store.load_now(self, self.pages[self.head])
+                page = self.pages[self.head]
+                self.store.load_now(self, page)
+                if not page.resident and page.live > 0:
+                    # It cannot be read now. What cannot be read at all is gone by now, and the next page's turn.
+                    return None
                 continue
             if entry.expires_ms >= 0 and entry.expires_ms <= self.turn.now_ms:
                 self._discard(entry, REASON_EXPIRED)
@@ -289,6 +297,9 @@ class Queue(Destination, TurnTask):
             entry.queue = self
             self.unsettled += 1
             self.delivered_total += 1
+            if self.expiring and not self.turn_pending:
+                # The next one has become the head, and may have expired behind this one.
+                self.turn.touch_queue(self)
             return entry
         return None
 
@@ -338,9 +349,9 @@ class Queue(Destination, TurnTask):
         return None
 
     def read_ahead(self) -> None:
-        """Ask for the pages that consumers will need next."""
+        """Ask for the pages that consumers will need next: where memory is short, only for the one that comes next."""
         index = self.head
-        end = self.head + PAGES_AHEAD
+        end = self.head + (PAGES_AHEAD if self.memory.used < self.memory.unblock_bytes else 1)
         while index < end and index < len(self.pages):
             page = self.pages[index]
             if not page.resident:
@@ -447,9 +458,9 @@ class Queue(Destination, TurnTask):
 
     def page_of(self, offset: i64) -> Page:
         """The page that holds `offset`, which has not been settled."""
-        return self.pages[self._index_of(offset)]
+        return self.pages[self.index_of(offset)]
 
-    def _index_of(self, offset: i64) -> i64:
+    def index_of(self, offset: i64) -> i64:
         """Index of the last page that starts at or before `offset`; 0 where none does."""
         pages = self.pages
         low: i64 = 0
@@ -465,7 +476,7 @@ class Queue(Destination, TurnTask):
     def _forget_page(self, page: Page) -> None:
         index: i64 = 0
         if self.pages[0] is not page:
-            index = self.pages.index(page)
+            index = self.index_of(page.start)
         del self.pages[index]
         if index < self.head:
             self.head -= 1
@@ -474,8 +485,9 @@ class Queue(Destination, TurnTask):
         if self._settling is page:
             self._settling = self.tail
         if page.place is not None:
-            self.store.page_settled(self)
-        if self.pages_out > 0 and index == self.head:
+            self.kept.pop(page, None)
+            self.store.page_settled(self, page)
+        if self.pages_out > 0 and index == self.head and self.consumers:
             self.read_ahead()
 
     # --- Expiry and length --------------------------------------------------------------------------------------
@@ -600,6 +612,7 @@ class Queue(Destination, TurnTask):
         self._run_count = 0
         self._run_open = False
         self.head = 0
+        self.kept = {}
         self.returned = []
         self.ready = 0
         self.ready_bytes = 0
@@ -630,6 +643,7 @@ class Queue(Destination, TurnTask):
         page.entries = []
         page.resident = False
         self.pages_out += 1
+        self.kept.pop(page, None)
 
     def page_loaded(self, page: Page, offsets: list[i64], messages: list[Message]) -> None:
         """A page's messages are back. Those settled meanwhile are left out."""
@@ -638,18 +652,29 @@ class Queue(Destination, TurnTask):
         page.loading = False
         entries: list[Entry | None] = [None] * int(page.end - page.start)
         live: i64 = 0
+        size: i64 = 0
+        persistent: i64 = 0
         for index in range(len(messages)):
             offset = offsets[index]
             if offset < page.start or offset >= page.end or page.is_settled_at(offset):
                 continue
-            entries[offset - page.start] = self._restored(messages[index], offset)
+            entry = self._restored(messages[index], offset)
+            entries[offset - page.start] = entry
             live += 1
+            size += entry.size
+            if messages[index].properties.persistent:
+                persistent += 1
         page.entries = entries
         page.resident = True
         page.settled_ranges = []
         self.pages_out -= 1
         self.ready += live - page.live
+        self.ready_bytes += size - page.live_bytes
         page.live = live
+        page.live_bytes = size
+        page.persistent = persistent
+        if live == 0 and page is not self.tail:
+            self._forget_page(page)
         self.turn.touch_queue(self)
 
     def page_lost(self, page: Page) -> None:
@@ -690,6 +715,8 @@ class Queue(Destination, TurnTask):
 
     def restore_message(self, message: Message, offset: i64) -> None:
         """A message that the journal holds: a new one, or an older one that was carried forward."""
+        if offset >= self.next_offset:
+            self.next_offset = offset + 1
         page = self.page_of(offset)
         if page.start <= offset < page.end:
             # Written again by a checkpoint that was not finished, or in the log already.
@@ -700,9 +727,9 @@ class Queue(Destination, TurnTask):
             offset < page.start
             or not page.resident
             or offset - page.start >= PAGE_MESSAGES_MAX
-            or page.live_bytes >= PAGE_BYTES_MAX
+            or page.filled_bytes >= PAGE_BYTES_MAX
         ):
-            index = self._index_of(offset)
+            index = self.index_of(offset)
             page = Page(offset)
             self.pages.insert(index if offset < self.pages[index].start else index + 1, page)
             self.tail = self.pages[-1]
@@ -714,14 +741,13 @@ class Queue(Destination, TurnTask):
         page.end = offset + 1
         page.live += 1
         page.live_bytes += entry.size
+        page.filled_bytes += entry.size + len(message.properties.raw)
         page.persistent += 1
-        if offset >= self.next_offset:
-            self.next_offset = offset + 1
 
     def restore_settled(self, start: i64, end: i64, count: i64, size: i64) -> None:
         """Messages of [start, end) were settled: `count` of them, `size` bytes."""
-        first = self._index_of(start)
-        last = self._index_of(end - 1)
+        first = self.index_of(start)
+        last = self.index_of(end - 1)
         for page in self.pages[first : last + 1]:
             if page.end <= start:
                 continue
@@ -747,16 +773,24 @@ class Queue(Destination, TurnTask):
         self.head = 0
         self._settling = self.tail
         self._open_after_recovery()
+        for page in [page for page in self.pages if page.live <= 0 and page is not self.tail]:
+            # It was the last one when it was emptied.
+            self._forget_page(page)
         for page in self.pages:
             self.ready += page.live
             self.ready_bytes += page.live_bytes
+        if len(self.pages) > 1:
+            self.store.backlogs[self] = None
         if self.expiring and self.ready > 0:
             self.turn.touch_queue(self)
 
     def _open_after_recovery(self) -> None:
         """The tail must be a page in memory that new messages can be appended to."""
         tail = self.tail
-        if not tail.resident or tail.start + len(tail.entries) != self.next_offset or tail.live == 0:
+        if tail.end == tail.start:
+            tail.start = self.next_offset
+            tail.end = self.next_offset
+        elif not tail.resident or tail.start + len(tail.entries) != self.next_offset or tail.live == 0:
             self._open_page(self.next_offset)
             self._settling = self.tail
 

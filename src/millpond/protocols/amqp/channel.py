@@ -7,6 +7,7 @@ Delivery tags count up from 1 without gaps, so the unsettled deliveries are a li
     unsettled_base          first of the list
     unsettled_head          before it everything is settled
     None in the list        settled, or delivered without the need to acknowledge
+    stragglers              long unsettled while nearly all after them are settled: taken out of the list, by tag
 
 Confirms: a publish that no journal has to keep is confirmed at the end of the turn; one that it has, when the commit
 that covers it is durable. They leave in order, so one `basic.ack` with `multiple` covers all that are due.
@@ -48,6 +49,10 @@ _AWAIT_BODY: Final = 2
 
 # The settled part at the front of the unsettled list is given back when it is at least this long.
 _COMPACT_AT: Final = 4096
+
+# A list of at least this length of which less than an eighth is unsettled is given up for its stragglers: one
+# delivery that is never acknowledged must not keep a slot for each that comes after it.
+_SPARSE_AT: Final = 4096
 
 # Parts of a body that are shorter are joined as they come.
 _BODY_PART_BYTES_MIN: Final = 1024
@@ -100,6 +105,8 @@ class Channel(CommitWaiter):
         self.unsettled_base: i64 = 1
         self.unsettled_head: i64 = 0
         self.unsettled_count: i64 = 0
+        # In the order of their tags, which are all below those of the list.
+        self.stragglers: dict[int, Entry] = {}
         self.prefetch: i64 = 0
         self.prefetch_global: i64 = 0
 
@@ -401,6 +408,7 @@ class Channel(CommitWaiter):
                 self.unsettled_head = 0
         else:
             self.unsettled.append(None)
+            self._set_aside_if_sparse()
         return tag
 
     def track(self, entry: Entry) -> i64:
@@ -454,15 +462,21 @@ class Channel(CommitWaiter):
     def _take_one(self, tag: i64) -> Entry:
         index = tag - self.unsettled_base
         unsettled = self.unsettled
-        if index < self.unsettled_head or index >= len(unsettled):
-            raise _unknown_tag(tag)
-        entry = unsettled[index]
+        entry: Entry | None = None
+        if self.unsettled_head <= index < len(unsettled):
+            entry = unsettled[index]
         if entry is None:
-            raise _unknown_tag(tag)
+            entry = self.stragglers.pop(int(tag), None)
+            if entry is None:
+                raise _unknown_tag(tag)
+            self.unsettled_count -= 1
+            return entry
         unsettled[index] = None
         self.unsettled_count -= 1
         if index == self.unsettled_head:
             self._advance(index + 1)
+        else:
+            self._set_aside_if_sparse()
         return entry
 
     def _collect(self, tag: i64, multiple: bool) -> list[Entry]:
@@ -473,10 +487,15 @@ class Channel(CommitWaiter):
         end: i64 = len(unsettled)
         if tag != 0:
             index = tag - self.unsettled_base
-            if index < self.unsettled_head or index >= end or unsettled[index] is None:
+            if self.unsettled_head <= index < end and unsettled[index] is not None:
+                end = index + 1
+            elif int(tag) in self.stragglers:
+                end = self.unsettled_head
+            else:
                 raise _unknown_tag(tag)
-            end = index + 1
         taken: list[Entry] = []
+        if self.stragglers:
+            taken = self._take_stragglers(tag)
         for position in range(self.unsettled_head, end):
             entry = unsettled[position]
             if entry is not None:
@@ -485,6 +504,27 @@ class Channel(CommitWaiter):
         self.unsettled_count -= len(taken)
         self._advance(end)
         return taken
+
+    def _take_stragglers(self, tag: i64) -> list[Entry]:
+        """Those up to `tag`, or all where it is 0."""
+        tags: list[int] = []
+        for straggler in self.stragglers:
+            if tag != 0 and straggler > tag:
+                break
+            tags.append(straggler)
+        return [self.stragglers.pop(straggler) for straggler in tags]
+
+    def _set_aside_if_sparse(self) -> None:
+        end: i64 = len(self.unsettled)
+        if end - self.unsettled_head < _SPARSE_AT or self.unsettled_count * 8 > end - self.unsettled_head:
+            return
+        for index in range(self.unsettled_head, end):
+            entry = self.unsettled[index]
+            if entry is not None:
+                self.stragglers[int(self.unsettled_base + index)] = entry
+        self.unsettled = []
+        self.unsettled_base += end
+        self.unsettled_head = 0
 
     def _advance(self, head: i64) -> None:
         unsettled = self.unsettled
@@ -594,18 +634,17 @@ class Channel(CommitWaiter):
 
     def _restore(self, entries: list[Entry]) -> None:
         """Put deliveries that were taken out of the unsettled ones back under their tags."""
-        first = entries[0].delivery_tag
+        unsettled = self.unsettled
+        restored: dict[int, Entry] = {}
         for entry in entries:
-            first = min(first, entry.delivery_tag)
-        first = min(first, self.unsettled_base + self.unsettled_head)
-        restored: list[Entry | None] = [None] * int(self.next_delivery_tag - first)
-        for index in range(self.unsettled_head, len(self.unsettled)):
-            restored[self.unsettled_base + index - first] = self.unsettled[index]
-        for entry in entries:
-            restored[entry.delivery_tag - first] = entry
-        self.unsettled = restored
-        self.unsettled_base = first
-        self.unsettled_head = 0
+            index = entry.delivery_tag - self.unsettled_base
+            if self.unsettled_head <= index < len(unsettled):
+                unsettled[index] = entry
+            else:
+                restored[int(entry.delivery_tag)] = entry
+        if restored:
+            restored.update(self.stragglers)
+            self.stragglers = {tag: restored[tag] for tag in sorted(restored)}
 
     def select_confirms(self) -> None:
         """`confirm.select`."""

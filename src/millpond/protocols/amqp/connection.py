@@ -38,6 +38,7 @@ from millpond.protocols.amqp.consumer import AmqpConsumer
 from millpond.protocols.amqp.content import (
     FRAME_BODY,
     FRAME_END,
+    FRAME_HEAD_BYTES,
     FRAME_HEADER,
     FRAME_HEARTBEAT,
     FRAME_METHOD,
@@ -134,7 +135,10 @@ class Connection(ClientConnection, TurnTask):
         self.heartbeat_s: i64 = 0
         self.connected_ms: i64 = broker.clock.wall_ms()
 
-        self.channels: list[Channel | None] = []
+        # By number, which a client chooses freely. The one used last is also kept here: most clients use only one.
+        self.channels: dict[int, Channel] = {}
+        self._channel: Channel | None = None
+        self._channel_number: i64 = 0
         self.channels_open: i64 = 0
         # Channels that we have closed, whose frames are ignored until the client agrees.
         self._closing_channels: set[int] = set()
@@ -205,13 +209,15 @@ class Connection(ClientConnection, TurnTask):
         size: i64 = len(data)
         if self.state == AWAIT_HEADER:
             position = self._protocol_header(data)
-        while size - position >= FRAME_OVERHEAD_BYTES:
+            if self.state == AWAIT_HEADER:
+                return 0
+        while size - position >= FRAME_HEAD_BYTES:
             if self._holds != 0 or self.state == CLOSED:
                 break
             kind = i64(data[position])
             number = i64(read_i16_be(data, position + 1)) & 0xFFFF
             length = i64(read_i32_be(data, position + 3)) & 0xFFFFFFFF
-            start = position + 7
+            start = position + FRAME_HEAD_BYTES
             end = start + length
             # RabbitMQ forgives the overhead, which some clients forget.
             if length > self.frame_bytes_max:
@@ -236,11 +242,15 @@ class Connection(ClientConnection, TurnTask):
                 self._method_id = i64(read_i32_be(data, start)) if kind == FRAME_METHOD and length >= 4 else 0
                 self._connection_frame(kind, data, start, end)
                 continue
-            channel = self.channels[number] if number < len(self.channels) else None
+            if number != self._channel_number:
+                self._channel = self.channels.get(int(number))
+                self._channel_number = number
+            channel = self._channel
             if channel is None:
                 self._stray_frame(kind, number, data, start, end)
             elif kind == FRAME_METHOD:
                 if length < 4:
+                    self._method_id = 0
                     raise _unknown_frame(kind, data, start, end)
                 method_id = i64(read_i32_be(data, start))
                 self._method_id = method_id
@@ -261,8 +271,10 @@ class Connection(ClientConnection, TurnTask):
                 self._method_id = BASIC_PUBLISH
                 channel.content_body(data, start, end)
             elif kind == FRAME_HEARTBEAT and length == 0:
+                self._method_id = 0
                 raise UnexpectedFrame(_described(kind, data, start, end))
             else:
+                self._method_id = 0
                 raise _unknown_frame(kind, data, start, end)
         return position
 
@@ -319,16 +331,17 @@ class Connection(ClientConnection, TurnTask):
 
     def _open_channel(self, number: i64) -> None:
         vhost = self.vhost
-        if self.channels_open >= self.channels_max or number > self.channels_max:
+        if self.channels_open >= self.channels_max:
             raise NotAllowed(
                 f"number of channels opened ({self.channels_open}) has reached the negotiated channel_max "
                 f"({self.channels_max})"
             )
         if vhost is None:
             raise CommandInvalid("channel.open before connection.open")
-        while len(self.channels) <= number:
-            self.channels.append(None)
-        self.channels[number] = Channel(self, number, vhost)
+        channel = Channel(self, number, vhost)
+        self.channels[int(number)] = channel
+        self._channel = channel
+        self._channel_number = number
         self.channels_open += 1
         self.send(number, methods.ChannelOpenOk())
 
@@ -605,11 +618,11 @@ class Connection(ClientConnection, TurnTask):
             return
         reply = reply_for(error)
         number = int(self._number)
-        method_id = int(self._method_id)
+        method_id = int(self._method_id) & 0xFFFFFFFF
         if self.state != OPEN:
             self.handlers.handshake_failed(self, error, method_id if number == 0 else 0)
             return
-        channel = self.channels[number] if 0 < number < len(self.channels) else None
+        channel = self.channels.get(number)
         if reply.hard or channel is None:
             logger.warning("%s: connection closed: %s", self.describe_peer(), error)
             self.close_with(reply, str(error), method_id)
@@ -636,7 +649,8 @@ class Connection(ClientConnection, TurnTask):
         self.send(channel.number, methods.ChannelCloseOk())
 
     def _remove_channel(self, channel: Channel) -> None:
-        self.channels[channel.number] = None
+        del self.channels[int(channel.number)]
+        self._channel_number = 0
         self.channels_open -= 1
         channel.shut()
 
@@ -699,10 +713,11 @@ class Connection(ClientConnection, TurnTask):
         """Give everything back to the core: deliveries, consumers, exclusive queues."""
         if self.state == CLOSING or self.state == CLOSED:
             return
-        for channel in self.channels:
-            if channel is not None:
-                channel.shut()
-        self.channels = []
+        self._channel_number = 0
+        self._channel = None
+        for channel in list(self.channels.values()):
+            channel.shut()
+        self.channels = {}
         self.channels_open = 0
         self._stalled = {}
         vhost = self.vhost

@@ -15,6 +15,8 @@ FRAME_HEADER: Final = 2
 FRAME_BODY: Final = 3
 FRAME_HEARTBEAT: Final = 8
 FRAME_END: Final = 0xCE
+# Type, channel and length.
+FRAME_HEAD_BYTES: Final = 7
 # Type, channel and length before a frame's payload, and the end octet after it.
 FRAME_OVERHEAD_BYTES: Final = 8
 

@@ -505,15 +505,11 @@ def test_an_error_on_one_connection_names_the_method_that_caused_it(raw: Raw) ->
     assert (close.class_id, close.method_id) == (50, 10)
 
 
-def test_channel_and_connection_refusals_are_told_apart(connect: Connect, queue: str) -> None:
+def test_channel_and_connection_refusals_are_told_apart(connect: Connect) -> None:
     connection = connect()
     with channel_refused(404, "NOT_FOUND - no queue 'no-such-queue' in vhost '/'"):
         connection.channel().queue_declare("no-such-queue", passive=True)
     assert connection.is_open
-    channel = connection.channel()
-    channel.basic_consume(queue, lambda *_: None, consumer_tag="twice")
-    other = connection.channel()
-    other.basic_consume(queue, lambda *_: None, consumer_tag="twice")
-    with connection_refused(503):
-        connection.channel().exchange_declare("x", "no-such-type")
+    with connection_refused(540):
+        connection.channel().basic_qos(prefetch_size=100)
     assert connection.is_closed

@@ -110,21 +110,6 @@ class TestDelivery:
         assert connection.expect(commands.Basic.Deliver, 1).consumer_tag == "quiet"
 
 
-class TestPriority:
-    def test_the_consumer_of_higher_priority_is_served_first(self, connect: Connect, queue: str) -> None:
-        connection = connect()
-        low, high = connection.channel(), connection.channel()
-        for channel in (low, high):
-            channel.basic_qos(prefetch_count=2)
-        lower = Inbox(low, queue, arguments={"x-priority": 1})
-        higher = Inbox(high, queue, arguments={"x-priority": 10})
-        publish(low, queue, *numbered(3))
-        higher.wait(2)
-        lower.wait(1)
-        assert higher.bodies == [b"0", b"1"]
-        assert lower.bodies == [b"2"]
-
-
 class TestPrefetch:
     def test_limits_what_a_consumer_holds(self, channel: BlockingChannel, queue: str) -> None:
         publish(channel, queue, *numbered(10))

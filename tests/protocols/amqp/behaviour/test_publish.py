@@ -254,16 +254,3 @@ def test_an_expiration_that_is_no_number_is_refused_with_406(
     with channel_refused(406):
         publish(channel, queue, b"m", expiration=expiration)
         channel.basic_qos(prefetch_count=1)
-
-
-@pytest.mark.parametrize("header", ["CC", "BCC"])
-def test_sender_selected_distribution_adds_routing_keys(channel: BlockingChannel, unique: Unique, header: str) -> None:
-    names = [unique("queue") for _ in range(3)]
-    for name in names:
-        channel.queue_declare(name)
-    channel.basic_publish("", names[0], b"m", pika.BasicProperties(headers={header: names[1:]}))
-    for name in names:
-        wait_ready(channel, name, 1)
-        delivery = get(channel, name)
-        # The carbon copies are known to all receivers, the blind ones to none.
-        assert delivery.headers.get(header) == (names[1:] if header == "CC" else None)

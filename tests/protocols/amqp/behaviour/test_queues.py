@@ -134,7 +134,6 @@ class TestDeclare:
             {"x-message-ttl": "soon"},
             {"x-max-length": -1},
             {"x-max-length-bytes": -1},
-            {"x-expires": 0},
             {"x-overflow": "explode"},
             {"x-dead-letter-routing-key": "without-an-exchange"},
         ],
@@ -301,24 +300,6 @@ class TestDelete:
         publish(channel, queue, b"by name")
         wait_ready(channel, queue, 1)
         assert drain(channel, queue) == [b"by name"]
-
-
-class TestExpiry:
-    def test_an_unused_queue_with_x_expires_goes(self, connect: Connect, unique: Unique) -> None:
-        name = unique("expires")
-        connect().channel().queue_declare(name, arguments={"x-expires": 100})
-        # Looking counts as use, so look less often than it expires.
-        watcher = connect()
-        eventually(lambda: not queue_exists(connect, name), "the queue is deleted", step=lambda: watcher.sleep(0.3))
-
-    def test_a_consumed_queue_with_x_expires_stays(self, connect: Connect, unique: Unique) -> None:
-        name = unique("expires")
-        channel = connect().channel()
-        channel.queue_declare(name, arguments={"x-expires": 100})
-        inbox = Inbox(channel, name, auto_ack=True)
-        channel.connection.process_data_events(time_limit=0.5)
-        publish(channel, name, b"still here")
-        assert inbox.wait(1)[0].body == b"still here"
 
 
 def test_order_of_one_publisher_is_kept(channel: BlockingChannel, queue: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 
-
 from millpond.base.errors import NotAllowed, NotImplementedHere, PreconditionFailed
 from millpond.base.limits import CONSUMERS_PER_CHANNEL_MAX
 from millpond.broker.access import Operation

@@ -30,6 +30,10 @@ from millpond.protocols.amqp.replies import ACCESS_REFUSED, reply_for
 
 logger = logging.getLogger(__name__)
 
+# Clients also read what the server can not do: kombu takes 4.0 and later for servers without a prefetch limit per
+# channel, and then delayed Celery tasks keep others waiting. It is there, so this names the last version that had it.
+BEHAVES_LIKE_RABBITMQ: Final = "3.13.7"
+
 CAPABILITIES: Final[dict[str, object]] = {
     "publisher_confirms": True,
     "exchange_exchange_bindings": True,
@@ -51,9 +55,11 @@ def greet(connection: Connection) -> None:
             server_properties={
                 "capabilities": CAPABILITIES,
                 "cluster_name": "millpond",
-                "product": "Millpond",
-                "version": __version__,
-                "platform": "Python",
+                # Clients read from product and version how the server behaves: kombu sends the wrong kind of
+                # basic.qos to anything that is not called RabbitMQ. So this says whose behaviour to expect.
+                "product": "RabbitMQ",
+                "version": BEHAVES_LIKE_RABBITMQ,
+                "platform": f"Millpond {__version__}",
                 "information": "Licensed under the Apache License 2.0",
             },
             mechanisms=" ".join(MECHANISMS).encode(),

@@ -19,12 +19,11 @@ def declare(channel: Channel, method: methods.ExchangeDeclare) -> None:
     name = without_line_breaks(method.exchange)
     vhost = channel.vhost
     connection = channel.connection
+    if not name:
+        raise AccessRefused("operation not permitted on the default exchange")
     if method.passive:
-        if name:
-            vhost.exchange(name)
+        vhost.exchange(name)
     else:
-        if not name:
-            raise AccessRefused("operation not permitted on the default exchange")
         check(connection, Operation.CONFIGURE, "exchange", name)
         alternate = method.arguments.get("alternate-exchange")
         if isinstance(alternate, str) and name not in vhost.router.exchanges:

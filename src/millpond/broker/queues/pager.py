@@ -1,0 +1,99 @@
+"""Which pages leave memory when messages take more of it than they should.
+
+    used     page_out_bytes       unblock_bytes     budget_bytes
+    ---------------|------------------|------------------|------------>
+     nothing to do | far pages leave  | all pages leave  | publishers wait
+
+Far pages are those that consumers will not need soon. Above `unblock_bytes` that was not enough: then the pages close
+to consumers go as well, and those that are being filled, as thousands of queues with a little in each are a backlog too.
+
+It is called at the end of every turn while memory is short, so a call does a bounded amount of work: a few queues,
+those that hold most first, and a few pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from millpond.base.limits import PAGES_AHEAD, PAGES_WRITTEN_PER_TURN, QUEUES_PAGED_PER_TURN, TAIL_PAGED_BYTES_MIN
+from millpond.broker.memory import MemoryBudget
+
+if TYPE_CHECKING:
+    from millpond.broker.queues.page_store import PageStore
+    from millpond.broker.queues.queue import Queue
+
+
+class Pager:
+    """Keeps the messages of a node within the memory budget, as far as the disk can help."""
+
+    def __init__(self, memory: MemoryBudget, store: PageStore, all_queues: Callable[[], list[Queue]]) -> None:
+        self._memory = memory
+        self._store = store
+        self._all_queues = all_queues
+        # Queues that are still to be looked at when all pages must go.
+        self._ahead: list[Queue] = []
+        # Nothing could be done when memory use was a little below this, so it is not tried again before.
+        self._not_below_bytes = 0
+
+    def relieve(self) -> None:
+        """Let pages go until what remains is within bounds."""
+        memory, store = self._memory, self._store
+        used = int(memory.used)
+        wanted = used - int(memory.page_out_bytes) - store.leaving_bytes
+        if wanted <= 0 or used < self._not_below_bytes or store.free_writes() <= 0:
+            return
+        pages_before = store.pages_started_total
+        freed = self._page_out(self._next_backlogs(), wanted, False)
+        if freed < wanted and used - store.leaving_bytes - freed > memory.unblock_bytes:
+            freed += self._page_out(self._next_of_all(), wanted - freed, True)
+        is_idle = freed == 0 and store.pages_started_total == pages_before and store.writes_under_way == 0
+        self._not_below_bytes = used + int(memory.budget_bytes) // 64 if is_idle and not self._ahead else 0
+
+    def look_again(self) -> None:
+        """To be called now and then: something may have changed since nothing could be done."""
+        self._not_below_bytes = 0
+
+    def _page_out(self, queues: list[Queue], wanted: int, all_pages: bool) -> int:
+        store = self._store
+        freed = 0
+        pages_max = min(PAGES_WRITTEN_PER_TURN, store.free_writes())
+        queues.sort(key=_most_memory_first)
+        for queue in queues:
+            if freed >= wanted:
+                break
+            kept = PAGES_AHEAD if queue.consumers else 1
+            if all_pages:
+                # Consumers, expiry and length limits look at the first page all the time.
+                kept = 1 if queue.consumers or queue.expiring or queue.settings.bounded else 0
+                if queue.tail.memory_bytes >= TAIL_PAGED_BYTES_MIN:
+                    queue.seal_tail()
+            started = store.pages_started_total
+            freed += store.page_out(queue, wanted - freed, kept, pages_max)
+            pages_max -= store.pages_started_total - started
+        return freed
+
+    def _next_backlogs(self) -> list[Queue]:
+        """Some of the queues that have several pages, in turn."""
+        backlogs = self._store.backlogs
+        some = []
+        for _ in range(min(len(backlogs), QUEUES_PAGED_PER_TURN)):
+            queue = next(iter(backlogs))
+            del backlogs[queue]
+            if len(queue.pages) > 1 and not queue.deleted:
+                some.append(queue)
+        # At the end again, so that the others have their turn.
+        backlogs.update(dict.fromkeys(some))
+        return some
+
+    def _next_of_all(self) -> list[Queue]:
+        """Some of all queues, in turn."""
+        if not self._ahead:
+            self._ahead = self._all_queues()
+        some = self._ahead[-QUEUES_PAGED_PER_TURN:]
+        del self._ahead[-QUEUES_PAGED_PER_TURN:]
+        return [queue for queue in some if queue.resident_bytes > 0 and not queue.deleted]
+
+
+def _most_memory_first(queue: Queue) -> int:
+    return -int(queue.resident_bytes)

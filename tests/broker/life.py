@@ -1,0 +1,378 @@
+"""A broker's core on a disk of the test's own, with the test in place of the event loop.
+
+A `Life` is one process's worth of broker: recovered, run, and ended by a clean stop, a kill or a power cut. What threads
+post is run by `pump`; nothing else happens between two calls of the test.
+"""
+
+from __future__ import annotations
+
+import json
+import queue as queues
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from millpond.base.clock import ManualClock
+from millpond.base.filesystem import Filesystem
+from millpond.broker.access import Access
+from millpond.broker.broker import DEFAULT_VHOST, Broker
+from millpond.broker.checkpoint import Checkpointer
+from millpond.broker.commits import Alarms, Commits, CommitWaiter
+from millpond.broker.ledger import Ledger
+from millpond.broker.memory import MemoryBudget
+from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
+from millpond.broker.queues import page_store, pager
+from millpond.broker.queues import queue as queue_module
+from millpond.broker.queues.consumer import Consumer
+from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.page import Page
+from millpond.broker.queues.page_codec import decode_page
+from millpond.broker.queues.page_store import PageStore
+from millpond.broker.queues.queue import Queue
+from millpond.broker.recovery import Recovery
+from millpond.broker.turn import Turn
+from millpond.broker.vhost import VirtualHost
+from millpond.catalog.catalog import Catalog
+from millpond.storage.journal import Journal
+from millpond.storage.journal_recovery import JournalReport
+
+DATA = "/data"
+DEADLINE_S = 20.0
+FORMAT = 255
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class PlainProperties(Properties):
+    """Properties of a protocol that only these tests speak."""
+
+    def __init__(self, persistent: bool, expiration_ms: int, headers: dict[str, object]) -> None:
+        raw = json.dumps([persistent, expiration_ms, headers], default=str).encode()
+        super().__init__(FORMAT, raw, persistent, 0, expiration_ms)
+        self._headers = headers
+
+    def headers(self) -> dict[str, object]:
+        return dict(self._headers)
+
+    def replaced(self, headers: dict[str, object], keep_expiration: bool) -> PlainProperties:
+        merged = {**self._headers, **headers}
+        kept = {name: value for name, value in merged.items() if value is not None}
+        return PlainProperties(self.persistent, int(self.expiration_ms) if keep_expiration else -1, kept)
+
+
+def _decode(raw: bytes) -> Properties:
+    persistent, expiration_ms, headers = json.loads(raw)
+    return PlainProperties(persistent, expiration_ms, headers)
+
+
+PROPERTIES_FORMATS[FORMAT] = _decode
+
+
+class Inbox(Consumer):
+    """A consumer that keeps what it gets."""
+
+    def __init__(self, queue: Queue, prefetch: int = 0) -> None:
+        super().__init__(queue, "inbox", prefetch, True, False)
+        self.entries: list[Entry] = []
+
+    def deliver(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    def queue_deleted(self) -> None:
+        self.entries = []
+
+    def take(self) -> list[Entry]:
+        entries, self.entries = self.entries, []
+        return entries
+
+
+class Told(CommitWaiter):
+    """Remembers what was reported durable, as a publisher would be told."""
+
+    def __init__(self) -> None:
+        self.durable = 0
+        self.has_failed = False
+
+    def committed(self, durable_sequence: int) -> bool:
+        assert not self.has_failed, "nothing is durable after a failure"
+        self.durable = int(durable_sequence)
+        return True
+
+    def commit_failed(self) -> None:
+        self.has_failed = True
+
+
+def number_of(message: Message) -> int:
+    """The number in a body made by `Life.publish`."""
+    return int(message.body.split(b" ")[0])
+
+
+class Life:
+    """One process's worth of broker, recovered from `disk` and from the catalog in the folder `catalog`."""
+
+    def __init__(
+        self,
+        disk: Filesystem,
+        catalog: Path,
+        *,
+        budget: int = 64 * MIB,
+        file_bytes: int = MIB,
+        clock: ManualClock | None = None,
+    ) -> None:
+        self.disk = disk
+        self.catalog_folder = catalog
+        self.clock = clock or ManualClock()
+        self.posted: queues.SimpleQueue[Callable[[], None]] = queues.SimpleQueue()
+        self._scheduled: list[Callable[[], None]] = []
+        self.turn = Turn(self._scheduled.append)
+        self.turn.now_ms = self.clock.wall_ms()
+        self.alarms = Alarms()
+        self.commits = Commits(self.alarms)
+        self.memory = MemoryBudget(budget)
+        catalog.mkdir(parents=True, exist_ok=True)
+        self.catalog = Catalog(catalog / "catalog.sqlite")
+        self.catalog.open()
+        self.store = PageStore(disk, DATA, self.posted.put)
+        self.ledger = Ledger()
+        self.broker = Broker(
+            self.turn, self.clock, self.ledger, self.memory, self.store, self.catalog, Access(self.catalog),
+            self.alarms, self.commits, lambda task, done: done(task()),
+        )  # fmt: skip
+        restored = self.broker.restore(self.catalog.load())
+        if self.catalog.created:
+            self.broker.create_vhost(DEFAULT_VHOST)
+            self.catalog.commit()
+        # Private, but there is no other way to tell that nothing has changed since the last copy.
+        self._catalog_synced = self.catalog._commits
+        self._catalog_guard = threading.Lock()
+        copy_catalog(catalog, self.durable_catalog)
+        disk.mkdirs(DATA)
+        self.store.delete_leftovers({int(queue.log_id) for queue in restored})
+        recovery = Recovery(disk, DATA, restored, self.store)
+        self.report: JournalReport = recovery.run()
+        self.catalog.use_queue_ids_above(recovery.log_id_max)
+        self.journal = Journal(
+            disk, f"{DATA}/journal", self.report.next_file, self.posted.put, self.commits, file_bytes,
+            self.sync_catalog, retry_ms=1,
+        )  # fmt: skip
+        self.ledger.journal = self.journal
+        self.checkpointer = Checkpointer(self.broker, self.journal, disk, DATA, file_bytes)
+        self.told = Told()
+        self.commits.wait(self.told)
+        self._batches: dict[Page, list[tuple[int, int, bool]]] = {}
+        self.checkpoint_wanted = recovery.checkpoint_wanted
+
+    # --- The event loop ---------------------------------------------------------------------------------------------
+
+    def end_turn(self) -> None:
+        """End the turn, and the next ones that it asks for, up to a bound."""
+        for _ in range(50):
+            if not self._scheduled:
+                return
+            self._scheduled.clear()
+            self.turn.end()
+
+    def pump(self) -> None:
+        """Run what threads have posted by now, as the event loop would."""
+        while not self.posted.empty():
+            self.posted.get()()
+            self.end_turn()
+
+    def pump_until(self, condition: Callable[[], bool], what: str = "it") -> None:
+        """Be the event loop until the condition holds."""
+        deadline = time.monotonic() + DEADLINE_S
+        self.end_turn()
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0, f"{what} did not happen in time"
+            try:
+                callback = self.posted.get(timeout=0.01)
+            except queues.Empty:
+                self.end_turn()
+                continue
+            callback()
+            self.end_turn()
+
+    def settle_down(self) -> None:
+        """Until all that was begun is done: what is handed to the journal is durable, pages and checkpoints written."""
+        self.end_turn()
+        self.journal.submit(True)
+        wanted = int(self.journal.sequence) - 1
+        self.pump_until(
+            lambda: (
+                (self.told.durable >= wanted or self.told.has_failed)
+                and not self.checkpointer.running
+                and self.store.writes_under_way == 0
+                and not any(page.loading for queue in self.broker.all_queues() for page in queue.pages)
+            ),
+            "quiet",
+        )
+
+    def checkpoint(self, clean: bool = False) -> None:
+        """Make a checkpoint, and wait for it to be complete."""
+        self.settle_down()
+        completed = self.checkpointer.completed_total
+        self.checkpointer.begin(clean)
+        self.pump_until(lambda: not self.checkpointer.running, "the checkpoint")
+        assert self.checkpointer.completed_total == completed + 1, "the checkpoint failed"
+        self.settle_down()
+
+    def sync_catalog(self) -> None:
+        """What the journal does before its own sync. Keeps a copy of what a power cut would leave of the catalog."""
+        commits = self.catalog._commits
+        self.catalog.sync()
+        if commits != self._catalog_synced:
+            self._catalog_synced = commits
+            with self._catalog_guard:
+                copy_catalog(self.catalog_folder, self.durable_catalog)
+
+    def copy_durable_catalog(self, target: Path) -> None:
+        """What a power cut leaves of the catalog."""
+        with self._catalog_guard:
+            copy_catalog(self.durable_catalog, target)
+
+    @property
+    def durable_catalog(self) -> Path:
+        return self.catalog_folder.with_name(self.catalog_folder.name + "-durable")
+
+    # --- Ways to end ------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """A clean stop, as the node does it."""
+        self.end_turn()
+        self.pump_until(lambda: not self.checkpointer.running)
+        self.checkpointer.begin(clean=True)
+        self.pump_until(lambda: not self.checkpointer.running)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the threads. What they still write to this disk is nobody's business."""
+        self.journal.close()
+        self.store.close()
+        self.catalog.close()
+
+    # --- Doing things -----------------------------------------------------------------------------------------------
+
+    @property
+    def vhost(self) -> VirtualHost:
+        return self.broker.vhost(DEFAULT_VHOST)
+
+    def declare(self, name: str, durable: bool = True, **arguments: object) -> Queue:
+        named = {f"x-{key.replace('_', '-')}": value for key, value in arguments.items()}
+        return self.vhost.declare_queue(name, durable, False, False, named, None)
+
+    def queue(self, name: str) -> Queue:
+        return self.vhost.queues[name]
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        number: int,
+        *,
+        size: int = 0,
+        persistent: bool = True,
+        expiration_ms: int = -1,
+        properties: Properties | None = None,
+    ) -> None:
+        """Publish a message whose body begins with `number`. It is handed over with the end of the turn."""
+        self.turn.now_ms = self.clock.wall_ms()
+        body = b"%d " % number
+        body += b"x" * max(0, size - len(body))
+        route = self.vhost.route(self.vhost.exchange(exchange), Address(exchange, routing_key), None)
+        properties = properties or PlainProperties(persistent, expiration_ms, {})
+        self.vhost.publish(route, Message(route.address, properties, body, self.turn.now_ms))
+
+    def fill(self, name: str, numbers: range, **options: int) -> None:
+        """Publish many messages to one queue, a hundred a turn."""
+        properties = PlainProperties(bool(options.pop("persistent", True)), -1, {})
+        for number in numbers:
+            self.publish("", name, number, properties=properties, **options)  # type: ignore[arg-type]
+            if number % 100 == 99:
+                self.end_turn()
+                self.pump()
+        self.end_turn()
+
+    def drain(self, queue: Queue, *, prefetch: int = 0) -> list[int]:
+        """Consume and acknowledge everything; the numbers in the order in which they came."""
+        inbox = Inbox(queue, prefetch)
+        queue.add_consumer(inbox)
+        numbers: list[int] = []
+
+        def is_empty() -> bool:
+            for entry in inbox.take():
+                numbers.append(number_of(entry.message))
+                queue.settle(entry)
+            self.end_turn()
+            return queue.ready == 0 and not inbox.entries
+
+        self.pump_until(is_empty, f"the end of {queue.name}")
+        queue.remove_consumer(inbox)
+        return numbers
+
+    # --- Looking ----------------------------------------------------------------------------------------------------
+
+    def contents(self, queue: Queue) -> list[tuple[int, int, bool]]:
+        """(offset, number, persistent) of every message that is not settled, without changing anything."""
+        found: list[tuple[int, int, bool]] = []
+        for page in queue.pages:
+            if page.resident:
+                found += [_described(slot.offset, slot.message) for slot in page.entries if slot is not None]
+                continue
+            if page not in self._batches:
+                assert page.place is not None, "a page is neither in memory nor in the log"
+                offsets, messages = decode_page(self.store._log(queue).read(page.place), page.end)
+                self._batches[page] = [_described(*pair) for pair in zip(offsets, messages, strict=True)]
+            found += [described for described in self._batches[page] if not page.is_settled_at(described[0])]
+        return found
+
+    def check_counts(self) -> None:
+        """What queues and memory count must be what is there."""
+        held: dict[int, int] = {}
+        for queue in self.broker.all_queues():
+            contents = self.contents(queue)
+            assert int(queue.ready + queue.unsettled) == len(contents), f"{queue.name}: ready and unsettled"
+            assert sum(int(page.live) for page in queue.pages) == len(contents), f"{queue.name}: live"
+            assert all(page.live > 0 or page is queue.tail for page in queue.pages), f"{queue.name}: an empty page"
+            assert [page.start for page in queue.pages] == sorted({page.start for page in queue.pages})
+            assert sum(not page.resident for page in queue.pages) == queue.pages_out, f"{queue.name}: pages out"
+            assert all(page.resident and page.place is not None for page in queue.kept), f"{queue.name}: kept"
+            if queue.unsettled == 0:
+                assert sum(int(page.live_bytes) for page in queue.pages) == queue.ready_bytes, f"{queue.name}: bytes"
+            resident = 0
+            for page in queue.pages:
+                for slot in page.entries:
+                    if slot is not None:
+                        size = len(slot.message.body) + len(slot.message.properties.raw) + 256
+                        resident += size
+                        held[id(slot.message)] = size
+            assert resident == queue.resident_bytes, f"{queue.name}: resident bytes"
+        assert sum(held.values()) == self.memory.used, "memory"
+
+
+def _described(offset: int, message: Message) -> tuple[int, int, bool]:
+    return int(offset), number_of(message), bool(message.properties.persistent)
+
+
+def copy_catalog(source: Path, target: Path) -> None:
+    """What a database looks like to whoever opens it after its process has gone."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in ("catalog.sqlite", "catalog.sqlite-wal"):
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
+
+
+def small_pages(monkeypatch: pytest.MonkeyPatch, messages: int = 8) -> None:
+    """Have a few messages fill a page, and a few pages a segment, where the source runs uncompiled: compiled code has
+    its limits built in, and the same tests then find larger pages."""
+    monkeypatch.setattr(queue_module, "PAGE_MESSAGES_MAX", messages)
+    monkeypatch.setattr(page_store, "SEGMENT_BYTES", 4 * KIB)
+    monkeypatch.setattr(pager, "TAIL_PAGED_BYTES_MIN", 1)
+    monkeypatch.setattr(pager, "PAGES_AHEAD", 2)
+    monkeypatch.setattr(page_store, "PAGES_AHEAD", 2)
+    monkeypatch.setattr(queue_module, "PAGES_AHEAD", 2)

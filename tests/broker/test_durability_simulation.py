@@ -1,0 +1,323 @@
+"""Lives of a broker that end at random points, by power cuts and kills; the seed is printed.
+
+After each turn of the event loop the test notes what persistent messages every queue has. One turn is one commit, so
+what a recovery brings back must be exactly what there was after some turn: not before the last one that was reported
+durable, and the same turn for all queues. That is stronger than looking for each message: it covers order, phantoms,
+messages that come back after their settlement, and transactions that are done by half.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from millpond.base.faulty_filesystem import FaultyFilesystem
+from millpond.broker import checkpoint, ledger
+from millpond.broker.queues.entry import Entry
+from tests.broker.life import KIB, Inbox, Life, copy_catalog, small_pages
+
+SEED_BASE = 41_000
+NAMES = ("plain", "poison", "limited", "short-lived", "left", "right")
+
+# Offset and number of each persistent message, by queue id.
+State = dict[int, list[tuple[int, int]]]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_pages(monkeypatch)
+    monkeypatch.setattr(checkpoint, "CARRY_FORWARD_BYTES", 600)
+    # Where the source runs uncompiled a turn takes several frames, and must be atomic all the same.
+    monkeypatch.setattr(ledger, "LEDGER_FRAME_BYTES", 4000)
+    monkeypatch.setattr(ledger, "LEDGER_BATCH_BYTES", 2000)
+
+
+class Simulation:
+    """One broker through several lives."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.choose = random.Random(seed)
+        self.folder = folder
+        self.disk = FaultyFilesystem(seed)
+        self.next_number = 0
+        self.may_expire: set[int] = set()
+        self.lives = 0
+        self.catalog = folder / "catalog-0"
+        self.life = self._new_life(set())
+
+    def _new_life(self, deleted: set[int]) -> Life:
+        life = Life(
+            self.disk,
+            self.catalog,
+            budget=self.choose.choice([20 * KIB, 40 * KIB, 1 << 30]),
+            file_bytes=self.choose.choice([8 * KIB, 30 * KIB, 256 * KIB]),
+        )
+        self.life = life
+        self.deleted: set[int] = set()
+        for queue in life.broker.all_queues():
+            if int(queue.log_id) in deleted:
+                # Nobody waited for the deletion to be durable, and so it may be undone; its messages are gone.
+                life.vhost.remove_queue(queue)
+                self.deleted.add(int(queue.log_id))
+        self.inboxes: dict[str, Inbox] = {}
+        self.unsettled: list[Entry] = []
+        # (sequence that covers it, what there was after it)
+        self.history: list[tuple[int, State]] = []
+        self.transients: dict[int, dict[int, int]] = {}
+        # Before the ledger hands the turn over: its number is the one that will cover it.
+        life.turn.commits.insert(0, self._turn_ending)
+        life.turn.commits.append(self._turn_ended)
+        self.history.append((0, self.state()))
+        return life
+
+    # --- Acting -----------------------------------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """Declare what is missing."""
+        life = self.life
+        vhost = life.vhost
+        life.declare("plain")
+        life.declare("poison")
+        life.declare("limited", max_length=12, dead_letter_exchange="", dead_letter_routing_key="poison")
+        life.declare("short-lived", message_ttl=1000, dead_letter_exchange="", dead_letter_routing_key="poison")
+        for name in ("left", "right"):
+            queue = life.declare(name, dead_letter_exchange="", dead_letter_routing_key="poison")
+            vhost.bind(vhost.exchange("amq.fanout"), queue, "", {})
+        vhost.bind(vhost.exchange("amq.fanout"), life.declare("passing", durable=False), "", {})
+
+    def publish(self) -> None:
+        choose = self.choose
+        exchange, key = choose.choice([("", choose.choice(NAMES)), ("amq.fanout", "")])
+        for _ in range(choose.choice([1, 1, 3, 20])):
+            expiration_ms = choose.choice([-1, -1, -1, -1, 500])
+            if expiration_ms > 0 or key == "short-lived":
+                self.may_expire.add(self.next_number)
+            self.life.publish(
+                exchange,
+                key,
+                self.next_number,
+                size=choose.choice([0, 30, 30, 700]),
+                persistent=choose.random() < 0.8,
+                expiration_ms=expiration_ms,
+            )
+            self.next_number += 1
+
+    def consume(self) -> None:
+        name = self.choose.choice(NAMES)
+        inbox = self.inboxes.pop(name, None)
+        queue = self.life.queue(name)
+        if inbox is None:
+            self.inboxes[name] = inbox = Inbox(queue, self.choose.choice([1, 5, 30]))
+            queue.add_consumer(inbox)
+        else:
+            queue.remove_consumer(inbox)
+            self.unsettled += inbox.take()
+
+    def get(self) -> None:
+        entry = self.life.queue(self.choose.choice(NAMES)).get()
+        if entry is not None:
+            self.unsettled.append(entry)
+
+    def settle(self) -> None:
+        for inbox in self.inboxes.values():
+            self.unsettled += inbox.take()
+        self.choose.shuffle(self.unsettled)
+        count = self.choose.randrange(len(self.unsettled) + 1)
+        chosen, self.unsettled = self.unsettled[:count], self.unsettled[count:]
+        if self.choose.random() < 0.5:
+            chosen.sort(key=lambda entry: int(entry.offset))
+        for entry in chosen:
+            queue = entry.queue
+            if queue is None:
+                continue
+            fate = self.choose.random()
+            if fate < 0.7:
+                queue.settle(entry)
+            elif fate < 0.85:
+                queue.reject(entry)
+            else:
+                queue.give_back([entry])
+
+    def purge(self) -> None:
+        self.life.queue(self.choose.choice(NAMES)).purge()
+
+    def redeclare(self) -> None:
+        name = self.choose.choice(NAMES)
+        self.deleted.add(int(self.life.queue(name).log_id))
+        inbox = self.inboxes.pop(name, None)
+        if inbox is not None:
+            inbox.take()
+        self.life.vhost.delete_queue(self.life.queue(name), False, False)
+        if self.choose.random() < 0.5:
+            self.end_turn()
+        self.set_up()
+
+    def transaction(self) -> None:
+        self.publish()
+        self.settle()
+        self.publish()
+
+    def let_time_pass(self) -> None:
+        self.life.clock.advance(self.choose.choice([10, 400, 2000, 6000]))
+        self.life.store.resume()
+        self.life.store.trim_transient()
+
+    def checkpoint(self) -> None:
+        if not self.life.checkpointer.running:
+            self.life.turn.touch()
+            self.note(lambda: self.life.checkpointer.begin())
+
+    def fill_disk(self) -> None:
+        self.disk.fail("write", errno.ENOSPC, nth=self.choose.randrange(1, 4), times=self.choose.randrange(1, 4))
+
+    def step(self) -> None:
+        actions = [self.publish] * 8 + [self.consume] * 2 + [self.settle] * 5 + [self.transaction] * 2
+        actions += [self.get, self.get, self.purge, self.redeclare, self.let_time_pass, self.let_time_pass]
+        actions += [self.checkpoint, self.fill_disk]
+        self.choose.choice(actions)()
+        if self.choose.random() < 0.3:
+            self.life.ledger.sync_wanted = True
+        self.end_turn()
+        pace = self.choose.random()
+        if pace < 0.6:
+            self.note(self.life.pump)
+        elif pace < 0.65:
+            self.note(self.life.settle_down)
+
+    # --- Noting -----------------------------------------------------------------------------------------------------
+
+    def end_turn(self) -> None:
+        self.note(self.life.end_turn)
+
+    def note(self, act: Callable[[], None]) -> None:
+        """Do something that ends turns, and note what there is after each."""
+        act()
+        self.history.append((int(self.life.journal.sequence) - 1, self.state()))
+
+    def _turn_ending(self) -> None:
+        self._sequence = int(self.life.journal.sequence)
+
+    def _turn_ended(self) -> None:
+        self.history.append((self._sequence, self.state()))
+
+    def state(self) -> State:
+        state: State = {}
+        for queue in self.life.broker.all_queues():
+            if queue.recoverable:
+                contents = self.life.contents(queue)
+                state[int(queue.log_id)] = [(offset, number) for offset, number, persistent in contents if persistent]
+                known = self.transients.setdefault(int(queue.log_id), {})
+                known.update((offset, number) for offset, number, persistent in contents if not persistent)
+        return state
+
+    # --- Ending -----------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """End this life in one way or another, begin the next, and check what it finds."""
+        old = self.life
+        way = self.choose.choice(["power cut", "power cut", "kill", "clean stop"])
+        self.lives += 1
+        catalog = self.folder / f"catalog-{self.lives}"
+        if way == "clean stop":
+            self.disk.heal()
+            self.note(old.settle_down)
+            self.note(old.checkpoint)
+            told = int(old.journal.sequence) - 1
+            old.stop()
+            copy_catalog(self.catalog, catalog)
+        else:
+            told = old.told.durable if way == "power cut" else int(old.journal.written_sequence)
+            with self.disk.guard:
+                disk = self.disk.copy_for_crash() if way == "power cut" else self.disk.copy()
+            if way == "kill":
+                copy_catalog(self.catalog, catalog)
+            else:
+                old.copy_durable_catalog(catalog)
+            old.abandon()
+            if way == "power cut":
+                disk.crash(keeps_some=self.choose.random() < 0.7)
+            self.disk = disk
+        self.catalog = catalog
+        history, deleted, transients = self.history, self.deleted, self.transients
+        life = self._new_life(deleted)
+        life.check_counts()
+        self._check(way, told, history, transients)
+        if life.checkpoint_wanted and self.choose.random() < 0.8:
+            life.turn.touch()
+            life.checkpointer.begin()
+        self.set_up()
+
+    def _check(
+        self,
+        way: str,
+        told: int,
+        history: list[tuple[int, State]],
+        transients: dict[int, dict[int, int]],
+    ) -> None:
+        found = self.state()
+        promised = max((index for index, (sequence, _) in enumerate(history) if sequence <= told), default=0)
+        # Turns that changed nothing durable share a number with the next that does.
+        while promised > 0 and history[promised - 1][0] == history[promised][0]:
+            promised -= 1
+        candidates = [
+            {log_id: state.get(log_id, []) for log_id in found} for _, state in history[max(0, promised - 1) :]
+        ]
+        assert found in candidates, (
+            f"after a {way} of life {self.lives}, with {told} promised, there is what never was:\n"
+            + "\n".join(
+                f"{log_id}: found {entries}\n   last {candidates[-1][log_id]}\n   promised {candidates[0][log_id]}"
+                for log_id, entries in found.items()
+                if entries != candidates[-1][log_id]
+            )
+        )
+        for queue in self.life.broker.all_queues():
+            if queue.recoverable:
+                for offset, number, persistent in self.life.contents(queue):
+                    assert persistent or transients[int(queue.log_id)].get(offset) == number, "a phantom"
+
+    def finish(self) -> None:
+        """Consume everything: what comes is what there is, in order, and nothing is left behind in memory."""
+        life = self.life
+        self.disk.heal()
+        for name, inbox in self.inboxes.items():
+            life.queue(name).remove_consumer(inbox)
+            self.unsettled += inbox.take()
+        for entry in self.unsettled:
+            if entry.queue is not None:
+                entry.queue.give_back([entry])
+        life.clock.advance(10_000)
+        life.store.resume()
+        life.settle_down()
+        life.check_counts()
+        for queue in life.broker.all_queues():
+            life.clock.advance(2000)
+            life.turn.now_ms = life.clock.wall_ms()
+            life.settle_down()
+            expected = [number for _, number, _ in life.contents(queue)]
+            drained = life.drain(queue)
+            # An expired message that is not at the head is discarded when its turn comes.
+            expired = self.may_expire - set(drained)
+            assert drained == [number for number in expected if number not in expired]
+        poison = life.queue("poison")
+        life.drain(poison)
+        life.settle_down()
+        life.check_counts()
+        assert life.memory.used == 0
+        life.abandon()
+
+
+@pytest.mark.parametrize("seed", range(SEED_BASE, SEED_BASE + 60))
+def test_what_is_recovered_is_what_there_was_after_some_turn(seed: int, tmp_path: Path) -> None:
+    print(f"seed {seed}")
+    simulation = Simulation(seed, tmp_path)
+    simulation.set_up()
+    simulation.note(simulation.life.settle_down)
+    for _ in range(5):
+        for _ in range(simulation.choose.randrange(5, 60)):
+            simulation.step()
+        simulation.end()
+    simulation.finish()
