@@ -111,8 +111,6 @@ ACCESS_DECISIONS_CACHED_MAX: Final = 16_384
 CONNECTIONS_MAX: Final = 50_000
 # A queue takes a few KiB when empty. It keeps a client that leaks server-named queues from taking the node down.
 QUEUES_MAX: Final = 100_000
-# Queues of one virtual host: a client in a loop must not fill the memory with empty queues (about 2 KiB each).
-QUEUES_PER_VHOST_MAX: Final = 250_000
 # Connections that wait to be accepted: as many as may come at once after a restart. The kernel lowers it to its own.
 LISTEN_BACKLOG: Final = 4096
 # Consumers of one channel; a queue's rotation walks over all of its consumers.
@@ -147,3 +145,5 @@ QUEUES_PAGED_PER_TURN: Final = 256
 TAIL_PAGED_BYTES_MIN: Final = 16 * KIB
 # When logs hold this much that is settled, a checkpoint lets it go: acknowledgements alone fill a journal file slowly.
 CHECKPOINT_SETTLED_BYTES: Final = 256 * MIB
+# Incomplete bodies and open transactions of all channels of a connection, which are outside the memory budget.
+BUFFERED_BYTES_MAX: Final = 128 * MIB

@@ -42,6 +42,10 @@ def _check_ttl(value: object, arguments: dict[str, object]) -> str | None:
     return problem
 
 
+def _check_expires(value: object, arguments: dict[str, object]) -> str | None:
+    return "{value_zero,0}" if value == 0 and not isinstance(value, bool) else _check_ttl(value, arguments)
+
+
 def _check_text(value: object, arguments: dict[str, object]) -> str | None:
     return None if isinstance(value, str) else "expected a string"
 
@@ -66,6 +70,7 @@ def _check_queue_type(value: object, arguments: dict[str, object]) -> str | None
 # Argument -> what is wrong with a value, None where nothing is. A new argument is a line here.
 _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-message-ttl": _check_ttl,
+    "x-expires": _check_expires,
     "x-max-length": _check_count,
     "x-max-length-bytes": _check_count,
     "x-overflow": _check_overflow,
@@ -92,6 +97,7 @@ def queue_settings(arguments: dict[str, object], resource: str) -> QueueSettings
         overflow=_text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD,
         dead_letter_exchange=_text(arguments, "x-dead-letter-exchange"),
         dead_letter_routing_key=_text(arguments, "x-dead-letter-routing-key"),
+        expires_ms=_integer(arguments, "x-expires"),
     )
 
 

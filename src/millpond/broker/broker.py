@@ -13,7 +13,7 @@ from mypy_extensions import mypyc_attr
 
 from millpond.base.clock import Clock
 from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
-from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX
+from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, QUEUES_MAX
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
@@ -73,6 +73,7 @@ class Broker:
         commits: Commits,
         run_blocking: Callable[[Callable[[], object], Callable[[object], None]], None],
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        queues_max: int = QUEUES_MAX,
     ) -> None:
         """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
         self.turn: Final = turn
@@ -86,8 +87,8 @@ class Broker:
         self.commits: Final = commits
         self.run_blocking: Final = run_blocking
         self.message_bytes_max: Final = message_bytes_max
-        self.context: Final = QueueContext(turn, clock, ledger, memory, store)
-        self.pager: Final = Pager(memory, store, self.all_queues)
+        self.context: Final = QueueContext(turn, clock, ledger, memory, store, queues_max)
+        self.pager: Final = Pager(memory, store, turn, self.all_queues)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}

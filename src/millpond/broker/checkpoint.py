@@ -197,8 +197,6 @@ class Checkpointer(CommitWaiter):
             self._failed("the journal cannot be written")
 
     def _page_written(self, page: Page) -> None:
-        if self._ahead:
-            self._broker.turn.touch()
         if page in self._awaited:
             if page.place is None:
                 self._failed("a page could not be written")

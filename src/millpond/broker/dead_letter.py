@@ -37,7 +37,7 @@ def dead_lettered(message: Message, queue: str, reason: str, exchange: str, rout
     if "time" not in death:
         death["time"] = datetime.fromtimestamp(now_ms // 1000, UTC)
         death["exchange"] = source.exchange
-        death["routing-keys"] = [source.routing_key]
+        death["routing-keys"] = [source.routing_key, *(carbon_copies(headers) or [])]
         if message.properties.expiration_ms >= 0:
             death["original-expiration"] = str(message.properties.expiration_ms)
     changes: dict[str, object] = {
@@ -50,9 +50,18 @@ def dead_lettered(message: Message, queue: str, reason: str, exchange: str, rout
         changes["x-first-death-reason"] = reason
         changes["x-first-death-queue"] = queue
         changes["x-first-death-exchange"] = source.exchange
+    if routing_key is not None and "CC" in headers:
+        # Another routing key stands for all that the message had.
+        changes["CC"] = None
     address = Address(exchange, source.routing_key if routing_key is None else routing_key)
     properties = message.properties.replaced(changes, False)
     return Message(address, properties, message.body, now_ms)
+
+
+def carbon_copies(headers: dict[str, object]) -> list[str] | None:
+    """The further routing keys that a message still names in its header CC; None where there are none."""
+    keys = headers.get("CC")
+    return [key for key in keys if isinstance(key, str)] or None if isinstance(keys, list) else None
 
 
 def deaths(headers: dict[str, object]) -> list[dict[str, object]]:

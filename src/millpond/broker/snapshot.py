@@ -1,6 +1,6 @@
 """A checkpoint's snapshot: the delivery state of every recoverable queue, at the moment its journal file begins.
 
-    magic "MPCHKPT\\0" | version u32 | crc32c u32 of all that follows
+    magic "MPCHKPT\\0" | version u32 | crc32c u32 of the version and of all that follows
     first journal file i64 | clean u8 | queue count i32
     queue   log id i64 | next offset i64 | log end i64 | first never delivered i64 | expiring u8 | page count i32
     page    start i64 | end i64 | live i64 | live bytes i64
@@ -114,7 +114,7 @@ def encode_snapshot(first_file: i64, clean: bool, queues: list[QueueState]) -> b
     header = BytesWriter()
     header.write(MAGIC)
     write_i32_be(header, VERSION)
-    checksum = crc32c.crc32c(content)
+    checksum = crc32c.crc32c(content, crc32c.crc32c(header.getvalue()[len(MAGIC) :]))
     write_i32_be(header, i32(checksum - (checksum >> 31 << 32)))
     return header.getvalue() + content
 
@@ -131,7 +131,8 @@ class SnapshotReader:
         self._data: Final = data
         self._position: i64 = _HEADER_BYTES
         checksum = int(read_i32_be(data, 12)) & 0xFFFFFFFF
-        if crc32c.crc32c(data[_HEADER_BYTES:]) != checksum:
+        # At the same place in every version, so that damage is never mistaken for the future.
+        if crc32c.crc32c(data[_HEADER_BYTES:], crc32c.crc32c(data[len(MAGIC) : 12])) != checksum:
             raise CorruptData("the checksum does not match")
         if version != VERSION:
             raise UnsupportedFormat(f"a checkpoint of version {version}, but only version {VERSION} is known")

@@ -10,12 +10,15 @@ leaves before what it speaks of has been handed to the catalog and the journal.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from mypy_extensions import i64, trait
 
 from millpond.base.limits import QUEUE_RUNS_PER_TURN_MAX
+
+logger = logging.getLogger(__name__)
 
 
 @trait
@@ -83,7 +86,11 @@ class Turn:
             queue = queues[position]
             position += 1
             queue.turn_pending = False
-            queue.run_turn()
+            try:
+                queue.run_turn()
+            except Exception:
+                # A bug with one queue must not keep the others from being served.
+                logger.exception("a bug stopped the deliveries of a queue for this turn")
         self._queues = queues[position:] + self._later
         self._later = []
         if self._queues:
@@ -94,4 +101,7 @@ class Turn:
         self._outputs = []
         for output in outputs:
             output.turn_pending = False
-            output.run_turn()
+            try:
+                output.run_turn()
+            except Exception:
+                logger.exception("a bug kept a connection from writing")

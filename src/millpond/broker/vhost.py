@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
+from millpond.base.clock import Timer
 from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
-from millpond.base.limits import QUEUES_PER_VHOST_MAX
 from millpond.broker.arguments import (
     compare_exchange_arguments,
     compare_flag,
     compare_queue_arguments,
     queue_settings,
 )
-from millpond.broker.dead_letter import dead_lettered, is_cycle
+from millpond.broker.dead_letter import carbon_copies, dead_lettered, is_cycle
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
@@ -40,6 +41,7 @@ ACCEPTED: Final = 0
 JOURNALED: Final = 1
 
 RESERVED_PREFIX: Final = "amq."
+REPLY_PREFIX: Final = "amq.rabbitmq.reply-to."
 
 
 @final
@@ -64,6 +66,8 @@ class VirtualHost(QueueOwner):
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: dict[str, Queue] = {}
+        # Of queues that expire when nobody uses them.
+        self._expiries: dict[Queue, Timer] = {}
         self.router: Final = Router(self.queues)
         self.published_total: i64 = 0
         self.unroutable_total: i64 = 0
@@ -78,9 +82,23 @@ class VirtualHost(QueueOwner):
 
     # --- Publishing ---------------------------------------------------------------------------------------------
 
-    def route(self, exchange: Exchange, address: Address, headers: dict[str, object] | None) -> Route:
-        """Where a message goes. It may be kept while `router.version` is the route's, if `router.cacheable`."""
+    def route(
+        self,
+        exchange: Exchange,
+        address: Address,
+        headers: dict[str, object] | None,
+        copies: list[str] | None = None,
+    ) -> Route:
+        """Where a message goes. It may be kept while `router.version` is the route's, if `router.cacheable`.
+
+        `copies` are further routing keys; a queue that several of them reach gets the message once.
+        """
         found = self.router.route(exchange, address.routing_key, headers)
+        if copies is not None:
+            for key in copies:
+                for destination in self.router.route(exchange, key, headers):
+                    if destination not in found:
+                        found.append(destination)
         queues: list[Queue] = []
         for destination in found:
             if isinstance(destination, Queue):
@@ -131,7 +149,7 @@ class VirtualHost(QueueOwner):
             message, queue.name, reason, name, queue.settings.dead_letter_routing_key, int(turn.now_ms)
         )
         headers = dead.properties.headers()
-        route = self.route(exchange, dead.address, headers)
+        route = self.route(exchange, dead.address, headers, carbon_copies(headers))
         targets = route.queues
         if reason != REASON_REJECTED:
             targets = [target for target in targets if not is_cycle(target.name, headers)]
@@ -305,17 +323,18 @@ class VirtualHost(QueueOwner):
             compare_flag("durable", resource, durable, current.durable)
             compare_flag("auto_delete", resource, auto_delete, current.auto_delete)
             compare_queue_arguments(resource, arguments, current.arguments)
+            self.used(current)
             return current
         if not name:
             name = "amq.gen-" + secrets.token_urlsafe(16)
         elif name.startswith(RESERVED_PREFIX):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         settings = queue_settings(arguments, self.queue_resource(name))
-        if len(self.queues) >= QUEUES_PER_VHOST_MAX:
-            raise PreconditionFailed(
-                f"cannot declare {self.queue_resource(name)}: queue limit in vhost ({QUEUES_PER_VHOST_MAX}) is reached"
-            )
         context = self.context
+        if context.queue_count >= context.queues_max:
+            raise PreconditionFailed(
+                f"cannot declare {self.queue_resource(name)}: node queue limit ({context.queues_max}) is reached"
+            )
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
             log_id: i64 = self.catalog.add_queue(row)
@@ -328,6 +347,8 @@ class VirtualHost(QueueOwner):
         queue.arguments = arguments
         queue.exclusive_owner = connection if exclusive else None
         self.queues[name] = queue
+        context.queue_count += 1
+        self.used(queue)
         self.router.changed()
         return queue
 
@@ -339,6 +360,8 @@ class VirtualHost(QueueOwner):
         queue.auto_delete = row.auto_delete
         queue.arguments = row.arguments
         self.queues[row.name] = queue
+        self.context.queue_count += 1
+        self.used(queue)
         self.router.changed()
         return queue
 
@@ -357,6 +380,10 @@ class VirtualHost(QueueOwner):
         if queue.deleted:
             return
         del self.queues[queue.name]
+        self.context.queue_count -= 1
+        timer = self._expiries.pop(queue, None)
+        if timer is not None:
+            timer.cancel()
         leading_here = self.router.unbind_destination(queue)
         if queue.durable:
             self.catalog.delete_queue(queue.log_id)
@@ -367,6 +394,37 @@ class VirtualHost(QueueOwner):
     def consumers_gone(self, queue: Queue) -> None:
         if queue.auto_delete:
             self.remove_queue(queue)
+        else:
+            self.used(queue)
+
+    def used(self, queue: Queue) -> None:
+        """Somebody has used the queue: where it expires without use, its time begins anew."""
+        expires_ms = queue.settings.expires_ms
+        if expires_ms < 0 or queue.deleted:
+            return
+        timer = self._expiries.pop(queue, None)
+        if timer is not None:
+            timer.cancel()
+        self._expiries[queue] = self.context.clock.call_later(int(expires_ms), partial(self._unused, queue))
+
+    def _unused(self, queue: Queue) -> None:
+        self._expiries.pop(queue, None)
+        # While it has consumers it is in use; when the last of them leaves, its time begins anew.
+        if not queue.consumers:
+            self.remove_queue(queue)
+
+    def reply_queue(self, connection: object) -> Queue:
+        """A queue that only `connection` may use, and only those it tells the name can publish to."""
+        name = f"{REPLY_PREFIX}{secrets.token_urlsafe(24)}"
+        settings = queue_settings({}, self.queue_resource(name))
+        context = self.context
+        queue = Queue(self, context, name, context.next_transient_id(), False, settings)
+        queue.auto_delete = True
+        queue.exclusive_owner = connection
+        self.queues[name] = queue
+        context.queue_count += 1
+        self.router.changed()
+        return queue
 
     def check_consumable(self, queue: Queue, exclusive: bool) -> None:
         """AccessRefused where another consumer has, or this one cannot have, the queue for itself."""

@@ -22,6 +22,7 @@ from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
 from millpond.base.limits import (
     CLOSE_GRACE_MS,
     JOURNAL_FILE_BYTES,
+    LISTEN_BACKLOG,
     PASSWORD_HASHES_AT_ONCE_MAX,
 )
 from millpond.admin.server import AdminServer
@@ -126,6 +127,7 @@ class Node:
         broker = Broker(
             turn, clock, ledger, memory, store, catalog, access, alarms, commits, self._run_blocking,
             settings.message_bytes_max,
+            settings.queues_max,
         )  # fmt: skip
         state = catalog.load()
         access.load(state)
@@ -174,7 +176,7 @@ class Node:
             self.addresses[name] = (address.host, address.port)
             if name != "admin":
                 context = tls_context(settings) if name == "amqps" else None
-                self._servers.append(await loop.create_server(factory, sock=sock, ssl=context))
+                self._servers.append(await loop.create_server(factory, sock=sock, ssl=context, backlog=LISTEN_BACKLOG))
         self._admin = administration(self.broker, settings, self._sockets.get("admin"), lambda: self.addresses)
         self._admin.start()
 

@@ -25,6 +25,8 @@ class Consumer:
         self.prefetch: i64 = prefetch
         self.acknowledges: Final = acknowledges
         self.exclusive: Final = exclusive
+        # Those of the highest priority that can take a delivery get all of them.
+        self.priority: i64 = 0
         self.unsettled: i64 = 0
         self.delivered: i64 = 0
         # Whether the queue's rotation holds it.

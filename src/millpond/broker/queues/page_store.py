@@ -254,6 +254,8 @@ class PageStore:
                 queue.log_end = log.end_offset
         if self.on_written is not None:
             self.on_written(page)
+        # There may be room for the next page, and where publishers wait there is no other reason for a turn.
+        queue.turn.touch()
 
     def resume(self) -> None:
         """To be called now and then: what failed may be tried again."""

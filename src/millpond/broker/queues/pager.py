@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from millpond.base.limits import PAGES_AHEAD, PAGES_WRITTEN_PER_TURN, QUEUES_PAGED_PER_TURN, TAIL_PAGED_BYTES_MIN
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.turn import Turn
 
 if TYPE_CHECKING:
     from millpond.broker.queues.page_store import PageStore
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
 class Pager:
     """Keeps the messages of a node within the memory budget, as far as the disk can help."""
 
-    def __init__(self, memory: MemoryBudget, store: PageStore, all_queues: Callable[[], list[Queue]]) -> None:
+    def __init__(
+        self, memory: MemoryBudget, store: PageStore, turn: Turn, all_queues: Callable[[], list[Queue]]
+    ) -> None:
         self._memory = memory
         self._store = store
+        self._turn = turn
         self._all_queues = all_queues
         # Queues that are still to be looked at when all pages must go.
         self._ahead: list[Queue] = []
@@ -49,6 +53,9 @@ class Pager:
             freed += self._page_out(self._next_of_all(), wanted - freed, True)
         is_idle = freed == 0 and store.pages_started_total == pages_before and store.writes_under_way == 0
         self._not_below_bytes = used + int(memory.budget_bytes) // 64 if is_idle and not self._ahead else 0
+        if freed < wanted and self._ahead and store.free_writes() > 0:
+            # There may be no other reason for a next turn. A page that has been written is one.
+            self._turn.touch()
 
     def look_again(self) -> None:
         """To be called now and then: something may have changed since nothing could be done."""

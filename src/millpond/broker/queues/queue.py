@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Clock, Timer
-from millpond.base.limits import DELIVERIES_PER_TURN_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGES_AHEAD
+from millpond.base.limits import DELIVERIES_PER_TURN_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGES_AHEAD, QUEUES_MAX
 from millpond.broker.exchanges.exchange import Destination
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
@@ -57,7 +57,18 @@ class QueueOwner:
 class QueueContext:
     """What all queues of a node share."""
 
-    def __init__(self, turn: Turn, clock: Clock, ledger: Ledger, memory: MemoryBudget, store: PageStore) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        clock: Clock,
+        ledger: Ledger,
+        memory: MemoryBudget,
+        store: PageStore,
+        queues_max: i64 = QUEUES_MAX,
+    ) -> None:
+        self.queues_max: Final[i64] = queues_max
+        # Queues of all virtual hosts.
+        self.queue_count: i64 = 0
         self.turn: Final = turn
         self.clock: Final = clock
         self.ledger: Final = ledger
@@ -249,7 +260,7 @@ class Queue(Destination, TurnTask):
             count = len(rotation)
             if count == 0:
                 return True
-            if self._next_consumer >= count:
+            if self._next_consumer >= count or rotation[self._next_consumer].priority < rotation[0].priority:
                 self._next_consumer = 0
             consumer = rotation[self._next_consumer]
             if not consumer.can_take():
@@ -556,7 +567,10 @@ class Queue(Destination, TurnTask):
         """`consumer` may be able to take deliveries again."""
         if not consumer.in_rotation and not consumer.cancelled:
             consumer.in_rotation = True
-            self._rotation.append(consumer)
+            rotation = self._rotation
+            rotation.append(consumer)
+            if len(rotation) > 1 and rotation[len(rotation) - 2].priority < consumer.priority:
+                rotation.sort(key=_highest_priority_first)
             if self.ready > 0 and not self.turn_pending:
                 self.turn.touch_queue(self)
 
@@ -779,6 +793,11 @@ class Queue(Destination, TurnTask):
         for page in self.pages:
             self.ready += page.live
             self.ready_bytes += page.live_bytes
+            if page.start < self.redelivered_before:
+                # While the journal was read it was not known yet whether the stop had been a clean one.
+                for slot in page.entries:
+                    if slot is not None and slot.offset < self.redelivered_before:
+                        slot.returns = 1
         if len(self.pages) > 1:
             self.store.backlogs[self] = None
         if self.expiring and self.ready > 0:
@@ -802,6 +821,10 @@ class Queue(Destination, TurnTask):
         if message.properties.expiration_ms >= 0 or self.settings.message_ttl_ms >= 0:
             self._set_expiry(entry)
         return entry
+
+
+def _highest_priority_first(consumer: Consumer) -> int:
+    return -int(consumer.priority)
 
 
 def _newest_first(entry: Entry) -> int:

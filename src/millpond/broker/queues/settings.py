@@ -23,6 +23,7 @@ class QueueSettings:
         overflow: str = OVERFLOW_DROP_HEAD,
         dead_letter_exchange: str | None = None,
         dead_letter_routing_key: str | None = None,
+        expires_ms: i64 = -1,
     ) -> None:
         self.message_ttl_ms: Final[i64] = message_ttl_ms
         self.length_max: Final[i64] = length_max
@@ -30,6 +31,8 @@ class QueueSettings:
         self.overflow: Final = overflow
         self.dead_letter_exchange: Final = dead_letter_exchange
         self.dead_letter_routing_key: Final = dead_letter_routing_key
+        # The queue itself goes when nobody has used it for so long.
+        self.expires_ms: Final[i64] = expires_ms
 
     @property
     def bounded(self) -> bool:

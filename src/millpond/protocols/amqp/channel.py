@@ -35,8 +35,8 @@ from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.queue import Queue
 from millpond.broker.vhost import JOURNALED, REFUSED, Route, VirtualHost
 from millpond.protocols.amqp.consumer import AmqpConsumer
-from millpond.protocols.amqp.content import write_content
 from millpond.protocols.amqp.properties import BasicProperties, parse_properties
+from millpond.protocols.amqp.publish_route import REPLY_TO, PublishRoute, copies_of, without_blind_copies
 
 if TYPE_CHECKING:
     from millpond.protocols.amqp.connection import Connection
@@ -56,18 +56,6 @@ _SPARSE_AT: Final = 4096
 
 # Parts of a body that are shorter are joined as they come.
 _BODY_PART_BYTES_MIN: Final = 1024
-
-
-@final
-class PublishRoute:
-    """What a `basic.publish` with certain bytes means, as far as it does not depend on the message."""
-
-    def __init__(self, route: Route, mandatory: bool, cacheable: bool, needs_headers: bool) -> None:
-        self.route: Final = route
-        self.mandatory: Final = mandatory
-        # Where messages go depends on their headers: `route` says only from where.
-        self.needs_headers: Final = needs_headers
-        self.cacheable: Final = cacheable
 
 
 @final
@@ -114,7 +102,12 @@ class Channel(CommitWaiter):
         self._last_payload = b""
         self._last_route: PublishRoute | None = None
         self._access_version = -1
+        # The properties that came last, as they came and as they are kept, and the further routing keys they name.
+        self._last_raw = b""
         self._last_properties: BasicProperties | None = None
+        self._copies: list[str] | None = None
+        # Where answers to this channel's direct reply-to go.
+        self.reply_queue: Queue | None = None
         self._content = _NO_CONTENT
         self._route: PublishRoute | None = None
         self._properties: BasicProperties | None = None
@@ -217,7 +210,7 @@ class Channel(CommitWaiter):
             )
         raw = data[start + 12 : end]
         properties = self._last_properties
-        if properties is None or properties.raw != raw:
+        if properties is None or raw != self._last_raw:
             # The publish is given up where they are refused; its body frames must not be.
             self._content = _NO_CONTENT
             properties = parse_properties(raw)
@@ -226,6 +219,14 @@ class Channel(CommitWaiter):
                 raise PreconditionFailed(
                     f"user_id property set to '{user_id}' but authenticated user was '{self.connection.user}'"
                 )
+            self._copies = copies_of(properties)
+            if self._copies is not None:
+                properties = without_blind_copies(properties)
+            if properties.reply_to() == REPLY_TO:
+                if self.reply_queue is None:
+                    raise PreconditionFailed("fast reply consumer does not exist")
+                properties = properties.with_reply_to(self.reply_queue.name)
+            self._last_raw = raw
             self._last_properties = properties
         self._properties = properties
         self._body_size = size
@@ -249,6 +250,8 @@ class Channel(CommitWaiter):
                 self._body_parts.append(data[start:end])
                 body = b"".join(self._body_parts)
                 self._body_parts = []
+                self.connection.buffer(-self._body_received)
+                self._body_received = 0
                 self._complete(body)
         else:
             parts = self._body_parts
@@ -259,6 +262,7 @@ class Channel(CommitWaiter):
             else:
                 parts.append(data[start:end])
             self._body_received = received
+            self.connection.buffer(end - start)
 
     def unexpected_frame(self) -> UnexpectedFrame:
         """The error for a frame that is not what the channel waits for, in RabbitMQ's words."""
@@ -275,6 +279,10 @@ class Channel(CommitWaiter):
         """Whether a publish waits for its content, so that no method may come."""
         return self._content != _NO_CONTENT
 
+    def properties_forgotten(self) -> None:
+        """What the properties that came last mean has changed."""
+        self._last_properties = None
+
     def _complete(self, body: bytes) -> None:
         self._content = _NO_CONTENT
         route = self._route
@@ -283,6 +291,8 @@ class Channel(CommitWaiter):
             raise UnexpectedFrame("content without a publish")
         self.published_total += 1
         message = Message(route.route.address, properties, body, self.connection.turn.now_ms)
+        if self._copies is not None:
+            route = PublishRoute(route.route, route.mandatory, False, True, self._copies)
         transaction = self.transaction
         if transaction is not None:
             self._buffer(transaction, route, message)
@@ -292,7 +302,7 @@ class Channel(CommitWaiter):
     def _publish(self, publish: PublishRoute, message: Message) -> None:
         route = publish.route
         if publish.needs_headers or route.version != self.vhost.router.version:
-            route = self.vhost.route(route.exchange, route.address, message.properties.headers())
+            route = self.vhost.route(route.exchange, route.address, message.properties.headers(), publish.copies)
         self.vhost.published_total += 1
         outcome: i64 = 0
         if route.queues:
@@ -306,9 +316,7 @@ class Channel(CommitWaiter):
             self._to_be_confirmed(self._published_tag, outcome)
 
     def _return(self, message: Message) -> None:
-        self.connection.write_return(self.number, message.address)
-        write_content(self.connection.output, self.number, message, self.connection.body_frame_bytes)
-        self.connection.touch()
+        self.connection.write_return(self.number, message)
 
     # --- Confirms -----------------------------------------------------------------------------------------------
 
@@ -561,11 +569,14 @@ class Channel(CommitWaiter):
         unsettled = self._collect(0, True)
         if self.transaction is not None:
             unsettled.extend(self.transaction.entries)
+            self.connection.buffer(-self.transaction.size)
             self.transaction = None
         give_back(unsettled)
         for consumer in consumers:
             consumer.queue.remove_consumer(consumer)
             self.connection.consumer_gone(consumer)
+        self.connection.buffer(-self._body_received)
+        self._body_received = 0
         self._body_parts = []
         self._routes = {}
         self._last_route = None
@@ -574,7 +585,9 @@ class Channel(CommitWaiter):
     # --- Transactions -------------------------------------------------------------------------------------------
 
     def _buffer(self, transaction: Transaction, route: PublishRoute, message: Message) -> None:
-        transaction.size += len(message.body) + len(message.properties.raw) + MESSAGE_OVERHEAD_BYTES
+        size: i64 = len(message.body) + len(message.properties.raw) + MESSAGE_OVERHEAD_BYTES
+        transaction.size += size
+        self.connection.buffer(size)
         if transaction.size > TRANSACTION_BYTES_MAX:
             raise PreconditionFailed(f"a transaction of more than {TRANSACTION_BYTES_MAX} bytes")
         transaction.routes.append(route)
@@ -596,6 +609,7 @@ class Channel(CommitWaiter):
         if transaction is None:
             raise PreconditionFailed("channel is not transactional")
         self.transaction = Transaction()
+        self.connection.buffer(-transaction.size)
         ledger = self.connection.ledger
         for index in range(len(transaction.messages)):
             self._publish(transaction.routes[index], transaction.messages[index])
@@ -629,6 +643,7 @@ class Channel(CommitWaiter):
         if transaction is None:
             raise PreconditionFailed("channel is not transactional")
         self.transaction = Transaction()
+        self.connection.buffer(-transaction.size)
         if transaction.entries:
             self._restore(transaction.entries)
 

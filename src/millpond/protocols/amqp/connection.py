@@ -12,23 +12,23 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, final
 
-from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i32, i64
+from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be
+from mypy_extensions import i64
 
-from millpond.base.clock import Timer
 from millpond.base.errors import (
     ChannelFault,
     CommandInvalid,
     FrameFault,
+    LimitExceeded,
     NotAllowed,
     PeerError,
     UnexpectedFrame,
 )
-from millpond.base.limits import OUTPUT_BYTES_MAX
+from millpond.base.limits import BUFFERED_BYTES_MAX, OUTPUT_BYTES_MAX
 from millpond.broker.broker import Broker, ClientConnection
 from millpond.broker.commits import FLOW, Commits
 from millpond.broker.ledger import Ledger
-from millpond.broker.message import Address
+from millpond.broker.message import Message
 from millpond.broker.queues.queue import Queue
 from millpond.broker.turn import Turn, TurnTask
 from millpond.broker.vhost import VirtualHost
@@ -43,9 +43,11 @@ from millpond.protocols.amqp.content import (
     FRAME_HEARTBEAT,
     FRAME_METHOD,
     FRAME_OVERHEAD_BYTES,
-    channel_bits,
-    name_bytes,
+    write_confirm,
+    write_method,
+    write_return,
 )
+from millpond.protocols.amqp.liveness import HEARTBEAT_FRAME, Liveness
 from millpond.protocols.amqp.methods import Method, decode_method, encode_method
 from millpond.protocols.amqp.replies import CONNECTION_FORCED, INTERNAL_ERROR, Reply, reply_for
 from millpond.protocols.amqp.transport import Transport
@@ -153,6 +155,7 @@ class Connection(ClientConnection, TurnTask):
         self._stalled: dict[AmqpConsumer, None] = {}
         self._confirms: list[Channel] = []
         self._partial = b""
+        self._buffered_bytes: i64 = 0
         # About the frame that is being handled: where the next one begins, its channel, its method.
         self._next: i64 = 0
         self._number: i64 = 0
@@ -162,10 +165,8 @@ class Connection(ClientConnection, TurnTask):
         self._has_published = False
         self._told_blocked = False
 
-        self._heard = True
-        self._timer: Timer | None = broker.clock.call_later(int(settings.handshake_timeout_ms), self._timed_out)
-        self._heartbeats_missed: i64 = 0
-        self._sent = False
+        self._liveness: Final = Liveness(broker.clock)
+        self._liveness.expect_within(settings.handshake_timeout_ms, self._timed_out)
         self.received_bytes: i64 = 0
         self.sent_bytes: i64 = 0
 
@@ -174,7 +175,7 @@ class Connection(ClientConnection, TurnTask):
     def receive(self, data: bytes) -> None:
         """Handle what has arrived. Whatever it is, it raises nothing."""
         self.turn.now_ms = self.broker.clock.wall_ms()
-        self._heard = True
+        self._liveness.heard = True
         self.received_bytes += len(data)
         if self.state == CLOSED:
             return
@@ -368,7 +369,7 @@ class Connection(ClientConnection, TurnTask):
                 self.output = BytesWriter()
             else:
                 output.truncate(0)
-            self._sent = True
+            self._liveness.sent = True
             self.sent_bytes += size
             self.transport.write(data)
             if self.paused:
@@ -417,52 +418,28 @@ class Connection(ClientConnection, TurnTask):
 
     def send(self, number: i64, method: Method) -> None:
         """Send a method on channel `number`."""
-        payload = encode_method(method)
-        output = self.output
-        output.append(FRAME_METHOD)
-        write_i16_be(output, channel_bits(number))
-        write_i32_be(output, i32(len(payload)))
-        output.write(payload)
-        output.append(FRAME_END)
+        write_method(self.output, number, encode_method(method))
+        self._output_grew()
+
+    def _output_grew(self) -> None:
+        """A peer that asks without reading the answers is not asked for more."""
         self.touch()
-        if len(output) >= OUTPUT_BYTES_MAX:
+        if len(self.output) >= OUTPUT_BYTES_MAX:
             self._hold(HOLD_OUTPUT)
 
     def write_ack(self, number: i64, tag: i64, multiple: bool) -> None:
         """Write a `basic.ack` to a publisher."""
-        output = self.output
-        output.append(FRAME_METHOD)
-        write_i16_be(output, channel_bits(number))
-        write_i32_be(output, 13)
-        write_i32_be(output, BASIC_ACK)
-        write_i64_be(output, tag)
-        output.append(1 if multiple else 0)
-        output.append(FRAME_END)
+        write_confirm(self.output, number, BASIC_ACK, tag, multiple)
 
     def write_nack(self, number: i64, tag: i64, multiple: bool) -> None:
         """Write a `basic.nack` to a publisher."""
-        output = self.output
-        output.append(FRAME_METHOD)
-        write_i16_be(output, channel_bits(number))
-        write_i32_be(output, 13)
-        write_i32_be(output, BASIC_NACK)
-        write_i64_be(output, tag)
-        output.append(1 if multiple else 0)
-        output.append(FRAME_END)
+        write_confirm(self.output, number, BASIC_NACK, tag, multiple)
         self.touch()
 
-    def write_return(self, number: i64, address: Address) -> None:
-        """Write a `basic.return` for a message that reached no queue; its content follows."""
-        payload = b"\x01\x38\x08NO_ROUTE" + name_bytes(address.exchange) + name_bytes(address.routing_key)
-        output = self.output
-        output.append(FRAME_METHOD)
-        write_i16_be(output, channel_bits(number))
-        write_i32_be(output, i32(4 + len(payload)))
-        write_i32_be(output, BASIC_RETURN)
-        output.write(payload)
-        output.append(FRAME_END)
-        if len(output) >= OUTPUT_BYTES_MAX:
-            self._hold(HOLD_OUTPUT)
+    def write_return(self, number: i64, message: Message) -> None:
+        """Write a `basic.return` for a message that reached no queue."""
+        write_return(self.output, number, message, self.body_frame_bytes)
+        self._output_grew()
 
     def notify_cancel(self, number: i64, tag: str) -> None:
         """Tell a client that can be told that its consumer is gone."""
@@ -514,9 +491,7 @@ class Connection(ClientConnection, TurnTask):
         self.state = OPEN
         self.broker.connections[self] = None
         self.broker.alarms.add(self)
-        self._cancel_timer()
-        if self.heartbeat_s > 0:
-            self._arm_heartbeat()
+        self._start_heartbeats()
         self.alarms_changed(self.broker.alarms.reasons)
 
     def check_write(self, kind: str, name: str) -> None:
@@ -553,7 +528,7 @@ class Connection(ClientConnection, TurnTask):
         if not reasons:
             if self._reading_paused:
                 self._reading_paused = False
-                self._heard = True
+                self._liveness.heard = True
                 if self._holds == 0:
                     self.transport.resume_reading()
 
@@ -564,41 +539,27 @@ class Connection(ClientConnection, TurnTask):
 
     # --- Timers -------------------------------------------------------------------------------------------------
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _timed_out(self) -> None:
         """The handshake, or the peer's answer to our close, took too long."""
-        self._timer = None
         if self.state != CLOSED:
             if self.state != CLOSING:
                 logger.warning("%s did not finish the handshake in time", self.describe_peer())
             self._end()
 
-    def _arm_heartbeat(self) -> None:
-        # Twice per interval, so that a frame is never later than the interval the client was promised.
-        self._timer = self.broker.clock.call_later(int(self.heartbeat_s * 500), self._heartbeat_due)
+    def _send_heartbeat(self) -> None:
+        self.transport.write(HEARTBEAT_FRAME)
 
-    def _heartbeat_due(self) -> None:
-        if self.state != OPEN:
+    def _silent(self) -> None:
+        if self._reading_paused or self._holds != 0:
+            # We do not read, so the silence is our doing.
+            self._start_heartbeats()
             return
-        if self._heard or self._reading_paused or self._holds != 0:
-            self._heard = False
-            self._heartbeats_missed = 0
-        else:
-            self._heartbeats_missed += 1
-            if self._heartbeats_missed >= 4:
-                logger.warning("%s missed its heartbeats", self.describe_peer())
-                self.transport.abort()
-                self.lost()
-                return
-        if self._sent:
-            self._sent = False
-        else:
-            self.transport.write(b"\x08\x00\x00\x00\x00\x00\x00\xce")
-        self._arm_heartbeat()
+        logger.warning("%s missed its heartbeats", self.describe_peer())
+        self.transport.abort()
+        self.lost()
+
+    def _start_heartbeats(self) -> None:
+        self._liveness.keep_beating(self.heartbeat_s, self._send_heartbeat, self._silent)
 
     # --- Transactions -------------------------------------------------------------------------------------------
 
@@ -669,8 +630,7 @@ class Connection(ClientConnection, TurnTask):
                 failing_method_id=method_id & 0xFFFF,
             ),
         )
-        self._cancel_timer()
-        self._timer = self.broker.clock.call_later(CLOSE_TIMEOUT_MS, self._timed_out)
+        self._liveness.expect_within(CLOSE_TIMEOUT_MS, self._timed_out)
 
     def closed_by_client(self) -> None:
         """The client has asked to close."""
@@ -692,20 +652,19 @@ class Connection(ClientConnection, TurnTask):
         if self.state != CLOSED:
             self._release()
             self.state = CLOSED
-            self._cancel_timer()
             if len(self.output) > 0:
                 self.transport.write(self.output.getvalue())
                 self.output = BytesWriter()
             self.transport.close()
             # A client that does not read would keep the socket open for ever.
-            self._timer = self.broker.clock.call_later(CLOSE_TIMEOUT_MS, self.transport.abort)
+            self._liveness.expect_within(CLOSE_TIMEOUT_MS, self.transport.abort)
 
     def lost(self) -> None:
         """The socket is gone."""
         self.turn.now_ms = self.broker.clock.wall_ms()
         self._release()
         self.state = CLOSED
-        self._cancel_timer()
+        self._liveness.stop()
         self._partial = b""
         self._stalled = {}
 
@@ -732,6 +691,12 @@ class Connection(ClientConnection, TurnTask):
             self._holds = 0
             self.transport.resume_reading()
         self.turn.touch()
+
+    def buffer(self, size: i64) -> None:
+        """A channel keeps `size` bytes of what is not complete yet; a negative size says that it no longer does."""
+        self._buffered_bytes += size
+        if size > 0 and self._buffered_bytes > BUFFERED_BYTES_MAX:
+            raise LimitExceeded(f"more than {BUFFERED_BYTES_MAX} bytes of incomplete messages and open transactions")
 
     def state_name(self) -> str:
         """The state as RabbitMQ calls it."""

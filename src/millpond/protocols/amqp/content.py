@@ -67,3 +67,32 @@ def write_content(output: BytesWriter, channel: i64, message: Message, body_fram
         output.write(body[position:end])
         output.append(FRAME_END)
         position = end
+
+
+def write_method(output: BytesWriter, channel: i64, payload: bytes) -> None:
+    """Append a method frame."""
+    output.append(FRAME_METHOD)
+    write_i16_be(output, channel_bits(channel))
+    write_i32_be(output, i32(len(payload)))
+    output.write(payload)
+    output.append(FRAME_END)
+
+
+def write_confirm(output: BytesWriter, channel: i64, method_id: i32, tag: i64, multiple: bool) -> None:
+    """Append a `basic.ack` or `basic.nack`."""
+    output.append(FRAME_METHOD)
+    write_i16_be(output, channel_bits(channel))
+    write_i32_be(output, 13)
+    write_i32_be(output, method_id)
+    write_i64_be(output, tag)
+    output.append(1 if multiple else 0)
+    output.append(FRAME_END)
+
+
+def write_return(output: BytesWriter, channel: i64, message: Message, body_frame_bytes: i64) -> None:
+    """Append a `basic.return` because no queue was reached, with its content."""
+    address = message.address
+    # Method id, then reply code 312 and its name.
+    reply = b"\x00\x3c\x00\x32\x01\x38\x08NO_ROUTE"
+    write_method(output, channel, reply + name_bytes(address.exchange) + name_bytes(address.routing_key))
+    write_content(output, channel, message, body_frame_bytes)

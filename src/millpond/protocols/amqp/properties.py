@@ -162,6 +162,13 @@ class BasicProperties(Properties):
             writer.write(self.raw[table_end:])
         return parse_properties(writer.getvalue())
 
+    def with_reply_to(self, reply_to: str) -> BasicProperties:
+        """A copy with another `reply_to`, which must be there."""
+        start = _position_of(self.raw, REPLY_TO)
+        name = reply_to.encode("utf-8", "surrogateescape")
+        rest = self.raw[start + 1 + self.raw[start] :]
+        return parse_properties(self.raw[:start] + bytes((len(name),)) + name + rest)
+
     def _entries_replaced(self, headers: dict[str, object]) -> bytes:
         """The entries of the header table, those named set or removed, the others as they are."""
         raw = self.raw

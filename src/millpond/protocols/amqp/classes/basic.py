@@ -11,11 +11,13 @@ import secrets
 from millpond.base.errors import NotAllowed, NotImplementedHere, PreconditionFailed
 from millpond.base.limits import CONSUMERS_PER_CHANNEL_MAX
 from millpond.broker.access import Operation
+from millpond.broker.queues.queue import Queue
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.queue import named
 from millpond.protocols.amqp.consumer import AmqpConsumer
 from millpond.protocols.amqp.content import write_content
+from millpond.protocols.amqp.publish_route import REPLY_TO
 from millpond.protocols.amqp.registry import check, on_channel
 
 
@@ -40,18 +42,40 @@ def consume(channel: Channel, method: methods.BasicConsume) -> None:
         raise NotAllowed(f"attempt to reuse consumer tag '{tag}'")
     if len(channel.consumers) >= CONSUMERS_PER_CHANNEL_MAX:
         raise NotAllowed(f"reached maximum ({CONSUMERS_PER_CHANNEL_MAX}) of consumers per channel")
-    check(connection, Operation.READ, "queue", name)
-    queue = channel.vhost.queue(name, connection)
+    if name == REPLY_TO:
+        queue = _reply_queue(channel, method)
+    else:
+        check(connection, Operation.READ, "queue", name)
+        queue = channel.vhost.queue(name, connection)
     channel.vhost.check_consumable(queue, method.exclusive)
     if not tag:
         tag = "amq.ctag-" + secrets.token_urlsafe(16)
     consumer = AmqpConsumer(
         channel, queue, tag, channel.prefetch, not method.no_ack, method.exclusive, method.arguments
     )
+    consumer.priority = _priority(method.arguments)
     channel.consumers[tag] = consumer
     if not method.nowait:
         connection.send(channel.number, methods.BasicConsumeOk(consumer_tag=tag))
     queue.add_consumer(consumer)
+
+
+def _priority(arguments: dict[str, object]) -> int:
+    priority = arguments.get("x-priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise PreconditionFailed("invalid arg 'x-priority': expected integer")
+    return priority
+
+
+def _reply_queue(channel: Channel, method: methods.BasicConsume) -> Queue:
+    """Direct reply-to: answers come to this channel, without acknowledgement."""
+    if not method.no_ack:
+        raise PreconditionFailed("reply consumer cannot acknowledge")
+    if channel.reply_queue is not None and not channel.reply_queue.deleted:
+        raise PreconditionFailed("reply consumer already set")
+    channel.reply_queue = channel.vhost.reply_queue(channel.connection)
+    channel.properties_forgotten()
+    return channel.reply_queue
 
 
 @on_channel(methods.BasicCancel)
@@ -80,6 +104,7 @@ def get(channel: Channel, method: methods.BasicGet) -> None:
     name = named(channel, method.queue)
     check(connection, Operation.READ, "queue", name)
     queue = channel.vhost.queue(name, connection)
+    channel.vhost.used(queue)
     entry = queue.get()
     if entry is None:
         connection.send(channel.number, methods.BasicGetEmpty())

@@ -42,6 +42,8 @@ CAPABILITIES: Final[dict[str, object]] = {
     "connection.blocked": True,
     "authentication_failure_close": True,
     "per_consumer_qos": True,
+    "consumer_priorities": True,
+    "direct_reply_to": True,
 }
 
 

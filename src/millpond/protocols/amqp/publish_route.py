@@ -1,0 +1,60 @@
+"""What a publish means before its content is looked at, and what its properties add to that.
+
+RabbitMQ lets the sender name further routing keys in the headers CC and BCC (sender-selected distribution), and gives
+a client that consumes from the pseudo queue `amq.rabbitmq.reply-to` an address that others can answer to (direct
+reply-to). Here that address is a queue of the client's own, which nobody can mistake for another: its name is secret.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from millpond.base.errors import PreconditionFailed
+from millpond.broker.vhost import Route
+from millpond.protocols.amqp.properties import BasicProperties
+
+REPLY_TO: Final = "amq.rabbitmq.reply-to"
+
+
+@final
+class PublishRoute:
+    """What a `basic.publish` with certain bytes means, as far as it does not depend on the message."""
+
+    def __init__(
+        self,
+        route: Route,
+        mandatory: bool,
+        cacheable: bool,
+        needs_headers: bool,
+        copies: list[str] | None = None,
+    ) -> None:
+        self.route: Final = route
+        self.mandatory: Final = mandatory
+        # Where messages go depends on their headers: `route` says only from where.
+        self.needs_headers: Final = needs_headers
+        self.cacheable: Final = cacheable
+        # Further routing keys, from the headers of one message.
+        self.copies: Final = copies
+
+
+def copies_of(properties: BasicProperties) -> list[str] | None:
+    """The routing keys of the headers CC and BCC; None where there are none."""
+    if not properties.has_headers:
+        return None
+    headers = properties.headers()
+    copies: list[str] = []
+    for name in ("CC", "BCC"):
+        keys = headers.get(name)
+        if keys is None:
+            continue
+        if not isinstance(keys, list) or not all([isinstance(key, str) for key in keys]):
+            raise PreconditionFailed(f"invalid message: {{unacceptable_type_in_header,{name}}}")
+        for key in keys:
+            if isinstance(key, str):
+                copies.append(key)
+    return copies or None
+
+
+def without_blind_copies(properties: BasicProperties) -> BasicProperties:
+    """The properties as receivers may see them."""
+    return properties.replaced({"BCC": None}, True)
