@@ -228,6 +228,21 @@ class TestCheckpoint:
     def test_the_snapshot_waits_for_what_was_carried_forward(self, lives: Lives) -> None:
         """The old journal files have it until then."""
         life = self.prepare(lives)
+        # The new file's header is written, and then nothing more.
+        lives.disk.fail("write", errno.ENOSPC, nth=2, times=1 << 30, path="/journal/00000000000000000001")
+        life.checkpointer.begin()
+        life.pump_until(lambda: ALARM_DISK in life.alarms.reasons)
+        life.pump_until(lambda: life.store.writes_under_way == 0)
+        idle: list[None] = []
+        life.store.run_on_writer(lambda: None, lambda _: idle.append(None))
+        life.pump_until(lambda: bool(idle))
+        assert life.checkpointer.running
+        assert not lives.disk.list(f"{DATA}/checkpoints")
+        again = lives.after_power_cut()
+        assert {name: numbers_in(again, name) for name in self.EXPECTED} == self.EXPECTED
+
+    def test_a_journal_that_fails_meanwhile_ends_it(self, lives: Lives) -> None:
+        life = self.prepare(lives)
         lives.disk.fail("sync", errno.EIO, path="/journal/00000000000000000001")
         life.checkpointer.begin()
         life.pump_until(lambda: not life.checkpointer.running)
@@ -390,7 +405,8 @@ class TestDamage:
         life.fill("forgotten", range(1000), size=300)
         life.checkpoint()
         forgotten = int(life.queue("forgotten").log_id)
-        disk = lives.disk.copy()
+        with lives.disk.guard:
+            disk = lives.disk.copy()
         life.abandon()
         life = lives._begin(disk, tmp_path / "before")
         assert life.declare("new").log_id > forgotten

@@ -147,3 +147,6 @@ TAIL_PAGED_BYTES_MIN: Final = 16 * KIB
 CHECKPOINT_SETTLED_BYTES: Final = 256 * MIB
 # Incomplete bodies and open transactions of all channels of a connection, which are outside the memory budget.
 BUFFERED_BYTES_MAX: Final = 128 * MIB
+# A queue's log is synced whenever this much has been written: all of it at a checkpoint would hold up the journal, whose
+# sync waits for the same disk.
+LOG_UNSYNCED_BYTES_MAX: Final = 8 * MIB

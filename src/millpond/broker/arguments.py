@@ -127,7 +127,9 @@ def compare_queue_arguments(resource: str, received: dict[str, object], current:
 
 def compare_exchange_arguments(resource: str, received: dict[str, object], current: dict[str, object]) -> None:
     """Raise PreconditionFailed unless the alternate exchange is the same."""
-    _compare_argument("alternate-exchange", resource, received.get("alternate-exchange"), current.get("alternate-exchange"))
+    _compare_argument(
+        "alternate-exchange", resource, received.get("alternate-exchange"), current.get("alternate-exchange")
+    )
 
 
 def _compare_argument(name: str, resource: str, received: object, current: object) -> None:

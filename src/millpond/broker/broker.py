@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from millpond.base.clock import Clock
 from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
 from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, QUEUES_MAX
-from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits
+from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.queues.pager import Pager
@@ -57,6 +57,22 @@ class ClientConnection(AlarmListener):
         raise NotImplementedError
 
 
+class _JournalBehind(CommitWaiter):
+    """Ends a turn when the journal has come forward: publishers that wait for it give no reason for one."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn: Final = turn
+        self.is_waiting = False
+
+    def committed(self, durable_sequence: i64) -> bool:
+        self.is_waiting = False
+        self._turn.touch()
+        return False
+
+    def commit_failed(self) -> None:
+        self.is_waiting = False
+
+
 class Broker:
     """One node's core."""
 
@@ -89,6 +105,7 @@ class Broker:
         self.message_bytes_max: Final = message_bytes_max
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_queues)
+        self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
@@ -174,6 +191,10 @@ class Broker:
                 self.alarms.raise_alarm(FLOW)
             elif self.alarms.reasons and pending < JOURNAL_PENDING_BYTES_MAX // 2:
                 self.alarms.clear_alarm(FLOW)
+            if FLOW in self.alarms.reasons and not self._behind.is_waiting and not self.commits.has_failed:
+                self._behind.is_waiting = True
+                journal.submit(True)
+                self.commits.wait(self._behind)
         if memory.used > memory.page_out_bytes:
             self.pager.relieve()
         if memory.used > memory.budget_bytes:

@@ -65,6 +65,10 @@ class Checkpointer(CommitWaiter):
         # half of a file is used, and the second, which finds what has come meanwhile, when all of it is.
         self._ahead: list[Queue] = []
         self._round = 0
+        # What a queue may have unwritten at the roll, to be carried forward.
+        self._carry_bytes = 0
+        # The last queue of `_ahead` has been looked at before: it has more pages than one turn writes.
+        self._is_continued = False
         self._first_file = 0
         self._clean = False
         self._states: list[QueueState] = []
@@ -93,14 +97,24 @@ class Checkpointer(CommitWaiter):
             return
         if not self._ahead and self._round < (2 if is_due else 1):
             self._round += 1
-            self._ahead = [queue for queue in self._broker.all_queues() if queue.recoverable]
+            self._ahead = self._queues()
+            self._is_continued = False
         if self._ahead and used < self._file_bytes * 2:
             self._write_ahead()
         elif is_due:
             self.begin()
 
+    def _queues(self) -> list[Queue]:
+        """The queues that a snapshot speaks of: of one that never had a message there is nothing to say. Sets what each
+        of them may have carried forward."""
+        queues = [queue for queue in self._broker.all_queues() if queue.recoverable and queue.next_offset > 0]
+        filled = sum(1 for queue in queues if queue.ready > 0 or queue.unsettled > 0)
+        self._carry_bytes = min(CARRY_FORWARD_BYTES, self._file_bytes // 4 // max(1, filled))
+        return queues
+
     def _write_ahead(self) -> None:
-        """Write full pages that no consumer has come to yet, of some queues."""
+        """Write pages of some queues: full ones in the first round, and in the second also those that are being filled
+        and have too much to be carried forward."""
         store = self._broker.store
         pages_max = min(PAGES_WRITTEN_PER_TURN, store.free_writes())
         if store.resting:
@@ -110,9 +124,14 @@ class Checkpointer(CommitWaiter):
             if not self._ahead or pages_max <= 0:
                 break
             queue = self._ahead[-1]
-            written = 0 if queue.deleted else self._write_pages(queue, pages_max)
+            written = 0
+            if not queue.deleted:
+                if self._round == 2 and not self._is_continued and self._unwritten_bytes(queue) > self._carry_bytes:
+                    queue.seal_tail()
+                written = self._write_pages(queue, pages_max)
             pages_max -= written
-            if written == 0:
+            self._is_continued = written > 0 and pages_max == 0
+            if not self._is_continued:
                 self._ahead.pop()
         if store.free_writes() > 0:
             # There may be no other reason for a next turn. Otherwise a page that has been written is one.
@@ -142,12 +161,10 @@ class Checkpointer(CommitWaiter):
         self._clean = clean
         # What this turn has told the ledger so far is part of the state below, so it belongs to the old file.
         ledger.flush()
-        # Of a queue that never had a message there is nothing to say.
-        queues = [queue for queue in broker.all_queues() if queue.recoverable and queue.next_offset > 0]
-        filled = sum(1 for queue in queues if queue.ready > 0 or queue.unsettled > 0)
-        carry_bytes = min(CARRY_FORWARD_BYTES, self._file_bytes // 4 // max(1, filled))
+        queues = self._queues()
         for queue in queues:
-            if self._unwritten_bytes(queue) > carry_bytes:
+            # Twice as much, for what has come since the page that was being filled was written ahead.
+            if self._unwritten_bytes(queue) > self._carry_bytes * 2:
                 queue.seal_tail()
                 self._write_pages(queue, len(queue.pages))
         self._first_file = int(self._journal.roll())

@@ -16,7 +16,9 @@ from millpond.broker.message import Address, Message
 _COUNT_MAX: Final = (1 << 63) - 1
 
 
-def dead_lettered(message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, now_ms: int) -> Message:
+def dead_lettered(
+    message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, now_ms: int
+) -> Message:
     """The message as it is published to `exchange`: it does not expire again, and keeps its routing key unless
     `routing_key` says otherwise."""
     source = message.address

@@ -182,14 +182,10 @@ class VirtualHost(QueueOwner):
                 raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
             alternate = arguments.get("alternate-exchange")
             if alternate is not None and not isinstance(alternate, str):
-                raise PreconditionFailed(
-                    f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}"
-                )
+                raise PreconditionFailed(f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}")
             exchange = create_exchange(name, type, durable, auto_delete, internal, arguments)
             if durable:
-                self.catalog.add_exchange(
-                    ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments)
-                )
+                self.catalog.add_exchange(ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments))
                 self.context.turn.touch()
             self.router.add(exchange)
             return exchange
@@ -203,9 +199,7 @@ class VirtualHost(QueueOwner):
 
     def restore_exchange(self, row: ExchangeRow) -> None:
         """An exchange that the catalog remembers."""
-        self.router.add(
-            create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments)
-        )
+        self.router.add(create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments))
 
     def delete_exchange(self, name: str, if_unused: bool) -> None:
         """Delete an exchange and its bindings. It need not exist."""

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from millpond.admin.server import AdminServer
 from millpond.base.clock import LoopClock
 from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
 from millpond.base.limits import (
@@ -25,7 +26,6 @@ from millpond.base.limits import (
     LISTEN_BACKLOG,
     PASSWORD_HASHES_AT_ONCE_MAX,
 )
-from millpond.admin.server import AdminServer
 from millpond.broker.access import Access
 from millpond.broker.broker import DEFAULT_VHOST, Broker
 from millpond.broker.checkpoint import Checkpointer

@@ -353,9 +353,7 @@ def publish_frames(
     properties: bytes = NO_PROPERTIES,
     frame_max: int = FRAME_BYTES_MAX,
 ) -> bytes:
-    method = methods.BasicPublish(
-        exchange=exchange, routing_key=routing_key, mandatory=mandatory, immediate=immediate
-    )
+    method = methods.BasicPublish(exchange=exchange, routing_key=routing_key, mandatory=mandatory, immediate=immediate)
     room = frame_max - 8
     parts = [body[start : start + room] for start in range(0, len(body), room)]
     return b"".join(
@@ -373,7 +371,7 @@ def parse(data: bytes) -> Iterator[Frame]:
     while position < len(data):
         kind, channel = data[position], int.from_bytes(data[position + 1 : position + 3], "big")
         end = position + 7 + int.from_bytes(data[position + 3 : position + 7], "big")
-        assert kind in (METHOD, HEADER, BODY, HEARTBEAT), f"no frame at {position}: {data[position:position + 32]!r}"
+        assert kind in (METHOD, HEADER, BODY, HEARTBEAT), f"no frame at {position}: {data[position : position + 32]!r}"
         assert data[end : end + 1] == b"\xce", f"a frame does not end at {end}"
         yield Frame(kind, channel, data[position + 7 : end])
         position = end + 1

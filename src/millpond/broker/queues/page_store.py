@@ -15,12 +15,13 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from millpond.base.errors import CorruptData, StorageError
+from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
-from millpond.base.limits import PAGES_AHEAD, PAGES_WRITING_MAX, SEGMENT_BYTES
+from millpond.base.limits import LOG_UNSYNCED_BYTES_MAX, PAGES_AHEAD, PAGES_WRITING_MAX, SEGMENT_BYTES
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.page_codec import PageWriter, decode_page
@@ -49,6 +50,7 @@ class LazyLog:
         self._name = name
         self._guard = threading.Lock()
         self._log: Log | None = None
+        self._unsynced_bytes = 0
         # One past the last offset that is in the log, or was passed over because a later page is.
         self.end_offset = end_offset
 
@@ -72,6 +74,11 @@ class LazyLog:
             raise StorageError("it follows a page that could not be written")
         place = self.opened().append(batch, base_offset, last_offset, newest_ms)
         self.end_offset = last_offset + 1
+        self._unsynced_bytes += len(batch)
+        if self._unsynced_bytes >= LOG_UNSYNCED_BYTES_MAX:
+            # Should it fail, the checkpoint's own sync will say so.
+            with suppress(StorageFailed):
+                self.sync()
         return place
 
     def read(self, place: BatchPlace) -> bytes:
@@ -79,6 +86,7 @@ class LazyLog:
 
     def sync(self) -> None:
         if self._log is not None:
+            self._unsynced_bytes = 0
             self._log.sync()
 
     def trim_before(self, offset: int) -> None:
@@ -157,7 +165,7 @@ class PageStore:
 
     def page_out(self, queue: Queue, bytes_wanted: int, pages_kept: int, pages_max: int) -> int:
         """Move pages to disk, except the next `pages_kept` that consumers will need. How many bytes of memory that has
-        freed or will free. At most `pages_max` pages are written."""
+        freed or will free. At most `pages_max` pages are written, and a few times as many are given up."""
         if self._filesystem is None or queue.deleted:
             return 0
         first = min(int(queue.head) + pages_kept, len(queue.pages) - 1)
@@ -183,7 +191,7 @@ class PageStore:
         chosen: list[Page] = []
         freed = 0
         for page in reversed(queue.kept):
-            if freed >= bytes_wanted or page.start < from_offset:
+            if freed >= bytes_wanted or page.start < from_offset or len(chosen) == PAGES_WRITING_MAX:
                 break
             if page.taken == 0:
                 chosen.append(page)

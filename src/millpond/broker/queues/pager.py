@@ -53,7 +53,7 @@ class Pager:
             freed += self._page_out(self._next_of_all(), wanted - freed, True)
         is_idle = freed == 0 and store.pages_started_total == pages_before and store.writes_under_way == 0
         self._not_below_bytes = used + int(memory.budget_bytes) // 64 if is_idle and not self._ahead else 0
-        if freed < wanted and self._ahead and store.free_writes() > 0:
+        if freed < wanted and (freed > 0 or self._ahead) and store.free_writes() > 0:
             # There may be no other reason for a next turn. A page that has been written is one.
             self._turn.touch()
 

@@ -205,8 +205,7 @@ class Channel(CommitWaiter):
         if size < 0 or size > self.connection.message_bytes_max:
             self._content = _NO_CONTENT
             raise PreconditionFailed(
-                f"message size {_unsigned(size)} is larger than configured max size "
-                f"{self.connection.message_bytes_max}"
+                f"message size {_unsigned(size)} is larger than configured max size {self.connection.message_bytes_max}"
             )
         raw = data[start + 12 : end]
         properties = self._last_properties

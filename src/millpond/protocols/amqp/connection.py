@@ -97,9 +97,7 @@ HOLD_OUTPUT: Final = 2
 class ConnectionSettings:
     """What the server grants a connection."""
 
-    def __init__(
-        self, frame_bytes_max: i64, channels_max: i64, heartbeat_s: i64, handshake_timeout_ms: i64
-    ) -> None:
+    def __init__(self, frame_bytes_max: i64, channels_max: i64, heartbeat_s: i64, handshake_timeout_ms: i64) -> None:
         self.frame_bytes_max: Final[i64] = frame_bytes_max
         self.channels_max: Final[i64] = channels_max
         self.heartbeat_s: Final[i64] = heartbeat_s
@@ -234,9 +232,7 @@ class Connection(ClientConnection, TurnTask):
             if data[end] != FRAME_END:
                 self._next = size
                 self._method_id = 0
-                raise FrameFault(
-                    f"{_described(kind, data, start, end)}: {{invalid_frame_end_marker,{data[end]}}}"
-                )
+                raise FrameFault(f"{_described(kind, data, start, end)}: {{invalid_frame_end_marker,{data[end]}}}")
             position = end + 1
             self._number = number
             if number == 0:

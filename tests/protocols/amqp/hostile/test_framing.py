@@ -427,9 +427,7 @@ class TestMistakes:
         assert client.ready(2, "q") == 1
 
     @pytest.mark.parametrize(("method", "code", "text"), HARD, ids=lambda value: str(getattr(value, "name", "")))
-    def test_a_hard_error_closes_the_connection(
-        self, client: Client, method: Method, code: int, text: str
-    ) -> None:
+    def test_a_hard_error_closes_the_connection(self, client: Client, method: Method, code: int, text: str) -> None:
         client.declare(1, "q")
         client.consume(1, "q", "taken")
         assert tried(client, method_frame(1, method)) == (code, text, method.method_id)
@@ -543,5 +541,3 @@ class TestArguments:
         arguments: dict[str, object] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "k" * 256}
         client.send(1, methods.QueueDeclare(queue="q", arguments=arguments))
         assert client.expect_channel_closed(1).code == 406
-
-

@@ -1,7 +1,7 @@
 """Hostile input at random. MILLPOND_FUZZ_SECONDS lets the seeded fuzzer run for longer; a failure names its seed.
 
-    MILLPOND_FUZZ_SECONDS=600 python -m pytest tests/protocols/amqp/hostile/test_fuzz.py -k seeded
-    MILLPOND_FUZZ_SEED=12345 ...    one seed again
+MILLPOND_FUZZ_SECONDS=600 python -m pytest tests/protocols/amqp/hostile/test_fuzz.py -k seeded
+MILLPOND_FUZZ_SEED=12345 ...    one seed again
 """
 
 from __future__ import annotations

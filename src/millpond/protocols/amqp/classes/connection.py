@@ -122,8 +122,7 @@ def _authenticated(connection: Connection, user: str, is_right: bool) -> None:
 def refuse_login(connection: Connection) -> None:
     """The credentials are wrong. Which part of them is not told."""
     text = (
-        f"Login was refused using authentication mechanism {connection.mechanism}. "
-        "For details see the broker logfile."
+        f"Login was refused using authentication mechanism {connection.mechanism}. For details see the broker logfile."
     )
     if connection.capabilities.get("authentication_failure_close") is True:
         connection.close_with(ACCESS_REFUSED, text)

@@ -29,9 +29,7 @@ def declare(channel: Channel, method: methods.ExchangeDeclare) -> None:
         if isinstance(alternate, str) and name not in vhost.router.exchanges:
             check(connection, Operation.READ, "exchange", name)
             check(connection, Operation.WRITE, "exchange", alternate)
-        vhost.declare_exchange(
-            name, method.type, method.durable, method.auto_delete, method.internal, method.arguments
-        )
+        vhost.declare_exchange(name, method.type, method.durable, method.auto_delete, method.internal, method.arguments)
     if not method.nowait:
         connection.send(channel.number, methods.ExchangeDeclareOk())
 
