@@ -105,7 +105,7 @@ class Settings(BaseModel):
     )
     amqps: Listener = Field(default=None, description="Where AMQP 0-9-1 over TLS listens, or off.")
     admin: Listener = Field(
-        default=ListenAddress("127.0.0.1", 15672),
+        default=None,
         description="Where the management API and the metrics listen, or off.",
     )
     tls_certificate: FilePath | None = Field(default=None, description="The server's certificate chain, PEM.")

@@ -1,7 +1,7 @@
 """A broker's core on a disk of the test's own, with the test in place of the event loop.
 
-A `Life` is one process's worth of broker: recovered, run, and ended by a clean stop, a kill or a power cut. What threads
-post is run by `pump`; nothing else happens between two calls of the test.
+A `Life` is one process's worth of broker: recovered, run, and ended by a clean stop, a kill or a power cut. What
+threads post is run by `pump`; nothing else happens between two calls of the test.
 """
 
 from __future__ import annotations

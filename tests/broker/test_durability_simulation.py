@@ -169,7 +169,7 @@ class Simulation:
     def checkpoint(self) -> None:
         if not self.life.checkpointer.running:
             self.life.turn.touch()
-            self.note(lambda: self.life.checkpointer.begin())
+            self.note(self.life.checkpointer.begin)
 
     def fill_disk(self) -> None:
         self.disk.fail("write", errno.ENOSPC, nth=self.choose.randrange(1, 4), times=self.choose.randrange(1, 4))

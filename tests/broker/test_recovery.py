@@ -154,6 +154,15 @@ class TestRedeliveredFlag:
         assert redelivered(life, "work") == {number: number < 5 for number in range(10)}
 
 
+# What `TestCheckpoint.prepare` leaves in each queue.
+EXPECTED = {
+    "paged": list(range(100, 640)),
+    "carried": list(range(3, 10)),
+    "both": list(range(5, 70)),
+    "emptied": [],
+}
+
+
 class TestCheckpoint:
     """What it leaves on the disk is enough, whenever the power fails."""
 
@@ -180,13 +189,6 @@ class TestCheckpoint:
         life.settle_down()
         return life
 
-    EXPECTED = {
-        "paged": list(range(100, 640)),
-        "carried": list(range(3, 10)),
-        "both": list(range(5, 70)),
-        "emptied": [],
-    }
-
     @pytest.mark.parametrize("later", [False, True])
     def test_nothing_is_lost_when_the_power_fails_at_any_operation(
         self, lives: Lives, tmp_path: Path, later: bool
@@ -197,7 +199,7 @@ class TestCheckpoint:
             life.checkpoint()
             life.fill("carried", range(10, 12))
             life.settle_down()
-        expected = {**self.EXPECTED, "carried": [*range(3, 12)] if later else [*range(3, 10)]}
+        expected = {**EXPECTED, "carried": [*range(3, 12)] if later else [*range(3, 10)]}
         copies: list[FaultyFilesystem] = []
         enter = lives.disk.enter
 
@@ -239,7 +241,7 @@ class TestCheckpoint:
         assert life.checkpointer.running
         assert not lives.disk.list(f"{DATA}/checkpoints")
         again = lives.after_power_cut()
-        assert {name: numbers_in(again, name) for name in self.EXPECTED} == self.EXPECTED
+        assert {name: numbers_in(again, name) for name in EXPECTED} == EXPECTED
 
     def test_a_journal_that_fails_meanwhile_ends_it(self, lives: Lives) -> None:
         life = self.prepare(lives)
@@ -249,7 +251,7 @@ class TestCheckpoint:
         assert life.checkpointer.completed_total == 0
         assert life.told.has_failed
         again = lives.after_power_cut()
-        assert {name: numbers_in(again, name) for name in self.EXPECTED} == self.EXPECTED
+        assert {name: numbers_in(again, name) for name in EXPECTED} == EXPECTED
 
     def test_another_one_is_made_when_the_journal_fills_its_file(self, lives: Lives) -> None:
         lives.file_bytes = 256 * KIB
@@ -280,7 +282,7 @@ class TestCheckpoint:
         life.store.resume()
         life.checkpoint()
         again = lives.after_power_cut()
-        assert {name: numbers_in(again, name) for name in self.EXPECTED} == self.EXPECTED
+        assert {name: numbers_in(again, name) for name in EXPECTED} == EXPECTED
 
     def test_a_disk_that_is_full_while_the_snapshot_is_written_loses_nothing(self, lives: Lives) -> None:
         life = self.prepare(lives)
@@ -289,7 +291,7 @@ class TestCheckpoint:
         life.pump_until(lambda: not life.checkpointer.running)
         assert life.checkpointer.completed_total == 0
         again = lives.after_power_cut()
-        assert {name: numbers_in(again, name) for name in self.EXPECTED} == self.EXPECTED
+        assert {name: numbers_in(again, name) for name in EXPECTED} == EXPECTED
 
     def test_a_log_that_cannot_be_synced_raises_the_storage_alarm_and_loses_nothing(self, lives: Lives) -> None:
         life = self.prepare(lives)
@@ -302,7 +304,7 @@ class TestCheckpoint:
         life.pump_until(lambda: not life.checkpointer.running)
         assert life.checkpointer.completed_total == 0
         again = lives.after_power_cut()
-        assert {name: numbers_in(again, name) for name in self.EXPECTED} == self.EXPECTED
+        assert {name: numbers_in(again, name) for name in EXPECTED} == EXPECTED
 
 
 class TestDamage:
@@ -579,5 +581,3 @@ def test_logs_of_queues_that_are_gone_are_deleted(lives: Lives) -> None:
     life.pump_until(lambda: not disk.list(f"{DATA}/queues"))
     life = lives.after_kill()
     life.pump_until(lambda: not lives.disk.list(f"{DATA}/transient"))
-
-

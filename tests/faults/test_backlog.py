@@ -77,7 +77,9 @@ def test_a_backlog_beyond_the_memory_budget_survives_a_kill_in_order(
     messages = 300_000 if IS_COMPILED else 100_000
     broker = start("32MiB")
     before = resident_bytes(broker)
-    published = load(broker, "--messages", str(messages), "--consumers", "0", "--persistent", "--confirms", "--size", "1024")
+    published = load(
+        broker, "--messages", str(messages), "--consumers", "0", "--persistent", "--confirms", "--size", "1024"
+    )
     growth = resident_bytes(broker, "VmHWM") - before
     print(f"RSS grew by at most {growth >> 20} MiB; {published['rate']:.0f} messages/s")
     assert published["confirmed"] == messages
@@ -90,13 +92,15 @@ def test_a_backlog_beyond_the_memory_budget_survives_a_kill_in_order(
     recovered = resident_bytes(broker, "VmHWM") - before
     drained = load(broker, "--messages", str(messages), "--publishers", "0", "--no-purge", "--size", "1024")
     growth = resident_bytes(broker, "VmHWM") - before
-    print(f"RSS grew by {recovered >> 20} MiB in recovery, {growth >> 20} MiB in all; {drained['delivered_rate']:.0f}/s")
+    print(f"{recovered >> 20} MiB in recovery, {growth >> 20} MiB in all; {drained['delivered_rate']:.0f} messages/s")
     assert drained["delivered"] == messages
     assert growth < 320 << 20
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKLOG_VARIABLE not in os.environ, reason=f"takes a minute and a gigabyte; {BACKLOG_VARIABLE}=1 asks for it")
+@pytest.mark.skipif(
+    BACKLOG_VARIABLE not in os.environ, reason=f"takes a gigabyte of disk: {BACKLOG_VARIABLE}=1 asks for it"
+)
 @pytest.mark.skipif(not IS_COMPILED, reason="it would take the uncompiled source many minutes")
 def test_ten_million_messages_wait_without_memory_in_proportion(
     start: Callable[[str], BrokerProcess], load: Load

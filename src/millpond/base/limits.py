@@ -35,6 +35,8 @@ NAME_BYTES_MAX: Final = 255
 ROUTES_CACHED_MAX: Final = 4096
 # Exchanges that one publish may pass through when exchanges are bound to exchanges.
 EXCHANGE_HOPS_MAX: Final = 256
+# RabbitMQ's: the largest weight of a binding to a consistent-hash exchange.
+BINDING_WEIGHT_MAX: Final = 10_000
 # RabbitMQ's: ten years. A longer expiration of a message or queue is an error of the client's arithmetic.
 EXPIRATION_MS_MAX: Final = 315_360_000_000
 
@@ -115,7 +117,7 @@ QUEUES_MAX: Final = 100_000
 LISTEN_BACKLOG: Final = 4096
 # Consumers of one channel; a queue's rotation walks over all of its consumers.
 CONSUMERS_PER_CHANNEL_MAX: Final = 10_000
-# --- Management API ----------------------------------------------------------------------------------------------------
+# --- Management API ---------------------------------------------------------------------------------------------------
 
 # The largest request is a user with its tags, or a permission with three patterns.
 ADMIN_REQUEST_BYTES_MAX: Final = 64 * KIB
@@ -150,3 +152,7 @@ BUFFERED_BYTES_MAX: Final = 128 * MIB
 # A queue's log is synced whenever this much has been written: all of it at a checkpoint would hold up the journal, whose
 # sync waits for the same disk.
 LOG_UNSYNCED_BYTES_MAX: Final = 8 * MIB
+# Memory that pages give back at the end of one turn: giving up a message takes a tenth of a microsecond.
+PAGED_BYTES_PER_TURN: Final = 8 * MIB
+# What is settled in logs goes from the disk at the latest after this long.
+CHECKPOINT_SETTLED_MS: Final = 10_000

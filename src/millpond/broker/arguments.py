@@ -115,7 +115,8 @@ def compare_flag(name: str, resource: str, received: object, current: object) ->
     """Raise PreconditionFailed unless a declaration's flag or type is what it was at first."""
     if received != current:
         raise PreconditionFailed(
-            f"inequivalent arg '{name}' for {resource}: received '{_shown(received)}' but current is '{_shown(current)}'"
+            f"inequivalent arg '{name}' for {resource}: received '{_shown(received)}' "
+            f"but current is '{_shown(current)}'"
         )
 
 

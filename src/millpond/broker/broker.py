@@ -111,7 +111,7 @@ class Broker:
         self.connections: Final[dict[ClientConnection, None]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
         turn.commits.append(self._commit_catalog)
-        turn.commits.append(ledger.end_turn)
+        turn.commits.append(self._write_journal)
         turn.commits.append(self._balance_memory)
 
     # --- Topology that is kept ------------------------------------------------------------------------------------
@@ -182,6 +182,14 @@ class Broker:
             for connection in list(self.connections):
                 connection.abandon_turn()
 
+    def _write_journal(self) -> None:
+        try:
+            self.ledger.end_turn()
+        except Exception:
+            # Part of the turn may be missing in the journal, so nothing may be promised any more.
+            logger.exception("a bug kept a turn from the journal")
+            self.commits.failed(StorageFailed("a turn could not be handed to the journal"))
+
     def _balance_memory(self) -> None:
         memory = self.memory
         journal = self.ledger.journal
@@ -197,6 +205,7 @@ class Broker:
                 self.commits.wait(self._behind)
         if memory.used > memory.page_out_bytes:
             self.pager.relieve()
+        memory.release()
         if memory.used > memory.budget_bytes:
             self.alarms.raise_alarm(ALARM_MEMORY)
         elif self.alarms.reasons and memory.used < memory.unblock_bytes:

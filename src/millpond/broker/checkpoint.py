@@ -29,11 +29,12 @@ from millpond.base.limits import (
     CARRY_FORWARD_BYTES,
     CHECKPOINT_RETRY_MS,
     CHECKPOINT_SETTLED_BYTES,
+    CHECKPOINT_SETTLED_MS,
     PAGES_WRITTEN_PER_TURN,
     QUEUES_PAGED_PER_TURN,
 )
 from millpond.broker.broker import Broker
-from millpond.broker.commits import ALARM_STORAGE, CommitWaiter
+from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, CommitWaiter
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.queue import Queue
 from millpond.broker.snapshot import QueueState, encode_snapshot
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 FOLDER: Final = "checkpoints"
 SUFFIX: Final = ".checkpoint"
+
+# What a message takes in the journal besides its body: routing key, properties, and lengths.
+RECORD_OVERHEAD_BYTES: Final = 64
 
 
 def snapshot_path(folder: str, first_file: int) -> str:
@@ -82,13 +86,14 @@ class Checkpointer(CommitWaiter):
         self._not_before_ms = 0
         self.running = False
         self.completed_total = 0
+        self._ended_ms = broker.clock.monotonic_ms()
         broker.store.on_written = self._page_written
         broker.turn.commits.append(self.end_turn)
 
     def end_turn(self) -> None:
         """At the end of every turn: prepare a checkpoint that will be due soon, begin one that is due."""
         used = self._journal.file_used_bytes
-        is_due = used >= self._file_bytes or self._broker.store.settled_bytes >= CHECKPOINT_SETTLED_BYTES
+        is_due = used >= self._file_bytes or self._has_to_free_disk()
         if not is_due and used * 2 < self._file_bytes:
             return
         if self.running or self._journal.failure is not None:
@@ -103,6 +108,15 @@ class Checkpointer(CommitWaiter):
             self._write_ahead()
         elif is_due:
             self.begin()
+
+    def _has_to_free_disk(self) -> bool:
+        """Whether logs hold so much that is settled, or hold it for so long, that it is time to give the disk back."""
+        settled = self._broker.store.settled_bytes
+        if settled == 0:
+            return False
+        if settled >= CHECKPOINT_SETTLED_BYTES or ALARM_DISK in self._broker.alarms.reasons:
+            return True
+        return self._broker.clock.monotonic_ms() - self._ended_ms >= CHECKPOINT_SETTLED_MS
 
     def _queues(self) -> list[Queue]:
         """The queues that a snapshot speaks of: of one that never had a message there is nothing to say. Sets what each
@@ -188,7 +202,7 @@ class Checkpointer(CommitWaiter):
         for index in range(self._broker.store.first_unwritten(queue), len(queue.pages)):
             page = queue.pages[index]
             if page.persistent > 0:
-                unwritten += int(page.live_bytes)
+                unwritten += int(page.live_bytes + page.live * RECORD_OVERHEAD_BYTES)
         return unwritten
 
     def _carry_forward(self, queue: Queue) -> None:
@@ -249,6 +263,7 @@ class Checkpointer(CommitWaiter):
             return
         self.running = False
         self.completed_total += 1
+        self._ended_ms = self._broker.clock.monotonic_ms()
         self._journal.drop_before(self._first_file)
         store = self._broker.store
         for state in self._states:

@@ -17,6 +17,8 @@ ALARM_DISK: Final = "disk"
 ALARM_STORAGE: Final = "storage"
 # Not an alarm that anybody is told of: the journal is behind, and publishers wait for a moment.
 FLOW: Final = "flow"
+# Alarms of one kind that are logged between two calls of `interval_passed`.
+ALARMS_LOGGED_PER_INTERVAL: Final = 2
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -46,31 +48,39 @@ class Alarms:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
-        self._listeners: list[AlarmListener] = []
+        self.raised_total = 0
+        self._listeners: dict[AlarmListener, None] = {}
+        self._logged: dict[str, int] = {}
 
     def raise_alarm(self, reason: str) -> None:
         if reason not in self.reasons:
             if reason != FLOW:
-                logger.warning("publishers are blocked: low on %s", reason)
+                self.raised_total += 1
+                if self._logged.get(reason, 0) < ALARMS_LOGGED_PER_INTERVAL:
+                    self._logged[reason] = self._logged.get(reason, 0) + 1
+                    logger.warning("publishers are blocked: low on %s", reason)
             self.reasons = [*self.reasons, reason]
             self._tell()
 
     def clear_alarm(self, reason: str) -> None:
         if reason in self.reasons:
-            if reason != FLOW:
+            if reason != FLOW and self._logged.get(reason, 0) < ALARMS_LOGGED_PER_INTERVAL:
                 logger.warning("the %s alarm is over", reason)
             self.reasons = [other for other in self.reasons if other != reason]
             self._tell()
 
     def add(self, listener: AlarmListener) -> None:
-        self._listeners.append(listener)
+        self._listeners[listener] = None
 
     def remove(self, listener: AlarmListener) -> None:
-        if listener in self._listeners:
-            self._listeners.remove(listener)
+        self._listeners.pop(listener, None)
+
+    def interval_passed(self) -> None:
+        """Called from time to time: what comes and goes all the while is logged a few times in between only."""
+        self._logged = {}
 
     def _tell(self) -> None:
-        for listener in self._listeners[:]:
+        for listener in list(self._listeners):
             listener.alarms_changed(self.reasons)
 
 

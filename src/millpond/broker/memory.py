@@ -6,9 +6,14 @@ held back until it falls below `unblock_bytes`.
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
+
+from millpond.base.limits import UNSETTLED_WHEN_SHORT_MAX
+
+if TYPE_CHECKING:
+    from millpond.broker.queues.consumer import Consumer
 
 
 @final
@@ -21,3 +26,38 @@ class MemoryBudget:
         self.page_out_bytes: Final[i64] = budget_bytes // 2
         self.unblock_bytes: Final[i64] = budget_bytes // 4 * 3
         self.used: i64 = 0
+        # Consumers that take without end and settle nothing; see `hold`.
+        self._held: dict[Consumer, None] = {}
+
+    def hold(self, consumer: Consumer) -> bool:
+        """Whether `consumer` gets nothing for now, because memory is short and much of it is in its hands.
+
+        It would pull the whole backlog from the disk into memory. It is let go when memory is free again; until then
+        it is granted a little more from time to time, because it may settle only after so many messages.
+        """
+        if self.used <= self.budget_bytes or consumer.unsettled < consumer.granted:
+            return False
+        self._held[consumer] = None
+        return True
+
+    def let_go(self, consumer: Consumer) -> None:
+        """The consumer is gone."""
+        if self._held:
+            self._held.pop(consumer, None)
+
+    def release(self) -> None:
+        """Let all go on that are held, where memory is free again."""
+        if self._held and self.used <= self.budget_bytes:
+            held = self._held
+            self._held = {}
+            for consumer in held:
+                consumer.granted = UNSETTLED_WHEN_SHORT_MAX
+                consumer.queue.wake(consumer)
+
+    def grant(self) -> None:
+        """Some time has passed: allow those that are held a few messages more."""
+        held = self._held
+        self._held = {}
+        for consumer in held:
+            consumer.granted = consumer.unsettled + UNSETTLED_WHEN_SHORT_MAX
+            consumer.queue.wake(consumer)

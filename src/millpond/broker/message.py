@@ -44,6 +44,11 @@ class Properties:
         """The application's headers, decoded. Empty where there are none. A fresh dict on every call."""
         raise NotImplementedError
 
+    def named(self, name: str) -> str:
+        """The text of `message_id`, `correlation_id` or `timestamp` (seconds since 1970, in digits). Empty where the
+        message has none."""
+        raise NotImplementedError
+
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> Properties:
         """A copy whose headers named in `headers` are set (removed where the value is None), the others untouched,
         byte for byte; without the expiration unless `keep_expiration`."""

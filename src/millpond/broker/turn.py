@@ -96,7 +96,10 @@ class Turn:
         if self._queues:
             self.touch()
         for commit in self.commits:
-            commit()
+            try:
+                commit()
+            except Exception:
+                logger.exception("a bug at the end of the turn")
         outputs = self._outputs
         self._outputs = []
         for output in outputs:

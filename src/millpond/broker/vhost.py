@@ -25,7 +25,7 @@ from millpond.broker.dead_letter import carbon_copies, dead_lettered, is_cycle
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
-from millpond.broker.message import Address, Message
+from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue, QueueContext, QueueOwner
 from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
@@ -41,6 +41,7 @@ ACCEPTED: Final = 0
 JOURNALED: Final = 1
 
 RESERVED_PREFIX: Final = "amq."
+GENERATED_PREFIX: Final = "amq.gen-"
 REPLY_PREFIX: Final = "amq.rabbitmq.reply-to."
 
 
@@ -86,19 +87,16 @@ class VirtualHost(QueueOwner):
         self,
         exchange: Exchange,
         address: Address,
-        headers: dict[str, object] | None,
+        properties: Properties | None,
         copies: list[str] | None = None,
     ) -> Route:
         """Where a message goes. It may be kept while `router.version` is the route's, if `router.cacheable`.
 
-        `copies` are further routing keys; a queue that several of them reach gets the message once.
+        `properties` may be None where `router.needs_headers` denies. `copies` are further routing keys; a queue that
+        several of them reach gets the message once.
         """
-        found = self.router.route(exchange, address.routing_key, headers)
-        if copies is not None:
-            for key in copies:
-                for destination in self.router.route(exchange, key, headers):
-                    if destination not in found:
-                        found.append(destination)
+        headers = properties.headers() if properties is not None else None
+        found = self.router.route(exchange, address.routing_key, headers, copies, properties)
         queues: list[Queue] = []
         for destination in found:
             if isinstance(destination, Queue):
@@ -149,7 +147,7 @@ class VirtualHost(QueueOwner):
             message, queue.name, reason, name, queue.settings.dead_letter_routing_key, int(turn.now_ms)
         )
         headers = dead.properties.headers()
-        route = self.route(exchange, dead.address, headers, carbon_copies(headers))
+        route = self.route(exchange, dead.address, dead.properties, carbon_copies(headers))
         targets = route.queues
         if reason != REASON_REJECTED:
             targets = [target for target in targets if not is_cycle(target.name, headers)]
@@ -299,10 +297,12 @@ class VirtualHost(QueueOwner):
         auto_delete: bool,
         arguments: dict[str, object],
         connection: object,
+        is_generated: bool = False,
     ) -> Queue:
         """The queue called `name`, which is made where there is none, and else must be as described.
 
-        An empty name asks for one. An exclusive queue belongs to `connection` and is never durable.
+        `is_generated` says that the broker has chosen the name. An exclusive queue belongs to `connection` and is never
+        durable.
         """
         durable = durable and not exclusive
         current = self.queues.get(name)
@@ -319,9 +319,7 @@ class VirtualHost(QueueOwner):
             compare_queue_arguments(resource, arguments, current.arguments)
             self.used(current)
             return current
-        if not name:
-            name = "amq.gen-" + secrets.token_urlsafe(16)
-        elif name.startswith(RESERVED_PREFIX):
+        if name.startswith(RESERVED_PREFIX) and not is_generated:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         settings = queue_settings(arguments, self.queue_resource(name))
         context = self.context
@@ -345,6 +343,10 @@ class VirtualHost(QueueOwner):
         self.used(queue)
         self.router.changed()
         return queue
+
+    def generated_name(self) -> str:
+        """A name for a queue that its client did not name."""
+        return GENERATED_PREFIX + secrets.token_urlsafe(16)
 
     def restore_queue(self, row: QueueRow) -> Queue:
         """A queue that the catalog remembers, still empty."""

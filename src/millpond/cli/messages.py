@@ -59,7 +59,7 @@ def publish(
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="A header, NAME=VALUE.")] = None,
     content_type: Annotated[str | None, typer.Option(help="The content type.")] = None,
     persistent: Annotated[bool, typer.Option("--persistent", help="Have it survive a restart.")] = False,
-    mandatory: Annotated[bool, typer.Option("--mandatory", help="Fail where no queue takes it.")] = False,
+    mandatory: Annotated[bool, typer.Option(help="Fail where no queue takes it; needs --confirm.")] = True,
     confirm: Annotated[bool, typer.Option(help="Wait until the broker has taken responsibility.")] = True,
     lines: Annotated[bool, typer.Option("--lines", help="Each line of standard input is a message.")] = False,
     url: Url = None,
@@ -78,7 +78,7 @@ def publish(
         if confirm:
             channel.confirm_delivery()
         for message in _bodies(body, lines):
-            channel.basic_publish(exchange, routing_key, message, properties, mandatory=mandatory)
+            channel.basic_publish(exchange, routing_key, message, properties, mandatory=mandatory and confirm)
 
 
 def _headers(given: list[str]) -> dict[str, Any] | None:

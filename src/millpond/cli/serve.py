@@ -107,6 +107,9 @@ async def _run(settings: Settings, started_at: float, welcome: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if settings.ready_file is not None:
+        # One that a killed broker left behind would send those who wait for it to a dead port.
+        ready_file.remove(settings.ready_file)
     node = Node(settings)
     await node.start()
     listeners = {name: str(ListenAddress(*address)) for name, address in node.addresses.items()}

@@ -48,8 +48,10 @@ from millpond.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-# How often free disk and the journal's sync are looked after.
-DISK_CHECK_MS: Final = 1_000
+# How often free disk, alarms and consumers that are held are looked after, and how many rounds make one interval in
+# which an alarm that comes and goes is logged a few times only.
+HOUSEKEEPING_MS: Final = 1_000
+ALARM_LOG_ROUNDS: Final = 10
 
 
 class Node:
@@ -73,6 +75,7 @@ class Node:
         self._threads: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._rounds = 0
 
     @property
     def broker(self) -> Broker:
@@ -155,7 +158,7 @@ class Node:
                 # What was replayed goes to where it is not replayed again.
                 self._checkpointer.begin()
             clock.call_later(settings.journal_sync_interval_ms, self._sync_due)
-            clock.call_later(DISK_CHECK_MS, self._check_disk)
+        clock.call_later(HOUSEKEEPING_MS, self._keep_house)
         self._broker = broker
         turn.touch()
 
@@ -176,7 +179,12 @@ class Node:
             self.addresses[name] = (address.host, address.port)
             if name != "admin":
                 context = tls_context(settings) if name == "amqps" else None
-                self._servers.append(await loop.create_server(factory, sock=sock, ssl=context, backlog=LISTEN_BACKLOG))
+                # The connection's own handshake begins when that of TLS is done.
+                timeout_s = settings.handshake_timeout_ms / 1000 if context is not None else None
+                server = await loop.create_server(
+                    factory, sock=sock, ssl=context, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=timeout_s
+                )
+                self._servers.append(server)
         self._admin = administration(self.broker, settings, self._sockets.get("admin"), lambda: self.addresses)
         self._admin.start()
 
@@ -206,9 +214,24 @@ class Node:
         self._run_blocking(self._catalog.sync, _nothing)
         self.broker.clock.call_later(self.settings.journal_sync_interval_ms, self._sync_due)
 
-    def _check_disk(self) -> None:
+    def _keep_house(self) -> None:
+        """What is looked after from time to time."""
         if self._stopping:
             return
+        broker = self.broker
+        if not self.settings.memory:
+            self._check_disk()
+        self._rounds += 1
+        if self._rounds % ALARM_LOG_ROUNDS == 0:
+            broker.alarms.interval_passed()
+        broker.memory.grant()
+        broker.store.trim_transient()
+        broker.store.resume()
+        broker.pager.look_again()
+        broker.turn.touch()
+        broker.clock.call_later(HOUSEKEEPING_MS, self._keep_house)
+
+    def _check_disk(self) -> None:
         broker = self.broker
         try:
             free = self._filesystem.free_bytes(self._folder)
@@ -219,16 +242,11 @@ class Node:
             broker.alarms.raise_alarm(ALARM_DISK)
         elif not broker.commits.is_blocked:
             broker.alarms.clear_alarm(ALARM_DISK)
-        broker.store.trim_transient()
-        broker.store.resume()
-        broker.pager.look_again()
-        broker.turn.touch()
-        broker.clock.call_later(DISK_CHECK_MS, self._check_disk)
 
     # --- Stopping ---------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Tell the clients, write what is not written, and close. Safe to call at any time, also after a failed start."""
+        """Tell the clients, write what is not written, and close. Safe at any time, also after a failed start."""
         if self._stopping:
             return
         self._stopping = True

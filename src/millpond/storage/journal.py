@@ -389,7 +389,7 @@ class _CommitThread:
         self._file_number = roll.file_number
         self._salt = roll.salt
         self._position = FILE_HEADER_BYTES
-        self._allocated = self._file_bytes
+        self._allocated = attempt.allocated
         file.sync()
         self._filesystem.sync_folder(self._folder)
         self._durable_at = (roll.file_number, FILE_HEADER_BYTES)
@@ -476,6 +476,7 @@ class _CreateAttempt(_Attempt):
 
     def __init__(self, filesystem: Filesystem, path: str, size: i64, header: bytes) -> None:
         self.file: File | None = None
+        self.allocated: i64 = FILE_HEADER_BYTES
         self._filesystem = filesystem
         self._path = path
         self._size: i64 = size
@@ -485,5 +486,11 @@ class _CreateAttempt(_Attempt):
         file = self.file
         if file is None:
             file = self.file = self._filesystem.open(self._path, True)
-        file.allocate(self._size)
+        try:
+            file.allocate(self._size)
+            self.allocated = self._size
+        except OSError as error:
+            # Only to be fast: a new file is what lets old ones go, so it must not need more room than it uses.
+            if not is_disk_full(error):
+                raise
         file.pwrite(0, self._header)

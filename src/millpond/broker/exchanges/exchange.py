@@ -3,6 +3,7 @@
     Destination            has a name; a queue or an exchange
     └── Exchange           routes what is published to it to the destinations bound to it
         ├── DirectExchange, FanoutExchange, TopicExchange, HeadersExchange     (one file each)
+        └── ConsistentHashExchange, RandomExchange
 
 An exchange keeps its bindings by destination, so that a queue's disappearance costs only its own bindings. A type adds
 the index that makes its `match` fast: it implements `_index` and `_unindex`, which see every binding exactly once.
@@ -77,8 +78,12 @@ class Binding:
 
 
 class Exchange(Destination):
-    """An exchange of one type. `needs_headers` says that `match` looks at headers, so that a route through it must not
-    be remembered by routing key.
+    """An exchange of one type. What a type tells the router about itself:
+
+    needs_headers    `match` looks at headers
+    key_property     a property of the message, of those in `Properties.named`, stands for its routing key
+    per_message      a route through it must not be remembered by routing key: each of the above, and chance
+    chooses_one      each message goes to one destination; further routing keys that its sender names do not count
 
     `alternate_exchange` is the exchange that gets what this one routes nowhere, None where there is none.
     """
@@ -92,6 +97,9 @@ class Exchange(Destination):
         internal: bool,
         arguments: dict[str, object],
         needs_headers: bool = False,
+        key_property: str | None = None,
+        per_message: bool = False,
+        chooses_one: bool = False,
     ) -> None:
         super().__init__(name, "exchange")
         self.type: Final = type
@@ -100,6 +108,9 @@ class Exchange(Destination):
         self.internal: Final = internal
         self.arguments: Final = arguments
         self.needs_headers: Final = needs_headers
+        self.key_property: Final = key_property
+        self.per_message: Final = per_message or needs_headers or key_property is not None
+        self.chooses_one: Final = chooses_one
         alternate = arguments.get("alternate-exchange")
         # Not Final: a policy may set it later.
         self.alternate_exchange: str | None = alternate if isinstance(alternate, str) else None

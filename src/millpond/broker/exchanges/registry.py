@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from millpond.base.errors import PreconditionFailed
+from millpond.broker.exchanges.consistent_hash import ConsistentHashExchange
 from millpond.broker.exchanges.direct import DirectExchange
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.fanout import FanoutExchange
 from millpond.broker.exchanges.headers import HeadersExchange
+from millpond.broker.exchanges.random_choice import RandomExchange
 from millpond.broker.exchanges.topic import TopicExchange
 
 # Type -> its class, to be called with name, durable, auto_delete, internal, arguments.
@@ -21,6 +23,8 @@ EXCHANGE_TYPES: Final[dict[str, Callable[[str, bool, bool, bool, dict[str, objec
     "fanout": FanoutExchange,
     "topic": TopicExchange,
     "headers": HeadersExchange,
+    "x-consistent-hash": ConsistentHashExchange,
+    "x-random": RandomExchange,
 }
 
 # AMQP 0-9-1, 3.1.3, and amq.match, which is amq.headers by its older name.
@@ -37,7 +41,7 @@ PREDECLARED: Final[tuple[tuple[str, str], ...]] = (
 def create_exchange(
     name: str, type: str, durable: bool, auto_delete: bool, internal: bool, arguments: dict[str, object]
 ) -> Exchange:
-    """Raises PreconditionFailed where there is no such type."""
+    """Raises PreconditionFailed where there is no such type, or it cannot have such arguments."""
     create = EXCHANGE_TYPES.get(type)
     if create is None:
         raise PreconditionFailed(f"unknown exchange type '{type}'")

@@ -18,6 +18,7 @@ from mypy_extensions import i64
 from millpond.base.limits import EXCHANGE_HOPS_MAX
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import predeclared_exchanges
+from millpond.broker.message import Properties
 
 DEFAULT_EXCHANGE: Final = ""
 
@@ -34,7 +35,7 @@ class Router:
         self._queues: Final = queues
         self.exchanges: Final[dict[str, Exchange]] = {exchange.name: exchange for exchange in predeclared_exchanges()}
         self.version: i64 = 0
-        # About the last call of `route`: no exchange on its way looked at headers.
+        # About the last call of `route`: no exchange on its way looked at more than routing keys.
         self.cacheable = True
 
     def changed(self) -> None:
@@ -67,15 +68,15 @@ class Router:
         return bindings
 
     def needs_headers(self, exchange: Exchange) -> bool:
-        """Whether a message published to this exchange can reach one that looks at headers: if not, the caller need not
-        decode them for `route`."""
-        if exchange.needs_headers:
+        """Whether a message published to this exchange can reach one that decides by more than routing keys: if not,
+        the caller need not decode headers for `route`."""
+        if exchange.per_message:
             return True
         seen = {exchange.name}
         ahead = [exchange]
         while ahead and len(seen) <= EXCHANGE_HOPS_MAX:
             current = ahead.pop()
-            if current.needs_headers:
+            if current.per_message:
                 return True
             for bound in current.exchanges_bound():
                 if bound.name not in seen:
@@ -88,39 +89,54 @@ class Router:
         # Where the limit was hit the answer is not known, and headers that are not needed only cost time.
         return bool(ahead)
 
-    def route(self, exchange: Exchange, routing_key: str, headers: dict[str, object] | None) -> list[Destination]:
+    def route(
+        self,
+        exchange: Exchange,
+        routing_key: str,
+        headers: dict[str, object] | None,
+        copies: list[str] | None = None,
+        properties: Properties | None = None,
+    ) -> list[Destination]:
         """The queues that a message goes to, each once. Sets `cacheable`.
 
-        At most EXCHANGE_HOPS_MAX exchanges are visited; what is further away gets nothing.
+        `copies` are further routing keys. An exchange is visited once for all of them, and its alternate is where they
+        go if none of them leads anywhere. At most EXCHANGE_HOPS_MAX exchanges are visited; what is further away gets
+        nothing.
         """
         self.cacheable = True
+        keys = [routing_key] if copies is None else [routing_key, *copies]
         queues: dict[Destination, None] = {}
-        if exchange.name == DEFAULT_EXCHANGE:
-            self._to_queue(routing_key, queues)
-            return list(queues)
         seen = {exchange.name}
         ahead = [exchange]
         for current in ahead:
-            self._visit(current, routing_key, headers, queues, seen, ahead)
+            self._visit(current, keys, headers, properties, queues, seen, ahead)
         return list(queues)
 
     def _visit(
         self,
         exchange: Exchange,
-        routing_key: str,
+        keys: list[str],
         headers: dict[str, object] | None,
+        properties: Properties | None,
         queues: dict[Destination, None],
         seen: set[str],
         ahead: list[Exchange],
     ) -> None:
         """Match at one exchange: put queues into `queues`, and exchanges not seen yet at the end of `ahead`."""
         if exchange.name == DEFAULT_EXCHANGE:
-            self._to_queue(routing_key, queues)
+            for key in keys:
+                self._to_queue(key, queues)
             return
-        if exchange.needs_headers:
+        if exchange.per_message:
             self.cacheable = False
         found: list[Destination] = []
-        exchange.match(routing_key, headers, found)
+        if exchange.key_property is not None:
+            exchange.match(properties.named(exchange.key_property) if properties is not None else "", headers, found)
+        elif exchange.chooses_one:
+            exchange.match(keys[0], headers, found)
+        else:
+            for key in keys:
+                exchange.match(key, headers, found)
         if not found:
             alternate = self._alternate(exchange)
             if alternate is not None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64, mypyc_attr
 
+from millpond.base.limits import UNSETTLED_WHEN_SHORT_MAX
+
 if TYPE_CHECKING:
     from millpond.broker.queues.entry import Entry
     from millpond.broker.queues.queue import Queue
@@ -28,6 +30,8 @@ class Consumer:
         # Those of the highest priority that can take a delivery get all of them.
         self.priority: i64 = 0
         self.unsettled: i64 = 0
+        # Unsettled messages that it may have even while memory is short.
+        self.granted: i64 = UNSETTLED_WHEN_SHORT_MAX
         self.delivered: i64 = 0
         # Whether the queue's rotation holds it.
         self.in_rotation = False

@@ -44,8 +44,9 @@ TRANSIENT_FOLDER = "transient"
 class LazyLog:
     """A queue's log, opened on the thread that first needs it: opening reads its last segment through."""
 
-    def __init__(self, filesystem: Filesystem, folder: str, end_offset: int, name: str) -> None:
+    def __init__(self, filesystem: Filesystem, folder: str, end_offset: int, name: str, recoverable: bool) -> None:
         self._filesystem = filesystem
+        self._recoverable = recoverable
         self._folder = folder
         self._name = name
         self._guard = threading.Lock()
@@ -75,7 +76,7 @@ class LazyLog:
         place = self.opened().append(batch, base_offset, last_offset, newest_ms)
         self.end_offset = last_offset + 1
         self._unsynced_bytes += len(batch)
-        if self._unsynced_bytes >= LOG_UNSYNCED_BYTES_MAX:
+        if self._recoverable and self._unsynced_bytes >= LOG_UNSYNCED_BYTES_MAX:
             # Should it fail, the checkpoint's own sync will say so.
             with suppress(StorageFailed):
                 self.sync()
@@ -128,7 +129,7 @@ class PageStore:
         self.leaving_bytes = 0
         # A write has failed: no further one is begun before `resume`.
         self.resting = False
-        # Queues that have more than one page, or had when they were last looked at.
+        # Queues that have opened another page since nothing could be had from them: where to look for memory first.
         self.backlogs: dict[Queue, None] = {}
         # What the logs of recoverable queues hold in vain, until the next checkpoint.
         self.settled_bytes = 0
@@ -149,7 +150,7 @@ class PageStore:
             if self._filesystem is None:
                 raise RuntimeError("a broker that keeps nothing on disk has no logs")
             folder = self.log_folder(queue.log_id, queue.recoverable)
-            log = LazyLog(self._filesystem, folder, int(queue.log_end), queue.name)
+            log = LazyLog(self._filesystem, folder, int(queue.log_end), queue.name, queue.recoverable)
             self._logs[queue.log_id] = log
         return log
 
@@ -165,7 +166,7 @@ class PageStore:
 
     def page_out(self, queue: Queue, bytes_wanted: int, pages_kept: int, pages_max: int) -> int:
         """Move pages to disk, except the next `pages_kept` that consumers will need. How many bytes of memory that has
-        freed or will free. At most `pages_max` pages are written, and a few times as many are given up."""
+        freed or will free. At most `pages_max` pages are written."""
         if self._filesystem is None or queue.deleted:
             return 0
         first = min(int(queue.head) + pages_kept, len(queue.pages) - 1)
@@ -191,7 +192,7 @@ class PageStore:
         chosen: list[Page] = []
         freed = 0
         for page in reversed(queue.kept):
-            if freed >= bytes_wanted or page.start < from_offset or len(chosen) == PAGES_WRITING_MAX:
+            if freed >= bytes_wanted or page.start < from_offset:
                 break
             if page.taken == 0:
                 chosen.append(page)

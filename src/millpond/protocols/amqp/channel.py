@@ -179,8 +179,8 @@ class Channel(CommitWaiter):
         bits = payload[key_end]
         if bits & 2:
             raise NotImplementedHere("immediate=true")
-        exchange = self.vhost.exchange(name)
         self.connection.check_write("exchange", name)
+        exchange = self.vhost.exchange(name)
         if exchange.internal:
             raise AccessRefused(f"cannot publish to internal {self.vhost.exchange_resource(name)}")
         address = Address(name, routing_key)
@@ -301,7 +301,7 @@ class Channel(CommitWaiter):
     def _publish(self, publish: PublishRoute, message: Message) -> None:
         route = publish.route
         if publish.needs_headers or route.version != self.vhost.router.version:
-            route = self.vhost.route(route.exchange, route.address, message.properties.headers(), publish.copies)
+            route = self.vhost.route(route.exchange, route.address, message.properties, publish.copies)
         self.vhost.published_total += 1
         outcome: i64 = 0
         if route.queues:

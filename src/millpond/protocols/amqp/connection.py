@@ -394,6 +394,7 @@ class Connection(ClientConnection, TurnTask):
         """The consumer waits for nothing any more."""
         if self._stalled:
             self._stalled.pop(consumer, None)
+        self.broker.memory.let_go(consumer)
 
     def _resume_stalled(self) -> None:
         stalled = self._stalled

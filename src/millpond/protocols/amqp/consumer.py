@@ -53,11 +53,8 @@ class AmqpConsumer(Consumer):
         unsettled = self.unsettled
         if self.prefetch > 0 and unsettled >= self.prefetch:
             return False
-        if unsettled >= UNSETTLED_WHEN_SHORT_MAX:
-            # One that takes without end and settles nothing would pull the whole backlog from the disk into memory.
-            memory = self.queue.memory
-            if memory.used > memory.budget_bytes:
-                return False
+        if unsettled >= UNSETTLED_WHEN_SHORT_MAX and self.queue.memory.hold(self):
+            return False
         return self.channel.can_deliver(self)
 
     def deliver(self, entry: Entry) -> None:

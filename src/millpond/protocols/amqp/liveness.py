@@ -51,6 +51,9 @@ class Liveness:
 
     def stop(self) -> None:
         """Expect nothing any more."""
+        # The callbacks belong to the connection: kept, they would keep it alive until the garbage collector comes.
+        self._beat = None
+        self._silent = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

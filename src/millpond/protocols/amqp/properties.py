@@ -135,6 +135,12 @@ class BasicProperties(Properties):
             return None
         return int(read_i64_be(self.raw, _position_of(self.raw, TIMESTAMP))) & 0xFFFFFFFFFFFFFFFF
 
+    def named(self, name: str) -> str:
+        if name == "timestamp":
+            timestamp_s = self.timestamp_s()
+            return "" if timestamp_s is None else str(timestamp_s)
+        return self.text(MESSAGE_ID if name == "message_id" else CORRELATION_ID) or ""
+
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> BasicProperties:
         drop_expiration = not keep_expiration and self._flags & EXPIRATION != 0
         if not headers and not drop_expiration:

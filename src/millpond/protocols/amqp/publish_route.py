@@ -30,7 +30,7 @@ class PublishRoute:
     ) -> None:
         self.route: Final = route
         self.mandatory: Final = mandatory
-        # Where messages go depends on their headers: `route` says only from where.
+        # Where messages go depends on more than their routing key: `route` says only from where.
         self.needs_headers: Final = needs_headers
         self.cacheable: Final = cacheable
         # Further routing keys, from the headers of one message.

@@ -31,14 +31,16 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
     if method.passive:
         queue = vhost.queue(named(channel, name), connection)
     else:
-        if name:
-            check(connection, Operation.CONFIGURE, "queue", name)
+        # What a user may not configure by that name is not to be had by leaving the choice to the broker.
+        is_generated = not name
+        name = name or vhost.generated_name()
+        check(connection, Operation.CONFIGURE, "queue", name)
         dead_letter_exchange = method.arguments.get("x-dead-letter-exchange")
         if isinstance(dead_letter_exchange, str) and name not in vhost.queues:
             check(connection, Operation.READ, "queue", name)
             check(connection, Operation.WRITE, "exchange", dead_letter_exchange)
         queue = vhost.declare_queue(
-            name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection
+            name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection, is_generated
         )
         if queue.exclusive_owner is connection and queue not in connection.exclusive_queues:
             connection.exclusive_queues.append(queue)
