@@ -25,7 +25,7 @@ from millpond.broker.commits import Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
-from millpond.broker.queues import page_store, pager
+from millpond.broker.queues import backlog, page_store, pager
 from millpond.broker.queues import queue as queue_module
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
@@ -371,8 +371,9 @@ def small_pages(monkeypatch: pytest.MonkeyPatch, messages: int = 8) -> None:
     """Have a few messages fill a page, and a few pages a segment, where the source runs uncompiled: compiled code has
     its limits built in, and the same tests then find larger pages."""
     monkeypatch.setattr(queue_module, "PAGE_MESSAGES_MAX", messages)
+    monkeypatch.setattr(backlog, "PAGE_MESSAGES_MAX", messages)
     monkeypatch.setattr(page_store, "SEGMENT_BYTES", 4 * KIB)
     monkeypatch.setattr(pager, "TAIL_PAGED_BYTES_MIN", 1)
     monkeypatch.setattr(pager, "PAGES_AHEAD", 2)
     monkeypatch.setattr(page_store, "PAGES_AHEAD", 2)
-    monkeypatch.setattr(queue_module, "PAGES_AHEAD", 2)
+    monkeypatch.setattr(backlog, "PAGES_AHEAD", 2)

@@ -578,6 +578,10 @@ def test_logs_of_queues_that_are_gone_are_deleted(lives: Lives) -> None:
     assert disk.list(f"{DATA}/transient")
     life.vhost.delete_queue(life.queue("work"), False, False)
     life.settle_down()
+    life.store.delete_logs()
+    life.settle_down()
+    assert disk.list(f"{DATA}/queues"), "the catalog may not be durable yet"
+    life.store.delete_logs()
     life.pump_until(lambda: not disk.list(f"{DATA}/queues"))
     life = lives.after_kill()
     life.pump_until(lambda: not lives.disk.list(f"{DATA}/transient"))

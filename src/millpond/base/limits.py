@@ -138,7 +138,7 @@ CLOSE_GRACE_MS: Final = 1_500
 QUEUE_RUNS_PER_TURN_MAX: Final = 20_000
 # When messages take more memory than the budget, a consumer that has this many unsettled gets no more of them.
 UNSETTLED_WHEN_SHORT_MAX: Final = 1_000
-# Pages that are encoded at the end of one turn, when their memory is wanted or ahead of a checkpoint: some milliseconds.
+# Pages that are encoded at the end of one turn, for their memory or ahead of a checkpoint: milliseconds.
 PAGES_WRITTEN_PER_TURN: Final = 8
 # Queues that are looked at for that at the end of one turn: about a millisecond.
 QUEUES_PAGED_PER_TURN: Final = 256
@@ -149,8 +149,8 @@ TAIL_PAGED_BYTES_MIN: Final = 16 * KIB
 CHECKPOINT_SETTLED_BYTES: Final = 256 * MIB
 # Incomplete bodies and open transactions of all channels of a connection, which are outside the memory budget.
 BUFFERED_BYTES_MAX: Final = 128 * MIB
-# A queue's log is synced whenever this much has been written: all of it at a checkpoint would hold up the journal, whose
-# sync waits for the same disk.
+# A queue's log is synced whenever so much has been written: all of it at a checkpoint would hold up the journal,
+# whose sync waits for the same disk.
 LOG_UNSYNCED_BYTES_MAX: Final = 8 * MIB
 # Memory that pages give back at the end of one turn: giving up a message takes a tenth of a microsecond.
 PAGED_BYTES_PER_TURN: Final = 8 * MIB

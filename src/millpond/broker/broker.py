@@ -17,8 +17,9 @@ from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, Q
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.queues.backlog import QueueContext
 from millpond.broker.queues.pager import Pager
-from millpond.broker.queues.queue import Queue, QueueContext
+from millpond.broker.queues.queue import Queue
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import VhostRow

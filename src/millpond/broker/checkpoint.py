@@ -35,6 +35,7 @@ from millpond.base.limits import (
 )
 from millpond.broker.broker import Broker
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, CommitWaiter
+from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.queue import Queue
 from millpond.broker.snapshot import QueueState, encode_snapshot
@@ -76,7 +77,7 @@ class Checkpointer(CommitWaiter):
         self._first_file = 0
         self._clean = False
         self._states: list[QueueState] = []
-        self._trimmable: dict[int, Queue] = {}
+        self._trimmable: dict[int, Backlog] = {}
         # Pages that are still on their way to their places, and the commit that covers what was carried forward.
         self._awaited: dict[Page, None] = {}
         self._awaited_commit = 0

@@ -26,8 +26,9 @@ from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.message import Address, Message, Properties
+from millpond.broker.queues.backlog import QueueContext
 from millpond.broker.queues.entry import message_size
-from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue, QueueContext, QueueOwner
+from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue, QueueOwner
 from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
 
 if TYPE_CHECKING:
@@ -119,10 +120,14 @@ class VirtualHost(QueueOwner):
         size = message_size(message)
         recoverable: list[Queue] = []
         refused: list[Queue] = []
+        accepting: list[Queue] = []
+        # All are asked first: to find out, a queue may let messages go, which may be dead-lettered to another of these.
         for queue in queues:
             if queue.refuses(size):
                 refused.append(queue)
-                continue
+            else:
+                accepting.append(queue)
+        for queue in accepting:
             queue.publish(message)
             if queue.recoverable and message.properties.persistent:
                 recoverable.append(queue)

@@ -226,6 +226,7 @@ class Node:
             broker.alarms.interval_passed()
         broker.memory.grant()
         broker.store.trim_transient()
+        broker.store.delete_logs()
         broker.store.resume()
         broker.pager.look_again()
         broker.turn.touch()

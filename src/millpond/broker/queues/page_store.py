@@ -28,7 +28,7 @@ from millpond.broker.queues.page_codec import PageWriter, decode_page
 from millpond.storage.log import BatchPlace, Log
 
 if TYPE_CHECKING:
-    from millpond.broker.queues.queue import Queue
+    from millpond.broker.queues.backlog import Backlog
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class LazyLog:
         self._filesystem = filesystem
         self._recoverable = recoverable
         self._folder = folder
-        self._name = name
+        self.name = name
         self._guard = threading.Lock()
         self._log: Log | None = None
         self._unsynced_bytes = 0
@@ -63,9 +63,9 @@ class LazyLog:
                 report = log.open(self.end_offset)
                 self._log = log
                 if report.reasons:
-                    logger.warning("the log of queue %r was cut: %s", self._name, "; ".join(report.reasons))
+                    logger.warning("the log of queue %r was cut: %s", self.name, "; ".join(report.reasons))
                 for start, end in report.lost:
-                    logger.critical("offsets %d to %d of queue %r are lost", start, end - 1, self._name)
+                    logger.critical("offsets %d to %d of queue %r are lost", start, end - 1, self.name)
             return self._log
 
     def append(self, previous_end: int, batch: bytes, base_offset: int, last_offset: int, newest_ms: int) -> BatchPlace:
@@ -120,17 +120,20 @@ class PageStore:
         self._post = post
         self._codec = PageWriter()
         self._logs: dict[int, LazyLog] = {}
-        self._trimmable: dict[int, Queue] = {}
+        # Logs of queues that are gone: since the last but one, and since the last call of `delete_logs`.
+        self._deletable: list[LazyLog] = []
+        self._deleted_lately: list[LazyLog] = []
+        self._trimmable: dict[int, Backlog] = {}
         self._writer = ThreadPoolExecutor(1, "millpond-page-writer")
         self._reader = ThreadPoolExecutor(1, "millpond-page-reader")
-        self._unread: dict[Page, Queue] = {}
+        self._unread: dict[Page, Backlog] = {}
         self.writes_under_way = 0
         # What pages that are being written will give back when they are.
         self.leaving_bytes = 0
         # A write has failed: no further one is begun before `resume`.
         self.resting = False
         # Queues that have opened another page since nothing could be had from them: where to look for memory first.
-        self.backlogs: dict[Queue, None] = {}
+        self.backlogs: dict[Backlog, None] = {}
         # What the logs of recoverable queues hold in vain, until the next checkpoint.
         self.settled_bytes = 0
         # Called after every write that has ended.
@@ -144,7 +147,7 @@ class PageStore:
         """Whether pages can leave memory at all."""
         return self._filesystem is not None
 
-    def _log(self, queue: Queue) -> LazyLog:
+    def _log(self, queue: Backlog) -> LazyLog:
         log = self._logs.get(queue.log_id)
         if log is None:
             if self._filesystem is None:
@@ -164,7 +167,7 @@ class PageStore:
         """How many pages may be given to the disk now."""
         return 0 if self.resting or self._filesystem is None else PAGES_WRITING_MAX - self.writes_under_way
 
-    def page_out(self, queue: Queue, bytes_wanted: int, pages_kept: int, pages_max: int) -> int:
+    def page_out(self, queue: Backlog, bytes_wanted: int, pages_kept: int, pages_max: int) -> int:
         """Move pages to disk, except the next `pages_kept` that consumers will need. How many bytes of memory that has
         freed or will free. At most `pages_max` pages are written."""
         if self._filesystem is None or queue.deleted:
@@ -186,7 +189,7 @@ class PageStore:
                 freed += int(page.memory_bytes)
         return freed
 
-    def _drop_kept(self, queue: Queue, first: int, bytes_wanted: int) -> int:
+    def _drop_kept(self, queue: Backlog, first: int, bytes_wanted: int) -> int:
         """Give up pages that the log has as well, beginning with the one that is needed last."""
         from_offset = queue.pages[first].start
         chosen: list[Page] = []
@@ -208,12 +211,12 @@ class PageStore:
             queue.drop_resident(page)
         return freed
 
-    def first_unwritten(self, queue: Queue) -> int:
+    def first_unwritten(self, queue: Backlog) -> int:
         """Index of the first page that the log does not have, nor is about to; it may be the one being filled."""
         index = int(queue.index_of(queue.log_end))
         return index + 1 if queue.pages[index].start < queue.log_end else index
 
-    def write(self, queue: Queue, page: Page) -> bool:
+    def write(self, queue: Backlog, page: Page) -> bool:
         """Write the first unwritten page, which must be closed, to its queue's log. False when it can't be written
         now."""
         if self.resting or page.writing or page.place is not None or page.start < queue.log_end or page.live == 0:
@@ -233,7 +236,7 @@ class PageStore:
         job.add_done_callback(lambda done: self._post(partial(self._written, queue, page, log, done)))
         return True
 
-    def _written(self, queue: Queue, page: Page, log: LazyLog, job: Future[BatchPlace]) -> None:
+    def _written(self, queue: Backlog, page: Page, log: LazyLog, job: Future[BatchPlace]) -> None:
         self.writes_under_way -= 1
         queue.writes_under_way -= 1
         page.writing = False
@@ -292,7 +295,7 @@ class PageStore:
 
     # --- Reading --------------------------------------------------------------------------------------------------
 
-    def load(self, queue: Queue, page: Page) -> None:
+    def load(self, queue: Backlog, page: Page) -> None:
         """Bring a page back into memory; the queue is told when it is there."""
         if page.loading or page.resident or page.place is None:
             return
@@ -300,7 +303,7 @@ class PageStore:
         job = self._reader.submit(self._log(queue).read, page.place)
         job.add_done_callback(lambda done: self._post(partial(self._loaded, queue, page, done)))
 
-    def load_now(self, queue: Queue, page: Page) -> None:
+    def load_now(self, queue: Backlog, page: Page) -> None:
         """Bring a page back before returning."""
         job: Future[bytes] = Future()
         try:
@@ -311,7 +314,7 @@ class PageStore:
             job.set_exception(error)
         self._loaded(queue, page, job)
 
-    def _loaded(self, queue: Queue, page: Page, job: Future[bytes]) -> None:
+    def _loaded(self, queue: Backlog, page: Page, job: Future[bytes]) -> None:
         page.loading = False
         if queue.deleted or page.resident:
             return
@@ -333,7 +336,7 @@ class PageStore:
 
     # --- Deleting -------------------------------------------------------------------------------------------------
 
-    def page_settled(self, queue: Queue, page: Page) -> None:
+    def page_settled(self, queue: Backlog, page: Page) -> None:
         """A written page is of no use any more: its segment may be."""
         self._trimmable[queue.log_id] = queue
         if queue.recoverable and page.place is not None:
@@ -346,7 +349,7 @@ class PageStore:
                 del self._trimmable[log_id]
                 self._trim(queue, self._first_needed(queue))
 
-    def take_trimmable(self) -> dict[int, Queue]:
+    def take_trimmable(self) -> dict[int, Backlog]:
         """Recoverable queues whose logs may hold something in vain. `trim_to` is for when a checkpoint that no longer
         speaks of it is durable."""
         self.settled_bytes = 0
@@ -355,15 +358,15 @@ class PageStore:
             del self._trimmable[log_id]
         return taken
 
-    def give_back_trimmable(self, queues: dict[int, Queue]) -> None:
+    def give_back_trimmable(self, queues: dict[int, Backlog]) -> None:
         """There was no checkpoint after all."""
         self._trimmable.update((log_id, queue) for log_id, queue in queues.items() if not queue.deleted)
 
-    def trim_to(self, queue: Queue, first_needed: int) -> None:
+    def trim_to(self, queue: Backlog, first_needed: int) -> None:
         """Delete segments that have nothing from `first_needed` on."""
         self._trim(queue, first_needed)
 
-    def _trim(self, queue: Queue, first_needed: int) -> None:
+    def _trim(self, queue: Backlog, first_needed: int) -> None:
         log = self._logs.get(queue.log_id)
         if log is None and first_needed > 0 and not queue.deleted:
             log = self._log(queue)
@@ -371,14 +374,15 @@ class PageStore:
             job = self._writer.submit(log.trim_before, first_needed)
             job.add_done_callback(partial(_report_failure, f"the log of queue {queue.name!r} could not be trimmed"))
 
-    def _first_needed(self, queue: Queue) -> int:
+    def _first_needed(self, queue: Backlog) -> int:
         for page in queue.pages:
             if page.place is not None or page.writing:
                 return int(page.start)
         return int(queue.log_end)
 
-    def delete_log(self, queue: Queue) -> None:
-        """The queue is gone: so is its log."""
+    def delete_log(self, queue: Backlog) -> None:
+        """The queue is gone: so is its log. Not at once where the catalog may yet forget, with the power, that the
+        queue is gone; what a stop leaves behind goes at the next start."""
         self._trimmable.pop(queue.log_id, None)
         self.backlogs.pop(queue, None)
         log = self._logs.pop(queue.log_id, None)
@@ -386,8 +390,21 @@ class PageStore:
             log = self._log(queue)
             del self._logs[queue.log_id]
         if log is not None:
-            job = self._writer.submit(log.delete)
-            job.add_done_callback(partial(_report_failure, f"the log of queue {queue.name!r} could not be deleted"))
+            if queue.recoverable:
+                self._deleted_lately.append(log)
+            else:
+                self._delete(log)
+
+    def delete_logs(self) -> None:
+        """Called every second, which is longer than the catalog takes to sync: delete the logs of queues that have been
+        gone since the call before."""
+        due, self._deletable, self._deleted_lately = self._deletable, self._deleted_lately, []
+        for log in due:
+            self._delete(log)
+
+    def _delete(self, log: LazyLog) -> None:
+        job = self._writer.submit(log.delete)
+        job.add_done_callback(partial(_report_failure, f"the log of queue {log.name!r} could not be deleted"))
 
     def folders(self) -> set[int]:
         """The ids of all recoverable queues that have a log folder."""
@@ -396,7 +413,7 @@ class PageStore:
         names = self._filesystem.list(f"{self._folder}/{RECOVERABLE_FOLDER}")
         return {int(name) for name in names if name.isdigit()}
 
-    def surviving_pages(self, queue: Queue) -> list[SurvivingPage]:
+    def surviving_pages(self, queue: Backlog) -> list[SurvivingPage]:
         """Every page in a queue's log that verifies, whatever is known of it."""
         if self._filesystem is None:
             return []

@@ -13,7 +13,7 @@ those that hold most first, and a few pages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from millpond.base.limits import (
@@ -27,22 +27,22 @@ from millpond.broker.memory import MemoryBudget
 from millpond.broker.turn import Turn
 
 if TYPE_CHECKING:
+    from millpond.broker.queues.backlog import Backlog
     from millpond.broker.queues.page_store import PageStore
-    from millpond.broker.queues.queue import Queue
 
 
 class Pager:
     """Keeps the messages of a node within the memory budget, as far as the disk can help."""
 
     def __init__(
-        self, memory: MemoryBudget, store: PageStore, turn: Turn, all_queues: Callable[[], list[Queue]]
+        self, memory: MemoryBudget, store: PageStore, turn: Turn, all_queues: Callable[[], Sequence[Backlog]]
     ) -> None:
         self._memory = memory
         self._store = store
         self._turn = turn
         self._all_queues = all_queues
         # Queues that are still to be looked at when all pages must go.
-        self._ahead: list[Queue] = []
+        self._ahead: list[Backlog] = []
         self._freed_this_round = 0
         # Nothing could be done when memory use was a little below this, so it is not tried again before.
         self._not_below_bytes = 0
@@ -73,7 +73,7 @@ class Pager:
         """To be called now and then: something may have changed since nothing could be done."""
         self._not_below_bytes = 0
 
-    def _page_out(self, queues: list[Queue], wanted: int, all_pages: bool) -> int:
+    def _page_out(self, queues: list[Backlog], wanted: int, all_pages: bool) -> int:
         store = self._store
         freed = 0
         pages_max = min(PAGES_WRITTEN_PER_TURN, store.free_writes())
@@ -98,7 +98,7 @@ class Pager:
                 store.backlogs[queue] = None
         return freed
 
-    def _next_backlogs(self) -> list[Queue]:
+    def _next_backlogs(self) -> list[Backlog]:
         """Take some of the queues that have several pages."""
         backlogs = self._store.backlogs
         some = []
@@ -109,14 +109,14 @@ class Pager:
                 some.append(queue)
         return some
 
-    def _next_of_all(self) -> list[Queue]:
+    def _next_of_all(self) -> list[Backlog]:
         """Some of all queues, in turn, that have something to give."""
         if not self._ahead:
-            self._ahead = self._all_queues()
+            self._ahead = list(self._all_queues())
         some = self._ahead[-QUEUES_PAGED_PER_TURN:]
         del self._ahead[-QUEUES_PAGED_PER_TURN:]
         return [queue for queue in some if queue.resident_bytes >= TAIL_PAGED_BYTES_MIN and not queue.deleted]
 
 
-def _most_memory_first(queue: Queue) -> int:
+def _most_memory_first(queue: Backlog) -> int:
     return -int(queue.resident_bytes)
