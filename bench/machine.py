@@ -63,7 +63,8 @@ def describe(folder: Path) -> Machine:
         processor=_processor(),
         cores=os.cpu_count() or 1,
         memory_gib=memory_bytes / 2**30,
-        kernel=platform.release(),
+        # Without the builder's own suffix, which tells nobody anything.
+        kernel=platform.release().partition("-")[0],
         file_system=_file_system(folder),
         sync_us=_sync_us(folder),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from millpond.base.limits import OUTPUT_BYTES_MAX
+from millpond.base.limits import OUTPUT_BYTES_MAX, UNSETTLED_WHEN_SHORT_MAX
+from millpond.broker.message import Address, Message
 from millpond.protocols.amqp import methods
+from millpond.protocols.amqp.properties import EMPTY, parse_properties
 from tests.protocols.amqp.harness import Client, Pond, header_frame, method_frame, pond_of
 
 
@@ -209,3 +211,43 @@ class TestPartialInput:
         assert other.ready(1, "q") == 1
         client.drop()
         assert other.ready(1, "q") == 1
+
+
+NOTHING = parse_properties(EMPTY)
+
+
+class TestConsumersThatSettleNothing:
+    """Above the budget a consumer without a prefetch limit is given no more than so many messages at a time."""
+
+    def test_they_are_held_while_memory_is_short_and_granted_more_from_time_to_time(self, pond: Pond) -> None:
+        client, memory = pond.client(channels=1), pond.broker.memory
+        client.declare(1, "work")
+        client.consume(1, "work")
+        taken = 0
+        memory.used += memory.budget_bytes * 2
+        for expected in (UNSETTLED_WHEN_SHORT_MAX, UNSETTLED_WHEN_SHORT_MAX, UNSETTLED_WHEN_SHORT_MAX):
+            queue = pond.broker.vhosts["/"].queues["work"]
+            for _ in range(UNSETTLED_WHEN_SHORT_MAX + 1):
+                queue.publish(Message(Address("", "work"), NOTHING, b"m", 0))
+            pond.rest()
+            assert len(client.bodies()) == expected
+            taken += expected
+            memory.grant()
+            pond.rest()
+        assert len(client.bodies()) == 3, "what is left, as it was granted"
+        memory.used -= memory.budget_bytes * 2
+
+    def test_they_go_on_when_memory_is_free_again(self, pond: Pond) -> None:
+        client, memory = pond.client(channels=1), pond.broker.memory
+        client.declare(1, "work")
+        client.consume(1, "work")
+        memory.used += memory.budget_bytes * 2
+        queue = pond.broker.vhosts["/"].queues["work"]
+        for _ in range(UNSETTLED_WHEN_SHORT_MAX + 10):
+            queue.publish(Message(Address("", "work"), NOTHING, b"m", 0))
+        pond.rest()
+        assert len(client.bodies()) == UNSETTLED_WHEN_SHORT_MAX
+        memory.used -= memory.budget_bytes * 2
+        pond.broker.turn.touch()
+        pond.rest()
+        assert len(client.bodies()) == 10
