@@ -63,6 +63,7 @@ def test_sender_selected_distribution_adds_routing_keys(channel: BlockingChannel
 
 def test_an_answer_comes_to_the_pseudo_queue_of_direct_reply_to(connect: Connect, queue: str) -> None:
     asking, answering = connect().channel(), connect().channel()
+    asking.queue_declare("amq.rabbitmq.reply-to", passive=True)
     answers = Inbox(asking, "amq.rabbitmq.reply-to", auto_ack=True)
     for question in (b"one", b"two"):
         properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id=question.decode())

@@ -11,6 +11,7 @@ from millpond.broker.access import Operation
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.exchange import without_line_breaks
+from millpond.protocols.amqp.publish_route import REPLY_TO
 from millpond.protocols.amqp.registry import check, on_channel
 
 
@@ -28,6 +29,11 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
     connection = channel.connection
     vhost = channel.vhost
     name = without_line_breaks(method.queue)
+    if method.passive and name == REPLY_TO:
+        # The pseudo queue of direct reply-to is always there.
+        if not method.nowait:
+            connection.send(channel.number, methods.QueueDeclareOk(queue=name))
+        return
     if method.passive:
         queue = vhost.queue(named(channel, name), connection)
     else:
