@@ -65,6 +65,10 @@ class BrokerCollector(Collector):
         yield from self._queue_metrics(queues)
         yield GaugeMetricFamily("millpond_memory_messages_bytes", "Memory that messages take", int(broker.memory.used))
         yield GaugeMetricFamily("millpond_memory_budget_bytes", "Memory that they may", int(broker.memory.budget_bytes))
+        store, alarmed = broker.store, broker.alarms.raised_total
+        yield CounterMetricFamily("millpond_pages_written", "Pages moved to disk", store.pages_written_total)
+        yield CounterMetricFamily("millpond_pages_read", "Pages brought back from disk", store.pages_read_total)
+        yield CounterMetricFamily("millpond_alarms_raised", "Times that an alarm blocked publishers", alarmed)
         alarms = GaugeMetricFamily("millpond_alarm", "Whether publishers are blocked, by reason", labels=["reason"])
         for reason in (ALARM_MEMORY, ALARM_DISK, ALARM_STORAGE):
             alarms.add_metric([reason], int(reason in broker.alarms.reasons))

@@ -73,7 +73,6 @@ class Node:
         self._admin: AdminServer | None = None
         self._protocols: dict[ServerProtocol, None] = {}
         self._threads: ThreadPoolExecutor | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._rounds = 0
 
@@ -258,11 +257,6 @@ class Node:
         # Those that nobody has taken over yet; closing one of the others again changes nothing.
         for sock in self._sockets.values():
             sock.close()
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
         await self._close_connections()
         if self._broker is not None:
             self._broker.turn.end()
