@@ -288,11 +288,14 @@ class VirtualHost(QueueOwner):
 
     def _check_exclusive(self, queue: Queue, connection: object) -> None:
         if queue.exclusive_owner is not None and queue.exclusive_owner is not connection:
-            raise ResourceLocked(
-                f"cannot obtain exclusive access to locked {self.queue_resource(queue.name)}. It could be originally "
-                "declared on another connection or the exclusive property value does not match that of the original "
-                "declaration."
-            )
+            raise self._locked(queue)
+
+    def _locked(self, queue: Queue) -> ResourceLocked:
+        return ResourceLocked(
+            f"cannot obtain exclusive access to locked {self.queue_resource(queue.name)}. It could be originally "
+            "declared on another connection or the exclusive property value does not match that of the original "
+            "declaration."
+        )
 
     def declare_queue(
         self,
@@ -314,10 +317,7 @@ class VirtualHost(QueueOwner):
         if current is not None:
             resource = self.queue_resource(name)
             if exclusive != (current.exclusive_owner is not None):
-                raise ResourceLocked(
-                    f"cannot obtain exclusive access to locked {resource}. It could be originally declared on another "
-                    "connection or the exclusive property value does not match that of the original declaration."
-                )
+                raise self._locked(current)
             self._check_exclusive(current, connection)
             compare_flag("durable", resource, durable, current.durable)
             compare_flag("auto_delete", resource, auto_delete, current.auto_delete)
@@ -343,11 +343,14 @@ class VirtualHost(QueueOwner):
         queue.auto_delete = auto_delete
         queue.arguments = arguments
         queue.exclusive_owner = connection if exclusive else None
-        self.queues[name] = queue
-        context.queue_count += 1
+        self._add_queue(queue)
+        return queue
+
+    def _add_queue(self, queue: Queue) -> None:
+        self.queues[queue.name] = queue
+        self.context.queue_count += 1
         self.used(queue)
         self.router.changed()
-        return queue
 
     def generated_name(self) -> str:
         """A name for a queue that its client did not name."""
@@ -360,10 +363,7 @@ class VirtualHost(QueueOwner):
         queue.durable = row.durable
         queue.auto_delete = row.auto_delete
         queue.arguments = row.arguments
-        self.queues[row.name] = queue
-        self.context.queue_count += 1
-        self.used(queue)
-        self.router.changed()
+        self._add_queue(queue)
         return queue
 
     def delete_queue(self, queue: Queue, if_unused: bool, if_empty: bool) -> int:
@@ -382,9 +382,7 @@ class VirtualHost(QueueOwner):
             return
         del self.queues[queue.name]
         self.context.queue_count -= 1
-        timer = self._expiries.pop(queue, None)
-        if timer is not None:
-            timer.cancel()
+        self._cancel_expiry(queue)
         leading_here = self.router.unbind_destination(queue)
         if queue.durable:
             self.catalog.delete_queue(queue.log_id)
@@ -403,10 +401,13 @@ class VirtualHost(QueueOwner):
         expires_ms = queue.settings.expires_ms
         if expires_ms < 0 or queue.deleted:
             return
+        self._cancel_expiry(queue)
+        self._expiries[queue] = self.context.clock.call_later(int(expires_ms), partial(self._unused, queue))
+
+    def _cancel_expiry(self, queue: Queue) -> None:
         timer = self._expiries.pop(queue, None)
         if timer is not None:
             timer.cancel()
-        self._expiries[queue] = self.context.clock.call_later(int(expires_ms), partial(self._unused, queue))
 
     def _unused(self, queue: Queue) -> None:
         self._expiries.pop(queue, None)
@@ -422,9 +423,7 @@ class VirtualHost(QueueOwner):
         queue = Queue(self, context, name, context.next_transient_id(), False, settings)
         queue.auto_delete = True
         queue.exclusive_owner = connection
-        self.queues[name] = queue
-        context.queue_count += 1
-        self.router.changed()
+        self._add_queue(queue)
         return queue
 
     def check_consumable(self, queue: Queue, exclusive: bool) -> None:

@@ -262,12 +262,7 @@ class Queue(Backlog):
             entry.consumer = None
             return
         self.unsettled -= 1
-        consumer = entry.consumer
-        if consumer is not None:
-            entry.consumer = None
-            consumer.unsettled -= 1
-            if not consumer.in_rotation:
-                self.wake(consumer)
+        self._out_of_hands(entry)
         entry.queue = None
         self._settle(entry)
 
@@ -285,12 +280,7 @@ class Queue(Backlog):
                 entry.consumer = None
             return
         for entry in entries:
-            consumer = entry.consumer
-            if consumer is not None:
-                entry.consumer = None
-                consumer.unsettled -= 1
-                if not consumer.in_rotation:
-                    self.wake(consumer)
+            self._out_of_hands(entry)
             entry.queue = None
             entry.returns += 1
             self.unsettled -= 1
@@ -299,6 +289,15 @@ class Queue(Backlog):
         self.returned.extend(entries)
         self.returned.sort(key=_newest_first)
         self.turn.touch_queue(self)
+
+    def _out_of_hands(self, entry: Entry) -> None:
+        """Whoever had the delivery, if it was not taken by `get`, may have another one."""
+        consumer = entry.consumer
+        if consumer is not None:
+            entry.consumer = None
+            consumer.unsettled -= 1
+            if not consumer.in_rotation:
+                self.wake(consumer)
 
     def _settle(self, entry: Entry) -> None:
         offset = entry.offset

@@ -138,7 +138,6 @@ class Connection(ClientConnection, TurnTask):
         self.channels: dict[int, Channel] = {}
         self._channel: Channel | None = None
         self._channel_number: i64 = 0
-        self.channels_open: i64 = 0
         # Channels that we have closed, whose frames are ignored until the client agrees.
         self._closing_channels: set[int] = set()
 
@@ -327,9 +326,9 @@ class Connection(ClientConnection, TurnTask):
 
     def _open_channel(self, number: i64) -> None:
         vhost = self.vhost
-        if self.channels_open >= self.channels_max:
+        if len(self.channels) >= self.channels_max:
             raise NotAllowed(
-                f"number of channels opened ({self.channels_open}) has reached the negotiated channel_max "
+                f"number of channels opened ({len(self.channels)}) has reached the negotiated channel_max "
                 f"({self.channels_max})"
             )
         if vhost is None:
@@ -338,7 +337,6 @@ class Connection(ClientConnection, TurnTask):
         self.channels[int(number)] = channel
         self._channel = channel
         self._channel_number = number
-        self.channels_open += 1
         self.send(number, methods.ChannelOpenOk())
 
     # --- Bytes out ----------------------------------------------------------------------------------------------
@@ -521,12 +519,11 @@ class Connection(ClientConnection, TurnTask):
         if self._told_blocked and not told:
             self._told_blocked = False
             self.send(0, methods.ConnectionUnblocked())
-        if not reasons:
-            if self._reading_paused:
-                self._reading_paused = False
-                self._liveness.heard = True
-                if self._holds == 0:
-                    self.transport.resume_reading()
+        if not reasons and self._reading_paused:
+            self._reading_paused = False
+            self._liveness.heard = True
+            if self._holds == 0:
+                self.transport.resume_reading()
 
     @property
     def is_blocked(self) -> bool:
@@ -608,7 +605,6 @@ class Connection(ClientConnection, TurnTask):
     def _remove_channel(self, channel: Channel) -> None:
         del self.channels[int(channel.number)]
         self._channel_number = 0
-        self.channels_open -= 1
         channel.shut()
 
     def close_with(self, reply: Reply, text: str, method_id: int = 0) -> None:
@@ -673,7 +669,6 @@ class Connection(ClientConnection, TurnTask):
         for channel in list(self.channels.values()):
             channel.shut()
         self.channels = {}
-        self.channels_open = 0
         self._stalled = {}
         vhost = self.vhost
         if vhost is not None:

@@ -197,7 +197,7 @@ def describe(connection: Connection) -> dict[str, object]:
         "user": connection.user,
         "vhost": connection.vhost.name if connection.vhost is not None else "",
         "state": "blocked" if connection.is_blocked else "running",
-        "channels": int(connection.channels_open),
+        "channels": len(connection.channels),
         "channel_max": int(connection.channels_max),
         "frame_max": int(connection.frame_bytes_max),
         "timeout": int(connection.heartbeat_s),
