@@ -124,7 +124,7 @@ def blocking(self: Task, directory: str) -> str:
 
 @app.task(name="tests.kill_own_process", bind=True, reject_on_worker_lost=True)
 def kill_own_process(self: Task, path: str) -> bool:
-    """The first attempt kills the process it runs in, as the kernel does when memory runs out. True when redelivered."""
+    """The first attempt kills its own process, as the kernel does when memory runs out. True when redelivered."""
     redelivered = bool(self.request.delivery_info["redelivered"])
     note(path, redelivered)
     if not redelivered:
