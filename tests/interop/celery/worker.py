@@ -112,7 +112,9 @@ def client(endpoint: Endpoint, **settings: Any) -> Iterator[celery.Celery]:
         app.pool.force_close_all()
         app.close()
         with pika.BlockingConnection(endpoint.parameters()) as connection:
-            connection.channel().queue_delete(app.conf.task_default_queue)
+            # Celery gives the exchange its queue's name.
+            connection.channel().queue_delete(queue)
+            connection.channel().exchange_delete(queue)
 
 
 def send(app: celery.Celery, name: str, *arguments: object, **options: Any) -> AsyncResult:
