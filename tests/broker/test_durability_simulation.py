@@ -17,14 +17,18 @@ import pytest
 
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker import checkpoint, ledger
+from millpond.broker.queues import delayed_backlog
+from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import Entry
-from tests.broker.life import KIB, Inbox, Life, copy_catalog, small_pages
+from tests.broker.life import KIB, Inbox, Life, PlainProperties, copy_catalog, small_pages
 
 SEED_BASE = 41_000
-NAMES = ("plain", "poison", "limited", "short-lived", "left", "right")
+NAMES = ("plain", "poison", "limited", "short-lived", "left", "right", "urgent", "tried", "retried")
+# The delayed exchange.
+LATER = "later"
 
-# Offset and number of each persistent message, by queue id.
-State = dict[int, list[tuple[int, int]]]
+# Offset and number of each persistent message, and how often it came back where that is counted, by the log's id.
+State = dict[int, list[tuple[int, int, int]]]
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +38,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where the source runs uncompiled a turn takes several frames, and must be atomic all the same.
     monkeypatch.setattr(ledger, "LEDGER_FRAME_BYTES", 4000)
     monkeypatch.setattr(ledger, "LEDGER_BATCH_BYTES", 2000)
+    # So that memory is often too short for what waits for its time.
+    monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_AWAKE_MIN", 3)
+    monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_SORTED", 2)
 
 
 class Simulation:
@@ -82,12 +89,18 @@ class Simulation:
         vhost = life.vhost
         life.declare("plain")
         life.declare("poison")
+        life.declare("urgent", max_priority=4)
+        life.declare("tried", delivery_limit=2, dead_letter_exchange="", dead_letter_routing_key="poison")
         life.declare("limited", max_length=12, dead_letter_exchange="", dead_letter_routing_key="poison")
         life.declare("short-lived", message_ttl=1000, dead_letter_exchange="", dead_letter_routing_key="poison")
         for name in ("left", "right"):
             queue = life.declare(name, dead_letter_exchange="", dead_letter_routing_key="poison")
             vhost.bind(vhost.exchange("amq.fanout"), queue, "", {})
         vhost.bind(vhost.exchange("amq.fanout"), life.declare("passing", durable=False), "", {})
+        life.declare("retried", queue_type="quorum", delivery_limit=4, delayed_retry_type="all", delayed_retry_min=700)
+        vhost.declare_exchange(LATER, "x-delayed-message", True, False, False, {"x-delayed-type": "direct"})
+        for name in ("plain", "retried"):
+            vhost.bind(vhost.exchange(LATER), life.queue(name), name, {})
 
     def publish(self) -> None:
         choose = self.choose
@@ -103,6 +116,20 @@ class Simulation:
                 size=choose.choice([0, 30, 30, 700]),
                 persistent=choose.random() < 0.8,
                 expiration_ms=expiration_ms,
+                priority=choose.choice([0, 0, 1, 3, 9]),
+            )
+            self.next_number += 1
+
+    def publish_later(self) -> None:
+        choose = self.choose
+        for _ in range(choose.choice([1, 3, 20])):
+            headers: dict[str, object] = {"x-delay": choose.choice([5, 300, 3000, choose.randrange(10_000)])}
+            self.life.publish(
+                LATER,
+                choose.choice(["plain", "retried", "nowhere"]),
+                self.next_number,
+                size=choose.choice([0, 30, 700]),
+                properties=PlainProperties(choose.random() < 0.8, -1, headers),
             )
             self.next_number += 1
 
@@ -175,7 +202,13 @@ class Simulation:
         self.disk.fail("write", errno.ENOSPC, nth=self.choose.randrange(1, 4), times=self.choose.randrange(1, 4))
 
     def step(self) -> None:
-        actions = [self.publish] * 8 + [self.consume] * 2 + [self.settle] * 5 + [self.transaction] * 2
+        actions = (
+            [self.publish] * 8
+            + [self.publish_later] * 3
+            + [self.consume] * 2
+            + [self.settle] * 5
+            + [self.transaction] * 2
+        )
         actions += [self.get, self.get, self.purge, self.redeclare, self.let_time_pass, self.let_time_pass]
         actions += [self.checkpoint, self.fill_disk]
         self.choose.choice(actions)()
@@ -206,11 +239,15 @@ class Simulation:
 
     def state(self) -> State:
         state: State = {}
-        for queue in self.life.broker.all_queues():
-            if queue.recoverable:
-                contents = self.life.contents(queue)
-                state[int(queue.log_id)] = [(offset, number) for offset, number, persistent in contents if persistent]
-                known = self.transients.setdefault(int(queue.log_id), {})
+        for lane in self.life.broker.all_backlogs():
+            if lane.recoverable:
+                contents = self.life.contents_of(lane)
+                state[int(lane.log_id)] = [
+                    (offset, number, lane.attempts.get(offset, 0))
+                    for offset, number, persistent in contents
+                    if persistent
+                ]
+                known = self.transients.setdefault(int(lane.log_id), {})
                 known.update((offset, number) for offset, number, persistent in contents if not persistent)
         return state
 
@@ -263,6 +300,10 @@ class Simulation:
         # Turns that changed nothing durable share a number with the next that does.
         while promised > 0 and history[promised - 1][0] == history[promised][0]:
             promised -= 1
+        # A lane that was empty may not have been begun again.
+        queues = {queue_id(int(lane.log_id)) for lane in self.life.broker.all_backlogs() if lane.recoverable}
+        for _, state in history:
+            found.update((log_id, []) for log_id in state if log_id not in found and queue_id(log_id) in queues)
         candidates = [
             {log_id: state.get(log_id, []) for log_id in found} for _, state in history[max(0, promised - 1) :]
         ]
@@ -274,10 +315,10 @@ class Simulation:
                 if entries != candidates[-1][log_id]
             )
         )
-        for queue in self.life.broker.all_queues():
-            if queue.recoverable:
-                for offset, number, persistent in self.life.contents(queue):
-                    assert persistent or transients[int(queue.log_id)].get(offset) == number, "a phantom"
+        for lane in self.life.broker.all_backlogs():
+            if lane.recoverable:
+                for offset, number, persistent in self.life.contents_of(lane):
+                    assert persistent or transients[int(lane.log_id)].get(offset) == number, "a phantom"
 
     def finish(self) -> None:
         """Consume everything: what comes is what there is, in order, and nothing is left behind in memory."""
@@ -289,11 +330,15 @@ class Simulation:
         for entry in self.unsettled:
             if entry.queue is not None:
                 entry.queue.give_back([entry], False)
-        life.clock.advance(10_000)
-        life.store.resume()
-        life.settle_down()
+        for _ in range(20):
+            # Until nothing waits for its time any more.
+            life.clock.advance(1000)
+            life.turn.now_ms = life.clock.wall_ms()
+            life.store.resume()
+            life.settle_down()
         life.check_counts()
-        for queue in life.broker.all_queues():
+        assert life.vhost.delay_queues[LATER].delayed == life.queue("retried").delayed == 0
+        for queue in map(life.queue, list(life.vhost.queues)):
             life.clock.advance(2000)
             life.turn.now_ms = life.clock.wall_ms()
             life.settle_down()
@@ -301,6 +346,10 @@ class Simulation:
             drained = life.drain(queue)
             # An expired message that is not at the head is discarded when its turn comes.
             expired = self.may_expire - set(drained)
+            if queue.name == "retried":
+                # What came back leaves in the order of its times.
+                drained.sort()
+                expected.sort()
             assert drained == [number for number in expected if number not in expired]
         poison = life.queue("poison")
         life.drain(poison)
