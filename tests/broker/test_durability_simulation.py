@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from millpond.base.clock import ManualClock
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker import checkpoint, ledger
 from millpond.broker.queues import delayed_backlog
@@ -54,14 +55,15 @@ class Simulation:
         self.may_expire: set[int] = set()
         self.lives = 0
         self.catalog = folder / "catalog-0"
-        self.life = self._new_life(set())
+        self.life = self._new_life(set(), 1_700_000_000_000)
 
-    def _new_life(self, deleted: set[int]) -> Life:
+    def _new_life(self, deleted: set[int], wall_ms: int) -> Life:
         life = Life(
             self.disk,
             self.catalog,
             budget=self.choose.choice([20 * KIB, 40 * KIB, 1 << 30]),
             file_bytes=self.choose.choice([8 * KIB, 30 * KIB, 256 * KIB]),
+            clock=ManualClock(wall_ms),
         )
         self.life = life
         self.deleted: set[int] = set()
@@ -280,7 +282,7 @@ class Simulation:
             self.disk = disk
         self.catalog = catalog
         history, deleted, transients = self.history, self.deleted, self.transients
-        life = self._new_life(deleted)
+        life = self._new_life(deleted, old.clock.wall_ms() + self.choose.choice([0, 1000, 100_000]))
         life.check_counts()
         self._check(way, told, history, transients)
         if life.checkpoint_wanted and self.choose.random() < 0.8:
