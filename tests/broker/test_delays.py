@@ -70,10 +70,16 @@ def taken(queue: Queue) -> list[int]:
     return numbers
 
 
+def copied(disk: FaultyFilesystem) -> FaultyFilesystem:
+    # Threads may be at work on it.
+    with disk.guard:
+        return disk.copy()
+
+
 def next_life(life: Life, disk: FaultyFilesystem, folder: Path, **options: object) -> Life:
     """What a kill leaves of `life`, started again at the same time."""
     life.settle_down()
-    left = disk.copy()
+    left = copied(disk)
     copy_catalog(life.catalog_folder, folder)
     clock = ManualClock(life.clock.wall_ms())
     return Life(left, folder, clock=clock, **options)  # type: ignore[arg-type]
@@ -283,7 +289,7 @@ class TestRestart:
             publish_later(life, number, delay)
         life.settle_down()
         life.clock.advance(0)
-        left = disk.copy()
+        left = copied(disk)
         copy_catalog(life.catalog_folder, tmp_path / "again")
         again = Life(left, tmp_path / "again", clock=ManualClock(life.clock.wall_ms() + 5000))
         again.settle_down()
@@ -313,7 +319,7 @@ class TestRestart:
                 life.pump()
         life.checkpoint()
         life.settle_down()
-        left = disk.copy()
+        left = copied(disk)
         for name in left.list("/data/checkpoints"):
             left.remove(f"/data/checkpoints/{name}")
         copy_catalog(life.catalog_folder, tmp_path / "again")
@@ -519,13 +525,25 @@ class TestDelayedRetry:
         assert self.fail(again, again.queue("work"), failed=True) == 3
         again.abandon()
 
-    def test_what_waits_does_not_count_against_the_length_limit(self, life: Life) -> None:
+    def test_what_waits_counts_for_the_length_limit_and_is_not_dropped(self, life: Life) -> None:
         work = self.declare(life, max_length=2)
         life.fill("work", range(2))
         self.fail(life, work)
-        self.fail(life, work)
         life.fill("work", range(2, 4))
-        assert (work.ready, work.delayed) == (2, 2)
+        assert (work.ready, work.delayed) == (1, 1)
+        self.fail(life, work)
+        life.fill("work", range(4, 5))
+        assert (work.ready, work.delayed) == (0, 2)
+        let_pass(life, 1000)
+        assert taken(work) == [0, 3]
+        life.check_counts()
+
+    def test_what_waits_keeps_a_queue_that_refuses_full(self, life: Life) -> None:
+        work = self.declare(life, max_length=1, overflow="reject-publish")
+        life.fill("work", range(1))
+        self.fail(life, work)
+        life.fill("work", range(1, 2))
+        assert (work.ready, work.delayed) == (0, 1)
 
     def test_a_purge_removes_what_waits_too(self, life: Life) -> None:
         work = self.declare(life)

@@ -114,9 +114,11 @@ class Queue(MessageQueue):
         return self._served
 
     def details(self) -> dict[str, object]:
-        shown: dict[str, object] = {"messages_dlx": len(self._stuck)}
+        shown: dict[str, object] = {"messages_dlx": len(self._stuck), "messages_delayed": int(self.delayed)}
         if self.settings.priority_max > 0:
-            shown["messages_ready_by_priority"] = {str(backlog.lane): int(backlog.ready) for backlog in self._served}
+            shown["messages_ready_by_priority"] = {
+                str(backlog.lane): int(backlog.ready) for backlog in self._served if backlog is not self._delayed
+            }
         if self.settings.single_active:
             active = self.active_consumer
             shown["single_active_consumer_tag"] = active.tag if active is not None else None
@@ -175,9 +177,17 @@ class Queue(MessageQueue):
 
     def _has_room(self) -> bool:
         settings = self.settings
-        if settings.length_max >= 0 and self.ready + len(self._stuck) >= settings.length_max:
+        count, size = self._counting()
+        if settings.length_max >= 0 and count + len(self._stuck) >= settings.length_max:
             return False
-        return settings.length_bytes_max < 0 or self.ready_bytes < settings.length_bytes_max
+        return settings.length_bytes_max < 0 or size < settings.length_bytes_max
+
+    def _counting(self) -> tuple[i64, i64]:
+        """Messages and bytes that count for the length limits: also those that wait for their time, as in RabbitMQ."""
+        delayed = self._delayed
+        if delayed is None:
+            return self.ready, self.ready_bytes
+        return self.ready + delayed.waiting, self.ready_bytes + delayed.waiting_bytes
 
     # --- Delivering -------------------------------------------------------------------------------------------------
 
@@ -445,10 +455,12 @@ class Queue(MessageQueue):
 
     def _drop_excess(self) -> None:
         settings = self.settings
-        while self.ready > 0 and (
-            (settings.length_max >= 0 and self.ready > settings.length_max)
-            or (settings.length_bytes_max >= 0 and self.ready_bytes > settings.length_bytes_max)
-        ):
+        while self.ready > 0:
+            count, size = self._counting()
+            if (settings.length_max < 0 or count <= settings.length_max) and (
+                settings.length_bytes_max < 0 or size <= settings.length_bytes_max
+            ):
+                return
             entry = self._take()
             if entry is None:
                 return
