@@ -175,7 +175,7 @@ def _topology(node: Node) -> APIRouter:
         return (views.queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.queues.values())
 
     def exchanges(vhosts: list[VirtualHost]) -> Iterable[Shown]:
-        return (views.exchange(vhost.name, found) for vhost in vhosts for found in vhost.router.exchanges.values())
+        return (views.exchange(vhost, found) for vhost in vhosts for found in vhost.router.exchanges.values())
 
     def bindings(vhosts: list[VirtualHost]) -> Iterable[Shown]:
         return (binding for vhost in vhosts for binding in views.bindings(vhost))
@@ -220,7 +220,7 @@ def _topology(node: Node) -> APIRouter:
     @routes.get("/exchanges/{vhost}/{name}")
     async def _exchange(found: InVhost, name: Name) -> Response:
         [vhost] = found
-        return Json(views.exchange(vhost.name, vhost.exchange(name)))
+        return Json(views.exchange(vhost, vhost.exchange(name)))
 
     return routes
 

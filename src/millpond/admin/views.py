@@ -37,6 +37,7 @@ class Node:
 def overview(broker: Broker, node: Node) -> Shown:
     queues = broker.all_queues()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    delayed = sum(int(queue.delayed) for queue in queues)
     connections = [connection.describe() for connection in broker.connections]
     return {
         "product_name": "Millpond",
@@ -56,7 +57,7 @@ def overview(broker: Broker, node: Node) -> Shown:
             "consumers": sum(len(queue.consumers) for queue in queues),
         },
         "queue_totals": {
-            "messages": ready + unsettled,
+            "messages": ready + unsettled + delayed,
             "messages_ready": ready,
             "messages_unacknowledged": unsettled,
         },
@@ -75,9 +76,10 @@ def overview(broker: Broker, node: Node) -> Shown:
 def vhost(shown: VirtualHost) -> Shown:
     queues = shown.queues.values()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    delayed = sum(int(queue.delayed) for queue in queues)
     return {
         "name": shown.name,
-        "messages": ready + unsettled,
+        "messages": ready + unsettled + delayed,
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
         "message_stats": {"publish": int(shown.published_total), "drop_unroutable": int(shown.unroutable_total)},
@@ -96,7 +98,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "auto_delete": shown.auto_delete,
         "exclusive": shown.exclusive_owner is not None,
         "arguments": shown.arguments,
-        "messages": ready + unsettled,
+        "messages": ready + unsettled + int(shown.delayed),
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
         "message_bytes_ready": int(shown.ready_bytes),
@@ -111,15 +113,17 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     }
 
 
-def exchange(vhost_name: str, shown: Exchange) -> Shown:
+def exchange(vhost: VirtualHost, shown: Exchange) -> Shown:
+    holder = vhost.delay_queues.get(shown.name)
     return {
         "name": shown.name,
-        "vhost": vhost_name,
+        "vhost": vhost.name,
         "type": shown.type,
         "durable": shown.durable,
         "auto_delete": shown.auto_delete,
         "internal": shown.internal,
         "arguments": shown.arguments,
+        **({} if holder is None else {"messages_delayed": int(holder.delayed)}),
     }
 
 

@@ -57,6 +57,23 @@ QUORUM_PRIORITY_MAX: Final = 31
 QUORUM_DELIVERY_LIMIT: Final = 20
 # A dead message that no dead-letter queue takes is offered again so often.
 DEAD_LETTER_RETRY_MS: Final = 1_000
+# The longest delay of a message that is published to a delayed exchange, as in RabbitMQ's plugin: 49 days. One with a
+# longer delay is not delayed.
+DELAY_MS_MAX: Final = 4_294_967_295
+# A page of messages that wait for their time is brought back from disk so long before the first of them is due.
+DELAY_READ_AHEAD_MS: Final = 2_000
+# The clock may be set while messages wait for their time: it is looked at this often at least.
+DELAY_CHECK_MS: Final = 60_000
+# Messages of one backlog that are due and wait to be taken; the rest stay where they are. Each of them may keep a page
+# of its own in memory, so where that is short they are few.
+DELAYED_READY_MAX: Final = 1024
+DELAYED_READY_WHEN_SHORT_MAX: Final = 64
+# Pages that messages are taken from as they become due, also where memory is short: those of several publishers.
+DELAYED_PAGES_AWAKE_MIN: Final = 16
+# Pages of one backlog that are being read back because their messages are due.
+DELAYED_PAGES_LOADING_MAX: Final = 4
+# So many pages that have come back from disk more than once are sorted together by when their messages are due.
+DELAYED_PAGES_SORTED: Final = 8
 # How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 # Dead letters that an operator's order moves back in one turn, and how many it may leave aside because they cannot be.

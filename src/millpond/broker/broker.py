@@ -167,6 +167,8 @@ class Broker:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)
+        for delay_queue in list(vhost.delay_queues.values()):
+            vhost.remove_delay_queue(delay_queue)
         self.catalog.delete_vhost(name)
         self.access.forget_vhost(name)
         self.turn.touch()
@@ -184,6 +186,9 @@ class Broker:
         backlogs: list[Backlog] = []
         for queue in self.all_queues():
             backlogs.extend(queue.backlogs())
+        for vhost in self.vhosts.values():
+            for delay_queue in vhost.delay_queues.values():
+                backlogs.extend(delay_queue.backlogs())
         return backlogs
 
     def check_deliveries(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from millpond.base.errors import AccessRefused, CorruptData, NotFound, PreconditionFailed, ResourceLocked
 from millpond.broker.arguments import (
     check_queue_arguments,
     compare_exchange_arguments,
@@ -24,11 +24,13 @@ from millpond.broker.arguments import (
     queue_type,
 )
 from millpond.broker.dead_letter import DeadLetter, carbon_copies, dead_lettered, is_cycle
+from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.backlog import Backlog
+from millpond.broker.queues.delay_queue import DELAY_QUEUE_PREFIX, DelayQueue
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
@@ -82,6 +84,8 @@ class VirtualHost(QueueOwner):
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: dict[str, MessageQueue] = {}
+        # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
+        self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
         self._expiries: dict[MessageQueue, Timer] = {}
         self.router: Final = Router(self.queues)
@@ -188,6 +192,16 @@ class VirtualHost(QueueOwner):
                 done.add(target.name)
         return bool(targets) and all([target.name in done for target in targets])
 
+    def route_delayed(self, queue: MessageQueue, message: Message) -> None:
+        if not isinstance(queue, DelayQueue):
+            return
+        copies = carbon_copies(message.properties.headers())
+        route = self.route(queue.exchange, message.address, message.properties, copies)
+        if route.queues:
+            self._publish_unless_refused(route.queues, message)
+        else:
+            self.unroutable_total += 1
+
     def _dead(self, queue: MessageQueue, message: Message, reason: str, exchange: Exchange) -> DeadLetter:
         """The message as it goes to the dead-letter exchange."""
         now_ms = int(self.context.turn.now_ms)
@@ -233,6 +247,7 @@ class VirtualHost(QueueOwner):
             if alternate is not None and not isinstance(alternate, str):
                 raise PreconditionFailed(f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}")
             exchange = create_exchange(name, type, durable, auto_delete, internal, arguments)
+            self._hold_delayed(exchange)
             if durable:
                 self.catalog.add_exchange(ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments))
                 self.context.turn.touch()
@@ -250,6 +265,42 @@ class VirtualHost(QueueOwner):
         """An exchange that the catalog remembers."""
         self.router.add(create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments))
 
+    def _hold_delayed(self, exchange: Exchange) -> None:
+        """Give a delayed exchange the queue where its messages wait. PreconditionFailed where there are too many."""
+        if not isinstance(exchange, DelayedExchange):
+            return
+        self._check_queue_count(self.exchange_resource(exchange.name))
+        context = self.context
+        if exchange.durable:
+            name = DELAY_QUEUE_PREFIX + exchange.name
+            log_id: i64 = self.catalog.add_queue(QueueRow(self.name, name, True, False, False, {}))
+        else:
+            log_id = context.next_transient_id()
+        self._add_delay_queue(DelayQueue(self, context, exchange, log_id, exchange.durable and context.store.available))
+
+    def _add_delay_queue(self, queue: DelayQueue) -> None:
+        queue.exchange.holder = queue
+        self.delay_queues[queue.exchange.name] = queue
+        self.context.queue_count += 1
+
+    def _restore_delay_queue(self, row: QueueRow) -> DelayQueue:
+        exchange = self.router.exchanges.get(row.name[len(DELAY_QUEUE_PREFIX) :])
+        if not isinstance(exchange, DelayedExchange):
+            raise CorruptData(f"{self.queue_resource(row.name)} belongs to no delayed exchange")
+        queue = DelayQueue(self, self.context, exchange, row.id, self.context.store.available)
+        self._add_delay_queue(queue)
+        return queue
+
+    def remove_delay_queue(self, queue: DelayQueue) -> None:
+        """Delete what waits for its time, with the exchange that it belongs to or before it."""
+        del self.delay_queues[queue.exchange.name]
+        queue.exchange.holder = None
+        self.context.queue_count -= 1
+        if queue.durable:
+            self.catalog.delete_queue(queue.log_id)
+            self.context.turn.touch()
+        queue.delete()
+
     def delete_exchange(self, name: str, if_unused: bool) -> None:
         """Delete an exchange and its bindings. It need not exist."""
         if not name:
@@ -265,6 +316,9 @@ class VirtualHost(QueueOwner):
 
     def _remove_exchange(self, exchange: Exchange) -> None:
         leading_here = self.router.remove(exchange)
+        delay_queue = self.delay_queues.get(exchange.name)
+        if delay_queue is not None:
+            self.remove_delay_queue(delay_queue)
         if exchange.durable:
             self.catalog.delete_exchange(self.name, exchange.name)
             self.context.turn.touch()
@@ -375,11 +429,8 @@ class VirtualHost(QueueOwner):
         check_queue_arguments(arguments, self.queue_resource(name))
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
+        self._check_queue_count(self.queue_resource(name))
         context = self.context
-        if context.queue_count >= context.queues_max:
-            raise PreconditionFailed(
-                f"cannot declare {self.queue_resource(name)}: node queue limit ({context.queues_max}) is reached"
-            )
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
             log_id: i64 = self.catalog.add_queue(row)
@@ -394,6 +445,11 @@ class VirtualHost(QueueOwner):
         self._add_queue(queue)
         return queue
 
+    def _check_queue_count(self, resource: str) -> None:
+        context = self.context
+        if context.queue_count >= context.queues_max:
+            raise PreconditionFailed(f"cannot declare {resource}: node queue limit ({context.queues_max}) is reached")
+
     def _add_queue(self, queue: MessageQueue) -> None:
         self.queues[queue.name] = queue
         self.context.queue_count += 1
@@ -406,6 +462,8 @@ class VirtualHost(QueueOwner):
 
     def restore_queue(self, row: QueueRow) -> MessageQueue:
         """A queue that the catalog remembers, still empty."""
+        if row.name.startswith(DELAY_QUEUE_PREFIX):
+            return self._restore_delay_queue(row)
         kind = QUEUE_TYPES[queue_type(row.arguments)]
         available = self.context.store.available
         queue = kind.create(self, self.context, row.name, row.id, available, queue_settings(row.arguments))
@@ -419,7 +477,7 @@ class VirtualHost(QueueOwner):
         """Delete a queue, its messages and its bindings. How many messages were ready."""
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} in use")
-        if if_empty and queue.ready > 0:
+        if if_empty and queue.ready + queue.delayed > 0:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} not empty")
         count = int(queue.ready)
         self.remove_queue(queue)
