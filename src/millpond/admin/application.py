@@ -5,38 +5,32 @@ Lists come whole, or by `?page=1&page_size=100&name=TEXT` as RabbitMQ's do: then
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final
-from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as Dependency
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from millpond.admin import changes, metrics, views
-from millpond.admin.gate import Principal
+from millpond.admin import changes, definitions, metrics, parameters, policies, views
+from millpond.admin.requests import (
+    Asking,
+    InVhost,
+    Json,
+    Name,
+    Paged,
+    Visible,
+    administrators_only,
+    monitoring_only,
+)
 from millpond.admin.views import Node, Shown
-from millpond.base.errors import AccessRefused, NotFound, PeerError
-from millpond.base.limits import ADMIN_PAGE_ITEMS_MAX
+from millpond.base.errors import NotFound, PeerError
 from millpond.broker.broker import Broker
 from millpond.broker.vhost import VirtualHost
 
 STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed": 403, "resource-locked": 409}
-
-# A part of a path, which arrives as it was sent: the name of a virtual host may hold a slash.
-Name = Annotated[str, AfterValidator(lambda text: unquote(text, errors="surrogateescape"))]
-
-
-class Json(Response):
-    """Values as JSON. Names that are not Unicode, and AMQP's own types in arguments, come out as text."""
-
-    media_type = "application/json"
-
-    def render(self, content: object) -> bytes:
-        return json.dumps(content, default=_plain).encode()
 
 
 class UserBody(BaseModel):
@@ -51,81 +45,6 @@ class PermissionBody(BaseModel):
     read: str
 
 
-class Page:
-    """What a list is asked for."""
-
-    def __init__(
-        self,
-        page: Annotated[int | None, Query(ge=1)] = None,
-        page_size: Annotated[int, Query(ge=1, le=ADMIN_PAGE_ITEMS_MAX)] = 100,
-        name: str = "",
-    ) -> None:
-        self.number, self.size, self.name = page, page_size, name
-
-    def of(self, items: Iterable[Shown]) -> Json:
-        if self.number is None:
-            return Json(list(items))
-        everything = list(items)
-        found = [item for item in everything if self.name in item.get("name", "")]
-        shown = found[(self.number - 1) * self.size : self.number * self.size]
-        return Json(
-            {
-                "items": shown,
-                "item_count": len(shown),
-                "filtered_count": len(found),
-                "total_count": len(everything),
-                "page": self.number,
-                "page_size": self.size,
-                "page_count": max(1, -(-len(found) // self.size)),
-            }
-        )
-
-
-Paged = Annotated[Page, Depends()]
-
-
-def _principal(request: Request) -> Principal:
-    principal: Principal = request.scope["principal"]
-    return principal
-
-
-Asking = Annotated[Principal, Depends(_principal)]
-
-
-def _visible_vhosts(request: Request, principal: Asking) -> list[VirtualHost]:
-    broker: Broker = request.app.state.broker
-    return [
-        vhost
-        for vhost in broker.vhosts.values()
-        if principal.sees_everything
-        or (principal.name is not None and broker.access.has_vhost(principal.name, vhost.name))
-    ]
-
-
-Visible = Annotated[list[VirtualHost], Depends(_visible_vhosts)]
-
-
-def _vhost_of_path(visible: Visible, vhost: Name) -> list[VirtualHost]:
-    for found in visible:
-        if found.name == vhost:
-            return [found]
-    raise NotFound(f"no vhost '{vhost}'")
-
-
-# A list of one, so that the routes of one virtual host and of all are the same.
-InVhost = Annotated[list[VirtualHost], Depends(_vhost_of_path)]
-
-
-def _administrators_only(principal: Asking) -> None:
-    if not principal.is_administrator:
-        raise AccessRefused("Not administrator user")
-
-
-def _monitoring_only(principal: Asking) -> None:
-    if not principal.sees_everything:
-        raise AccessRefused("Not monitor user")
-
-
 def application(broker: Broker, node: Node) -> FastAPI:
     """All routes, on this broker. It expects `gate.Gate` around it."""
     made = FastAPI(title="Millpond", docs_url=None, redoc_url=None, openapi_url=None)
@@ -133,9 +52,12 @@ def application(broker: Broker, node: Node) -> FastAPI:
     for routes in (
         _node(broker, node),
         _topology(node),
-        _metrics(broker, Depends(_monitoring_only)),
-        _users(broker, Depends(_administrators_only)),
-        _changes(broker, Depends(_administrators_only)),
+        _metrics(broker, Depends(monitoring_only)),
+        _users(broker, Depends(administrators_only)),
+        _changes(broker, Depends(administrators_only)),
+        policies.routes(broker),
+        parameters.routes(broker),
+        definitions.routes(broker),
     ):
         made.include_router(routes)
     made.add_exception_handler(PeerError, _peer_error)
@@ -338,7 +260,3 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = {"error": "Object Not Found" if error.status_code == 404 else "bad_request", "reason": str(error.detail)}
     return Json(body, status_code=error.status_code, headers=error.headers)
-
-
-def _plain(value: object) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, (bytes, bytearray)) else str(value)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AccessRefused, NotFound
-from millpond.base.limits import ADMIN_REQUEST_BYTES_MAX
+from millpond.base.limits import ADMIN_REQUEST_BYTES_MAX, DEFINITIONS_BYTES_MAX
 from millpond.broker.access import ADMINISTRATOR
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # RabbitMQ's tags. `management` sees the virtual hosts that it has permissions in, `monitoring` all of them.
 MONITORING: Final = "monitoring"
-SEEING_TAGS: Final = {"management", "policymaker", MONITORING, ADMINISTRATOR}
+POLICYMAKER: Final = "policymaker"
+SEEING_TAGS: Final = {"management", POLICYMAKER, MONITORING, ADMINISTRATOR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Principal:
     @property
     def is_administrator(self) -> bool:
         return ADMINISTRATOR in self.tags
+
+    @property
+    def is_policymaker(self) -> bool:
+        return self.is_administrator or POLICYMAKER in self.tags
 
     @property
     def sees_everything(self) -> bool:
@@ -68,8 +73,9 @@ class Gate:
         if b"transfer-encoding" in headers or not length.isdigit():
             await _refuse(send, 411, "length_required", "a request tells its length")
             return
-        if int(length) > ADMIN_REQUEST_BYTES_MAX:
-            await _refuse(send, 413, "too_large", f"a request has at most {ADMIN_REQUEST_BYTES_MAX} bytes")
+        bytes_max = DEFINITIONS_BYTES_MAX if _is_import(scope) else ADMIN_REQUEST_BYTES_MAX
+        if int(length) > bytes_max:
+            await _refuse(send, 413, "too_large", f"a request has at most {bytes_max} bytes")
             return
         try:
             scope["principal"] = OWNER if self._trusted else await self._principal(scope, headers)
@@ -98,6 +104,12 @@ class Gate:
         if not tags & SEEING_TAGS:
             raise AccessRefused("Not management user")
         return Principal(name, tags)
+
+
+def _is_import(scope: Scope) -> bool:
+    """Whether the request's route reads its body itself, after it has looked who sends it."""
+    path: bytes = scope["raw_path"]
+    return scope["method"] == "POST" and path.startswith(b"/api/definitions")
 
 
 def _credentials(authorization: bytes) -> tuple[str, bytes]:

@@ -15,7 +15,7 @@ from millpond import __version__
 if TYPE_CHECKING:
     from millpond.broker.access import User
     from millpond.broker.broker import Broker, ClientConnection
-    from millpond.broker.exchanges.exchange import Binding, Exchange
+    from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
     from millpond.broker.queues.consumer import Consumer
     from millpond.broker.queues.queue import Queue
     from millpond.broker.vhost import VirtualHost
@@ -97,6 +97,9 @@ def queue(vhost_name: str, shown: Queue, node: Node) -> Shown:
         "auto_delete": shown.auto_delete,
         "exclusive": shown.exclusive_owner is not None,
         "arguments": shown.arguments,
+        "policy": _policy_name(shown),
+        "operator_policy": _operator_policy_name(shown),
+        "effective_policy_definition": shown.applied.definition if shown.applied is not None else {},
         "messages": ready + unsettled,
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
@@ -111,7 +114,18 @@ def queue(vhost_name: str, shown: Queue, node: Node) -> Shown:
     }
 
 
+def _policy_name(shown: Destination) -> str | None:
+    applied = shown.applied
+    return applied.policy.name if applied is not None and applied.policy is not None else None
+
+
+def _operator_policy_name(shown: Destination) -> str | None:
+    applied = shown.applied
+    return applied.operator_policy.name if applied is not None and applied.operator_policy is not None else None
+
+
 def exchange(vhost_name: str, shown: Exchange) -> Shown:
+    policy = _policy_name(shown)
     return {
         "name": shown.name,
         "vhost": vhost_name,
@@ -120,6 +134,8 @@ def exchange(vhost_name: str, shown: Exchange) -> Shown:
         "auto_delete": shown.auto_delete,
         "internal": shown.internal,
         "arguments": shown.arguments,
+        # As in RabbitMQ: there only where there is one.
+        **({"policy": policy} if policy is not None else {}),
     }
 
 

@@ -17,6 +17,7 @@ from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, Q
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.parameters import Parameters
 from millpond.broker.queues.backlog import QueueContext
 from millpond.broker.queues.pager import Pager
 from millpond.broker.queues.queue import Queue
@@ -43,6 +44,14 @@ class ClientConnection(AlarmListener):
 
     def vhost_name(self) -> str:
         """The virtual host that it has opened; empty before."""
+        raise NotImplementedError
+
+    def user_name(self) -> str:
+        """Whose it is."""
+        raise NotImplementedError
+
+    def channel_count(self) -> int:
+        """How many channels it has open, in the sense of its protocol."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, object]:
@@ -108,6 +117,7 @@ class Broker:
         self.pager: Final = Pager(memory, store, turn, self.all_queues)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
+        self.parameters: Final = Parameters(catalog, self.vhosts)
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
@@ -119,13 +129,19 @@ class Broker:
 
     def restore(self, state: CatalogState) -> list[Queue]:
         """Build what the catalog remembers. The durable queues, still empty."""
-        for vhost in state.vhosts:
-            self.vhosts[vhost.name] = VirtualHost(vhost.name, self.context, self.catalog)
+        for row in state.vhosts:
+            vhost = VirtualHost(row.name, self.context, self.catalog)
+            vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
+            self.vhosts[row.name] = vhost
+        # Before the exchanges and queues, which are so restored with what policies make of them.
+        for policy in state.policies:
+            self.vhosts[policy.vhost].restore_policy(policy)
+        self.parameters.load(state.parameters)
         for exchange in state.exchanges:
             self.vhosts[exchange.vhost].restore_exchange(exchange)
         queues: list[Queue] = []
-        for row in state.queues:
-            queues.append(self.vhosts[row.vhost].restore_queue(row))
+        for queue in state.queues:
+            queues.append(self.vhosts[queue.vhost].restore_queue(queue))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
         return queues
@@ -147,6 +163,13 @@ class Broker:
             self.vhosts[name] = vhost
         return vhost
 
+    def describe_vhost(self, name: str, description: str, tags: tuple[str, ...], default_queue_type: str) -> None:
+        """Say about a virtual host what there is to say. NotFound where there is none such."""
+        vhost = self.vhost(name)
+        self.catalog.add_vhost(VhostRow(name, description, tags, default_queue_type))
+        self.turn.touch()
+        vhost.description, vhost.tags, vhost.default_queue_type = description, tags, default_queue_type
+
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all that is in it."""
         if name == DEFAULT_VHOST:
@@ -159,6 +182,7 @@ class Broker:
             vhost.remove_queue(queue)
         self.catalog.delete_vhost(name)
         self.access.forget_vhost(name)
+        self.parameters.forget_vhost(name)
         self.turn.touch()
         del self.vhosts[name]
 

@@ -20,16 +20,19 @@ from millpond.broker.arguments import (
     compare_flag,
     compare_queue_arguments,
     queue_settings,
+    queue_type,
+    settings_of,
 )
 from millpond.broker.dead_letter import carbon_copies, dead_lettered, is_cycle
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.message import Address, Message, Properties
+from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import QueueContext
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue, QueueOwner
-from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
+from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
     from millpond.catalog.catalog import Catalog
@@ -71,6 +74,14 @@ class VirtualHost(QueueOwner):
         # Of queues that expire when nobody uses them.
         self._expiries: dict[Queue, Timer] = {}
         self.router: Final = Router(self.queues)
+        self.policies: Final = Policies()
+        # What administrators say about it; nothing is done with it.
+        self.description = ""
+        self.tags: tuple[str, ...] = ()
+        self.default_queue_type = "classic"
+        # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
+        self.queues_max: i64 = -1
+        self.connections_max: i64 = -1
         self.published_total: i64 = 0
         self.unroutable_total: i64 = 0
 
@@ -190,7 +201,7 @@ class VirtualHost(QueueOwner):
             if durable:
                 self.catalog.add_exchange(ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments))
                 self.context.turn.touch()
-            self.router.add(exchange)
+            self._add_exchange(exchange)
             return exchange
         resource = self.exchange_resource(name)
         compare_flag("type", resource, type, current.type)
@@ -202,7 +213,13 @@ class VirtualHost(QueueOwner):
 
     def restore_exchange(self, row: ExchangeRow) -> None:
         """An exchange that the catalog remembers."""
-        self.router.add(create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments))
+        self._add_exchange(
+            create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments)
+        )
+
+    def _add_exchange(self, exchange: Exchange) -> None:
+        self._apply_policies_to_exchange(exchange)
+        self.router.add(exchange)
 
     def delete_exchange(self, name: str, if_unused: bool) -> None:
         """Delete an exchange and its bindings. It need not exist."""
@@ -276,6 +293,60 @@ class VirtualHost(QueueOwner):
         if source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
             self._remove_exchange(source)
 
+    # --- Policies -----------------------------------------------------------------------------------------------
+
+    def put_policy(self, row: PolicyRow) -> None:
+        """Add or replace a policy, which acts at once on every queue and exchange that it matches or matched."""
+        if row in self.policies.rows(row.kind):
+            return
+        self.policies.put(row)
+        self.catalog.put_policy(row)
+        self._policies_changed()
+
+    def delete_policy(self, name: str, kind: str) -> None:
+        """What it set is as it was before. NotFound where there is no such policy."""
+        self.policies.remove(name, kind)
+        self.catalog.delete_policy(self.name, name, kind)
+        self._policies_changed()
+
+    def restore_policy(self, row: PolicyRow) -> None:
+        """A policy that the catalog remembers. Exchanges and queues are restored after all policies."""
+        self.policies.put(row)
+        for exchange in self.router.exchanges.values():
+            self._apply_policies_to_exchange(exchange)
+
+    def _policies_changed(self) -> None:
+        for queue in self.queues.values():
+            if self._apply_policies_to_queue(queue):
+                # Its time to live without use may be another one now, or none.
+                self._cancel_expiry(queue)
+                self.used(queue)
+        for exchange in self.router.exchanges.values():
+            self._apply_policies_to_exchange(exchange)
+        # Remembered routes know which queues refuse messages, and which exchanges have an alternate.
+        self.router.changed()
+        self.context.turn.touch()
+
+    def _apply_policies_to_queue(self, queue: Queue) -> bool:
+        """Let the policies of now act on a queue. Whether that changes anything."""
+        if queue.name.startswith(REPLY_PREFIX):
+            return False
+        kind = queue_type(queue.arguments)
+        applied = self.policies.of_queue(queue.name, kind)
+        if applied == queue.applied:
+            return False
+        queue.applied = applied
+        queue.apply_settings(settings_of(effective_arguments(queue.arguments, applied, kind)))
+        return True
+
+    def _apply_policies_to_exchange(self, exchange: Exchange) -> None:
+        applied = self.policies.of_exchange(exchange.name)
+        exchange.applied = applied
+        alternate = exchange.arguments.get("alternate-exchange")
+        if alternate is None and applied is not None:
+            alternate = applied.definition.get("alternate-exchange")
+        exchange.alternate_exchange = alternate if isinstance(alternate, str) else None
+
     # --- Queues -------------------------------------------------------------------------------------------------
 
     def queue(self, name: str, connection: object) -> Queue:
@@ -328,6 +399,10 @@ class VirtualHost(QueueOwner):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         settings = queue_settings(arguments, self.queue_resource(name))
         context = self.context
+        if self.queues_max >= 0 and len(self.queues) >= self.queues_max:
+            raise PreconditionFailed(
+                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
+            )
         if context.queue_count >= context.queues_max:
             raise PreconditionFailed(
                 f"cannot declare {self.queue_resource(name)}: node queue limit ({context.queues_max}) is reached"
@@ -349,6 +424,7 @@ class VirtualHost(QueueOwner):
     def _add_queue(self, queue: Queue) -> None:
         self.queues[queue.name] = queue
         self.context.queue_count += 1
+        self._apply_policies_to_queue(queue)
         self.used(queue)
         self.router.changed()
 

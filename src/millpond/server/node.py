@@ -223,6 +223,7 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
+        broker.access.store_better_hashes()
         broker.memory.grant()
         broker.store.trim_transient()
         broker.store.delete_logs()

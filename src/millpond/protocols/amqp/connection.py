@@ -333,6 +333,7 @@ class Connection(ClientConnection, TurnTask):
             )
         if vhost is None:
             raise CommandInvalid("channel.open before connection.open")
+        self.broker.parameters.check_channel(self.broker.connections, self.user)
         channel = Channel(self, number, vhost)
         self.channels[int(number)] = channel
         self._channel = channel
@@ -504,6 +505,12 @@ class Connection(ClientConnection, TurnTask):
     def vhost_name(self) -> str:
         vhost = self.vhost
         return "" if vhost is None else vhost.name
+
+    def user_name(self) -> str:
+        return self.user
+
+    def channel_count(self) -> int:
+        return len(self.channels)
 
     def alarms_changed(self, reasons: list[str]) -> None:
         if self.state != OPEN or not self._has_published:
