@@ -28,6 +28,7 @@ from millpond.admin.requests import (
 from millpond.admin.views import Node, Shown
 from millpond.base.errors import NotFound, PeerError
 from millpond.broker.broker import Broker
+from millpond.broker.password_hashes import from_definitions
 from millpond.broker.vhost import VirtualHost
 
 STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed": 403, "resource-locked": 409}
@@ -36,7 +37,14 @@ STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed":
 class UserBody(BaseModel):
     password: str | None = None
     password_hash: str | None = None
+    hashing_algorithm: str | None = None
     tags: str | list[str] = ""
+
+
+class VhostBody(BaseModel):
+    description: str = ""
+    tags: str | list[str] = ""
+    default_queue_type: str = "classic"
 
 
 class PermissionBody(BaseModel):
@@ -163,18 +171,19 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
 
     @routes.get("/users")
     async def _list_users(page: Paged) -> Response:
-        return page.of(views.user(user) for user in access.list_users())
+        return page.of(views.user(user, broker.parameters) for user in access.list_users())
 
     @routes.get("/users/{name}")
     async def _user(name: Name) -> Response:
-        return Json(views.user(access.user(name)))
+        return Json(views.user(access.user(name), broker.parameters))
 
     @routes.put("/users/{name}")
     async def _put_user(name: Name, body: UserBody) -> Response:
         exists = any(user.name == name for user in access.list_users())
         tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
         tags = [tag.strip() for tag in tags if tag.strip()]
-        await changes.put_user(broker, name, body.password, body.password_hash, tags)
+        stored = from_definitions(body.password_hash or "", body.hashing_algorithm)
+        await changes.put_user(broker, name, body.password, stored, tags)
         return Response(status_code=204 if exists else 201)
 
     @routes.delete("/users/{name}", status_code=204)
@@ -213,9 +222,13 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     routes = APIRouter(prefix="/api", dependencies=[guard])
 
     @routes.put("/vhosts/{vhost}")
-    async def _put_vhost(vhost: Name, principal: Asking) -> Response:
+    async def _put_vhost(vhost: Name, principal: Asking, body: VhostBody | None = None) -> Response:
         exists = vhost in broker.vhosts
         await changes.create_vhost(broker, vhost, principal.name)
+        if body is not None:
+            tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
+            named = tuple(tag.strip() for tag in tags if tag.strip())
+            await changes.describe_vhost(broker, vhost, body.description, named, body.default_queue_type)
         return Response(status_code=204 if exists else 201)
 
     @routes.delete("/vhosts/{vhost}", status_code=204)

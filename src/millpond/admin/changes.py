@@ -55,6 +55,13 @@ async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
     await _make_durable(broker)
 
 
+async def describe_vhost(
+    broker: Broker, name: str, description: str, tags: tuple[str, ...], default_queue_type: str
+) -> None:
+    broker.describe_vhost(name, description, tags, default_queue_type)
+    await _make_durable(broker)
+
+
 async def delete_vhost(broker: Broker, name: str) -> None:
     broker.delete_vhost(name)
     await _make_durable(broker)

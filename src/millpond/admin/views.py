@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from millpond.broker.access import User
     from millpond.broker.broker import Broker, ClientConnection
     from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.parameters import Parameters
     from millpond.broker.queues.consumer import Consumer
     from millpond.broker.queues.queue import Queue
     from millpond.broker.vhost import VirtualHost
@@ -78,6 +79,9 @@ def vhost(shown: VirtualHost) -> Shown:
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
     return {
         "name": shown.name,
+        "description": shown.description,
+        "tags": list(shown.tags),
+        "default_queue_type": shown.default_queue_type,
         "messages": ready + unsettled,
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
@@ -184,9 +188,9 @@ def connection(shown: ClientConnection) -> Shown:
     return shown.describe()
 
 
-def user(shown: User) -> Shown:
+def user(shown: User, parameters: Parameters) -> Shown:
     # Without the hash that RabbitMQ shows: what is never told cannot be cracked.
-    return {"name": shown.name, "tags": list(shown.tags), "limits": {}}
+    return {"name": shown.name, "tags": list(shown.tags), "limits": parameters.limits_of_user(shown.name)}
 
 
 def permission(shown: PermissionRow) -> Shown:
