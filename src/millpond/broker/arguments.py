@@ -11,13 +11,26 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from millpond.base.errors import PreconditionFailed
-from millpond.base.limits import NAME_BYTES_MAX
+from millpond.base.limits import NAME_BYTES_MAX, PRIORITY_MAX, QUORUM_DELIVERY_LIMIT, QUORUM_PRIORITY_MAX
 from millpond.broker.queues.settings import (
+    BACKOFF_EXPONENTIAL,
+    BACKOFF_LINEAR,
+    DEAD_LETTER_AT_LEAST_ONCE,
+    DEAD_LETTER_AT_MOST_ONCE,
     OVERFLOW_DROP_HEAD,
     OVERFLOW_REJECT,
     OVERFLOW_REJECT_DEAD_LETTER,
+    RETRY_ALL,
+    RETRY_DISABLED,
+    RETRY_FAILED,
+    RETRY_RETURNED,
+    TYPE_CLASSIC,
+    TYPE_QUORUM,
+    TYPE_STREAM,
     QueueSettings,
 )
+
+QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM)
 
 # RabbitMQ keeps timers in Erlang, whose longest is this many milliseconds (about 49 days) short of 2^32.
 TTL_MS_MAX: Final = 4_294_967_294 * 1000
@@ -65,7 +78,52 @@ def _check_overflow(value: object, arguments: dict[str, object]) -> str | None:
 
 
 def _check_queue_type(value: object, arguments: dict[str, object]) -> str | None:
-    return None if value == "classic" else f"unsupported queue type '{value}'"
+    return None if value in QUEUE_TYPE_NAMES else f"unsupported queue type '{value}'"
+
+
+def _check_priority(value: object, arguments: dict[str, object]) -> str | None:
+    problem = _check_count(value, arguments)
+    if problem is None and isinstance(value, int) and value > PRIORITY_MAX:
+        return f"{{max_value_exceeded,{value}}}"
+    return problem
+
+
+def _check_boolean(value: object, arguments: dict[str, object]) -> str | None:
+    return None if isinstance(value, bool) else "expected boolean"
+
+
+def _check_delivery_limit(value: object, arguments: dict[str, object]) -> str | None:
+    # -1 lifts the limit that a quorum queue has by default.
+    return None if value == -1 and not isinstance(value, bool) else _check_count(value, arguments)
+
+
+def _check_strategy(value: object, arguments: dict[str, object]) -> str | None:
+    known = (DEAD_LETTER_AT_MOST_ONCE, DEAD_LETTER_AT_LEAST_ONCE)
+    return None if value in known else "invalid_dlx_strategy"
+
+
+def _check_retry_type(value: object, arguments: dict[str, object]) -> str | None:
+    if value not in (RETRY_DISABLED, RETRY_RETURNED, RETRY_FAILED, RETRY_ALL):
+        return "invalid delayed retry type"
+    if value != RETRY_DISABLED and "x-delayed-retry-min" not in arguments:
+        return f"x-delayed-retry-min is required when x-delayed-retry-type is {value}"
+    return None
+
+
+def _check_retry_min(value: object, arguments: dict[str, object]) -> str | None:
+    return "{value_zero,0}" if value == 0 and not isinstance(value, bool) else _check_ttl(value, arguments)
+
+
+def _check_retry_max(value: object, arguments: dict[str, object]) -> str | None:
+    problem = _check_ttl(value, arguments)
+    shortest = arguments.get("x-delayed-retry-min")
+    if problem is None and isinstance(value, int) and isinstance(shortest, int) and value < shortest:
+        return f"x-delayed-retry-max ({value}) must not be smaller than x-delayed-retry-min ({shortest})"
+    return problem
+
+
+def _check_backoff(value: object, arguments: dict[str, object]) -> str | None:
+    return None if value in (BACKOFF_LINEAR, BACKOFF_EXPONENTIAL) else "invalid backoff"
 
 
 # Argument -> what is wrong with a value, None where nothing is. A new argument is a line here.
@@ -77,7 +135,16 @@ _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-overflow": _check_overflow,
     "x-dead-letter-exchange": _check_text,
     "x-dead-letter-routing-key": _check_dead_letter_key,
+    "x-dead-letter-strategy": _check_strategy,
     "x-queue-type": _check_queue_type,
+    "x-max-priority": _check_priority,
+    "x-single-active-consumer": _check_boolean,
+    "x-delivery-limit": _check_delivery_limit,
+    "x-consumer-timeout": _check_count,
+    "x-delayed-retry-type": _check_retry_type,
+    "x-delayed-retry-min": _check_retry_min,
+    "x-delayed-retry-max": _check_retry_max,
+    "x-delayed-retry-backoff": _check_backoff,
 }
 
 # --- What policies may set ------------------------------------------------------------------------------------------
@@ -111,12 +178,12 @@ def _stricter_limit(first: object, second: object, queue_type: str) -> object:
 
 def _smaller_but_streams(first: object, second: object, queue_type: str) -> object:
     """The smaller, but for a stream, where the policy wins."""
-    return first if queue_type == "stream" else _smaller(first, second, queue_type)
+    return first if queue_type == TYPE_STREAM else _smaller(first, second, queue_type)
 
 
 def _second_but_quorum(first: object, second: object, queue_type: str) -> object:
     """The argument, but for a quorum queue, where the policy wins."""
-    return first if queue_type == "quorum" else second
+    return first if queue_type == TYPE_QUORUM else second
 
 
 def _check_any_integer(value: object, arguments: dict[str, object]) -> str | None:
@@ -159,9 +226,9 @@ def _between(low: int, high: int) -> Callable[[object, dict[str, object]], str |
     )
 
 
-CLASSIC: Final = frozenset({"classic"})
-QUORUM: Final = frozenset({"quorum"})
-STREAM: Final = frozenset({"stream"})
+_CLASSIC: Final = frozenset({TYPE_CLASSIC})
+_QUORUM: Final = frozenset({TYPE_QUORUM})
+_STREAM: Final = frozenset({TYPE_STREAM})
 
 
 class PolicyKey(NamedTuple):
@@ -180,52 +247,52 @@ class PolicyKey(NamedTuple):
     not_for: frozenset[str] = frozenset()
 
 
-# All of RabbitMQ 4's, and its rules. A new argument that policies may set too is one more line here. Those after
+# RabbitMQ 4's, and its rules. A new argument that policies may set too is one more line here. Those after
 # "alternate-exchange" act on nothing: they are about clusters, or about how classic queues once kept their messages.
 POLICY_KEYS: Final[dict[str, PolicyKey]] = {
-    "message-ttl": PolicyKey("message TTL", _check_ttl, _smaller, _smaller, STREAM),
-    "expires": PolicyKey("queue expiry", _check_expires, _smaller, _smaller, STREAM),
-    "max-length": PolicyKey("maximum length", _check_count, _smaller, _smaller, STREAM),
+    "message-ttl": PolicyKey("message TTL", _check_ttl, _smaller, _smaller, _STREAM),
+    "expires": PolicyKey("queue expiry", _check_expires, _smaller, _smaller, _STREAM),
+    "max-length": PolicyKey("maximum length", _check_count, _smaller, _smaller, _STREAM),
     "max-length-bytes": PolicyKey("maximum length in bytes", _check_count, _smaller_but_streams, _smaller),
-    "overflow": PolicyKey("overflow value", _check_overflow, _second_but_quorum, _second, STREAM),
-    "dead-letter-exchange": PolicyKey("dead letter exchange name", _check_text, not_for=STREAM),
-    "dead-letter-routing-key": PolicyKey("dead letter routing key", _check_routing_key, not_for=STREAM),
-    "dead-letter-strategy": PolicyKey(
-        "dead letter strategy", _one_of("at-most-once", "at-least-once"), not_for=CLASSIC | STREAM
-    ),
+    "overflow": PolicyKey("overflow value", _check_overflow, _second_but_quorum, _second, _STREAM),
+    "dead-letter-exchange": PolicyKey("dead letter exchange name", _check_text, not_for=_STREAM),
+    "dead-letter-routing-key": PolicyKey("dead letter routing key", _check_routing_key, not_for=_STREAM),
+    "dead-letter-strategy": PolicyKey("dead letter strategy", _check_strategy, not_for=_CLASSIC | _STREAM),
     "delivery-limit": PolicyKey(
-        "delivery limit", _check_any_integer, _stricter_limit, _stricter_limit, CLASSIC | STREAM
+        "delivery limit", _check_any_integer, _stricter_limit, _stricter_limit, _CLASSIC | _STREAM
     ),
     "delayed-retry-type": PolicyKey(
         "delayed retry type. Must be one of: all, failed, returned, disabled",
-        _one_of("all", "failed", "returned", "disabled"),
+        _one_of(RETRY_ALL, RETRY_FAILED, RETRY_RETURNED, RETRY_DISABLED),
         _first,
         _second,
     ),
     "delayed-retry-min": PolicyKey(
-        "delayed retry minimum delay. Must be a positive integer", _check_positive, _smaller, _greater
+        "delayed retry minimum delay. Must be a positive integer", _check_retry_min, _smaller, _greater
     ),
     "delayed-retry-max": PolicyKey(
-        "delayed retry maximum delay. Must be a positive integer", _check_positive, _smaller, _smaller
+        "delayed retry maximum delay. Must be a positive integer", _check_retry_min, _smaller, _smaller
     ),
+    # Not RabbitMQ's, whose delays grow linearly.
+    "delayed-retry-backoff": PolicyKey("backoff", _check_backoff, _first, _second),
     "consumer-timeout": PolicyKey("consumer timeout", _check_count, _smaller),
     "consumer-disconnected-timeout": PolicyKey("consumer disconnected timeout", _check_count, _smaller),
-    "max-age": PolicyKey("max age", _check_max_age, _first, not_for=CLASSIC | QUORUM),
+    "max-age": PolicyKey("max age", _check_max_age, _first, not_for=_CLASSIC | _QUORUM),
     "stream-max-segment-size-bytes": PolicyKey(
-        "segment size", _between(0, 3_000_000_000), _first, not_for=CLASSIC | QUORUM
+        "segment size", _between(0, 3_000_000_000), _first, not_for=_CLASSIC | _QUORUM
     ),
     "stream-filter-size-bytes": PolicyKey("filter size. Valid range is 16-255", _between(16, 255), _first),
     "alternate-exchange": PolicyKey("alternate exchange name", _check_text),
-    "max-in-memory-length": PolicyKey("maximum memory in bytes", _check_count, _smaller, _smaller, CLASSIC | STREAM),
-    "max-in-memory-bytes": PolicyKey("maximum memory in bytes", _check_count, _smaller, _smaller, CLASSIC | STREAM),
-    "queue-mode": PolicyKey("queue-mode value", _one_of("default", "lazy"), not_for=QUORUM | STREAM),
+    "max-in-memory-length": PolicyKey("maximum memory in bytes", _check_count, _smaller, _smaller, _CLASSIC | _STREAM),
+    "max-in-memory-bytes": PolicyKey("maximum memory in bytes", _check_count, _smaller, _smaller, _CLASSIC | _STREAM),
+    "queue-mode": PolicyKey("queue-mode value", _one_of("default", "lazy"), not_for=_QUORUM | _STREAM),
     "queue-version": PolicyKey("queue-version value", _one_of(1, 2), _second, _second),
-    "queue-master-locator": PolicyKey("master locator", _check_text, _second, _second, QUORUM | STREAM),
+    "queue-master-locator": PolicyKey("master locator", _check_text, _second, _second, _QUORUM | _STREAM),
     "queue-leader-locator": PolicyKey(
         "queue leader locator value", _one_of("client-local", "balanced", "random", "least-leaders")
     ),
-    "initial-cluster-size": PolicyKey("cluster size", _check_count, not_for=CLASSIC | QUORUM),
-    "target-group-size": PolicyKey("qq target count value", _check_positive, _second, _greater, CLASSIC | STREAM),
+    "initial-cluster-size": PolicyKey("cluster size", _check_count, not_for=_CLASSIC | _QUORUM),
+    "target-group-size": PolicyKey("qq target count value", _check_positive, _second, _greater, _CLASSIC | _STREAM),
     "member-placement-tag": PolicyKey(
         "member-placement-tag value. Must be a non-empty string", _check_some_text, _second, _second
     ),
@@ -238,18 +305,23 @@ POLICY_KEYS: Final[dict[str, PolicyKey]] = {
 _QUEUE_IDENTITY: Final = tuple(_CHECKS)
 
 
-def queue_settings(arguments: dict[str, object], resource: str) -> QueueSettings:
-    """The settings that a queue's arguments ask for. PreconditionFailed names the first argument that is wrong."""
+def queue_type(arguments: dict[str, object]) -> str:
+    """The type of queue that a declaration asks for."""
+    return _text(arguments, "x-queue-type") or TYPE_CLASSIC
+
+
+def check_queue_arguments(arguments: dict[str, object], resource: str) -> None:
+    """PreconditionFailed names the first argument that is wrong."""
     for name, check in _CHECKS.items():
         if name in arguments:
             problem = check(arguments[name], arguments)
             if problem is not None:
                 raise PreconditionFailed(f"invalid arg '{name}' for {resource}: {problem}")
-    return settings_of(arguments)
 
 
-def settings_of(arguments: dict[str, object]) -> QueueSettings:
-    """The settings that arguments ask for which were checked already, or merged with policies."""
+def queue_settings(arguments: dict[str, object]) -> QueueSettings:
+    """The settings that a queue's arguments, which have been checked, ask for."""
+    is_quorum = queue_type(arguments) == TYPE_QUORUM
     return QueueSettings(
         message_ttl_ms=_integer(arguments, "x-message-ttl"),
         length_max=_integer(arguments, "x-max-length"),
@@ -257,18 +329,22 @@ def settings_of(arguments: dict[str, object]) -> QueueSettings:
         overflow=_text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD,
         dead_letter_exchange=_text(arguments, "x-dead-letter-exchange"),
         dead_letter_routing_key=_text(arguments, "x-dead-letter-routing-key"),
+        dead_letter_strategy=_text(arguments, "x-dead-letter-strategy") or DEAD_LETTER_AT_MOST_ONCE,
         expires_ms=_integer(arguments, "x-expires"),
+        delivery_limit=_integer(arguments, "x-delivery-limit", QUORUM_DELIVERY_LIMIT if is_quorum else -1),
+        priority_max=_integer(arguments, "x-max-priority", QUORUM_PRIORITY_MAX if is_quorum else 0),
+        single_active=arguments.get("x-single-active-consumer") is True,
+        consumer_timeout_ms=_integer(arguments, "x-consumer-timeout"),
+        retry_type=_text(arguments, "x-delayed-retry-type") or RETRY_DISABLED,
+        retry_min_ms=_integer(arguments, "x-delayed-retry-min", 0),
+        retry_max_ms=_integer(arguments, "x-delayed-retry-max", TTL_MS_MAX),
+        retry_backoff=_text(arguments, "x-delayed-retry-backoff") or BACKOFF_LINEAR,
     )
 
 
-def queue_type(arguments: dict[str, object]) -> str:
-    """The type of queue that arguments ask for."""
-    return _text(arguments, "x-queue-type") or "classic"
-
-
-def _integer(arguments: dict[str, object], name: str) -> int:
+def _integer(arguments: dict[str, object], name: str, default: int = -1) -> int:
     value = arguments.get(name)
-    return value if isinstance(value, int) else -1
+    return value if isinstance(value, int) else default
 
 
 def _text(arguments: dict[str, object], name: str) -> str | None:

@@ -18,16 +18,17 @@ from millpond import __version__
 from millpond.base.errors import PeerError, PreconditionFailed
 from millpond.base.limits import FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
 from millpond.broker import password_hashes
-from millpond.broker.arguments import COUNT_MAX, queue_settings
+from millpond.broker.arguments import COUNT_MAX, check_queue_arguments, queue_type
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
 from millpond.broker.policies import POLICY, checked_policy
+from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.vhost import REPLY_PREFIX, RESERVED_PREFIX
 from millpond.catalog.rows import DESTINATION_EXCHANGE, DESTINATION_QUEUE, PolicyRow
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
-    from millpond.broker.queues.queue import Queue
+    from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
 
 logger = logging.getLogger(__name__)
@@ -142,11 +143,11 @@ def _parameters(broker: Broker, vhost: str | None) -> list[Object]:
     ]
 
 
-def _lasting_queues(vhost: VirtualHost) -> Iterator[Queue]:
+def _lasting_queues(vhost: VirtualHost) -> Iterator[MessageQueue]:
     return (queue for queue in vhost.queues.values() if _is_lasting(queue))
 
 
-def _is_lasting(queue: Queue) -> bool:
+def _is_lasting(queue: MessageQueue) -> bool:
     # What belongs to a connection goes with it: nobody could declare it again.
     return queue.exclusive_owner is None and not queue.name.startswith(REPLY_PREFIX)
 
@@ -155,7 +156,7 @@ def _own_exchanges(vhost: VirtualHost) -> Iterator[Exchange]:
     return (one for one in vhost.router.exchanges.values() if one.name and not one.name.startswith(RESERVED_PREFIX))
 
 
-def _queue(queue: Queue, vhost: VirtualHost) -> Object:
+def _queue(queue: MessageQueue, vhost: VirtualHost) -> Object:
     return {
         "name": queue.name,
         "vhost": vhost.name,
@@ -391,7 +392,9 @@ class Import:
         kind = one.text("type", "classic")
         if kind != "classic" and "x-queue-type" not in arguments:
             arguments["x-queue-type"] = kind
-        queue_settings(arguments, f"queue '{name}' in vhost '{vhost}'")
+        resource = f"queue '{name}' in vhost '{vhost}'"
+        check_queue_arguments(arguments, resource)
+        QUEUE_TYPES[queue_type(arguments)].check(resource, durable, False, auto_delete, False)
         self._queues.add((vhost, name))
         self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
 
