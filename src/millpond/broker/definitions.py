@@ -19,7 +19,7 @@ from millpond.base.errors import PeerError, PreconditionFailed
 from millpond.base.limits import FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
 from millpond.broker import password_hashes
 from millpond.broker.arguments import COUNT_MAX, check_queue_arguments, queue_type
-from millpond.broker.exchanges.exchange import Exchange
+from millpond.broker.exchanges.exchange import Binding, Exchange, canonical
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
 from millpond.broker.policies import POLICY, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
@@ -41,6 +41,8 @@ Object = dict[str, Any]
 
 # --- Export -----------------------------------------------------------------------------------------------------------
 
+# Everything by name, so that two exports can be compared line by line.
+
 
 def exported(broker: Broker) -> Object:
     """The whole broker."""
@@ -56,7 +58,7 @@ def exported(broker: Broker) -> Object:
                 "limits": broker.parameters.limits_of_user(row.name),
             }
         )
-    vhosts = list(broker.vhosts.values())
+    vhosts = [vhost for _, vhost in sorted(broker.vhosts.items())]
     return {
         **_header(),
         "rabbitmq_definition_format": "cluster",
@@ -144,7 +146,7 @@ def _parameters(broker: Broker, vhost: str | None) -> list[Object]:
 
 
 def _lasting_queues(vhost: VirtualHost) -> Iterator[MessageQueue]:
-    return (queue for queue in vhost.queues.values() if _is_lasting(queue))
+    return (queue for _, queue in sorted(vhost.queues.items()) if _is_lasting(queue))
 
 
 def _is_lasting(queue: MessageQueue) -> bool:
@@ -153,7 +155,8 @@ def _is_lasting(queue: MessageQueue) -> bool:
 
 
 def _own_exchanges(vhost: VirtualHost) -> Iterator[Exchange]:
-    return (one for one in vhost.router.exchanges.values() if one.name and not one.name.startswith(RESERVED_PREFIX))
+    exchanges = sorted(vhost.router.exchanges.items())
+    return (one for name, one in exchanges if name and not name.startswith(RESERVED_PREFIX))
 
 
 def _queue(queue: MessageQueue, vhost: VirtualHost) -> Object:
@@ -178,9 +181,14 @@ def _exchange(exchange: Exchange, vhost: VirtualHost) -> Object:
     }
 
 
+def _binding_order(binding: Binding) -> tuple[str, str, str, str]:
+    destination = binding.destination
+    return destination.kind, destination.name, binding.routing_key, canonical(binding.arguments)
+
+
 def _bindings(vhost: VirtualHost) -> Iterator[Object]:
-    for source in vhost.router.exchanges.values():
-        for binding in source.bindings():
+    for _, source in sorted(vhost.router.exchanges.items()):
+        for binding in sorted(source.bindings(), key=_binding_order):
             queue = vhost.queues.get(binding.destination.name)
             if binding.destination.kind == DESTINATION_QUEUE and (queue is None or not _is_lasting(queue)):
                 continue

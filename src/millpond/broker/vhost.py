@@ -350,6 +350,9 @@ class VirtualHost(QueueOwner):
             self._apply_policies_to_exchange(exchange)
 
     def _policies_changed(self) -> None:
+        turn = self.context.turn
+        # Administrators come between two turns of the protocols: messages that go now go at this time.
+        turn.now_ms = self.context.clock.wall_ms()
         for queue in self.queues.values():
             if self._apply_policies_to_queue(queue):
                 # Its time to live without use may be another one now, or none.
@@ -359,7 +362,7 @@ class VirtualHost(QueueOwner):
             self._apply_policies_to_exchange(exchange)
         # Remembered routes know which queues refuse messages, and which exchanges have an alternate.
         self.router.changed()
-        self.context.turn.touch()
+        turn.touch()
 
     def _apply_policies_to_queue(self, queue: MessageQueue) -> bool:
         """Let the policies of now act on a queue. Whether that changes anything."""
