@@ -22,8 +22,8 @@ class VhostRow:
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
-    """`password_hash` is a PHC string of argon2, or one of RabbitMQ's with its own prefix (`password_hashes.py`), or None
-    for a user who cannot log in with a password."""
+    """`password_hash` is a PHC string of argon2, or one of RabbitMQ's with a prefix of its own, or None for a user who
+    cannot log in with a password."""
 
     name: str
     password_hash: str | None = field(repr=False)
