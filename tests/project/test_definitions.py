@@ -56,7 +56,7 @@ def test_an_export_of_rabbitmq_3_is_taken_over(
 ) -> None:
     assert take_in(RABBITMQ_3.read_bytes()) == ""
     shop = management.get("/api/queues/shop")
-    assert [(one["name"], one["policy"], one["operator_policy"]) for one in shop] == [
+    assert [(one["name"], one.get("policy"), one["operator_policy"]) for one in shop] == [
         ("ha-q", None, "cap"),
         ("big-one", "lazy", "cap"),
         ("q", None, "cap"),
@@ -89,6 +89,7 @@ def test_an_export_of_rabbitmq_4_is_taken_over(management: Management, take_in: 
     }
     shop = management.get("/api/vhosts/shop")
     assert (shop["description"], shop["tags"], shop["default_queue_type"]) == ("The shop", ["eu"], "quorum")
+    assert management.get("/api/queues/shop/dead")["arguments"] == {"x-queue-type": "classic"}
 
 
 @pytest.mark.parametrize("file", [RABBITMQ_3, RABBITMQ_4], ids=lambda file: file.stem)
@@ -209,6 +210,10 @@ def test_a_virtual_host_goes_into_another_one(management: Management, take_in: C
             {"parameters": [{"name": "p", "vhost": "/", "component": "odd", "value": 1}]},
             "parameter 'p' of component 'odd' in vhost '/': Validation failed\n\ncomponent odd not found",
         ),
+        (
+            {"vhosts": [{"name": "v", "metadata": {"default_queue_type": "odd"}}]},
+            "vhost 'v': odd is not a valid queue type",
+        ),
         ({"users": [{"name": "u", "password_hash": "?", "tags": ""}]}, "user 'u': the password hash is not base64"),
         (
             {"users": [{"name": "u", "password_hash": "AAAA", "hashing_algorithm": "md5", "tags": ""}]},
@@ -292,6 +297,29 @@ def test_queues_of_a_connection_are_not_exported(pond: BackgroundBroker, managem
         channel.queue_bind(name, "amq.fanout")
         exported = management.get("/api/definitions")
     assert (exported["queues"], exported["bindings"], exported["exchanges"]) == ([], [], [])
+
+
+def test_a_virtual_host_chooses_the_type_of_queues_that_name_none(
+    pond: BackgroundBroker, management: Management
+) -> None:
+    body = {"description": "a shop", "tags": "eu,new", "default_queue_type": "quorum"}
+    management.put("/api/vhosts/shop", body)
+    assert management.call("PUT", "/api/vhosts/odd", {"default_queue_type": "odd"}).status == 400
+    with pika.BlockingConnection(pika.URLParameters(pond.amqp_url.replace("%2F", "shop"))) as connection:
+        channel = connection.channel()
+        channel.queue_declare("replicated", durable=True)
+        channel.queue_declare("replicated", durable=True)
+        channel.queue_declare("classic", durable=True, arguments={"x-queue-type": "classic"})
+        channel.queue_declare("transient")
+        shown = {one["name"]: one["arguments"] for one in management.get("/api/queues/shop")}
+    assert shown == {
+        "replicated": {"x-queue-type": "quorum"},
+        "classic": {"x-queue-type": "classic"},
+        "transient": {},
+    }
+    pond.restart()
+    [shop] = [one for one in Management(pond.address("admin")).get("/api/vhosts") if one["name"] == "shop"]
+    assert (shop["description"], shop["tags"], shop["default_queue_type"]) == ("a shop", ["eu", "new"], "quorum")
 
 
 class TestCommands:

@@ -27,6 +27,7 @@ from millpond.admin.requests import (
 )
 from millpond.admin.views import Node, Shown
 from millpond.base.errors import NotFound, PeerError
+from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.broker import Broker
 from millpond.broker.password_hashes import from_definitions
 from millpond.broker.vhost import VirtualHost
@@ -44,7 +45,7 @@ class UserBody(BaseModel):
 class VhostBody(BaseModel):
     description: str = ""
     tags: str | list[str] = ""
-    default_queue_type: str = "classic"
+    default_queue_type: str = ""
 
 
 class PermissionBody(BaseModel):
@@ -97,7 +98,7 @@ def _topology(node: Node) -> APIRouter:
     routes = APIRouter(prefix="/api")
 
     def queues(vhosts: list[VirtualHost]) -> Iterable[Shown]:
-        return (views.queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.queues.values())
+        return (views.listed_queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.queues.values())
 
     def exchanges(vhosts: list[VirtualHost]) -> Iterable[Shown]:
         return (views.exchange(vhost.name, found) for vhost in vhosts for found in vhost.router.exchanges.values())
@@ -224,6 +225,8 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     @routes.put("/vhosts/{vhost}")
     async def _put_vhost(vhost: Name, principal: Asking, body: VhostBody | None = None) -> Response:
         exists = vhost in broker.vhosts
+        if body is not None:
+            checked_default_queue_type(body.default_queue_type)
         await changes.create_vhost(broker, vhost, principal.name)
         if body is not None:
             tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags

@@ -118,6 +118,11 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     }
 
 
+def listed_queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
+    """A queue in a list, without what it does not have: RabbitMQ's tools print lists as tables."""
+    return {name: value for name, value in queue(vhost_name, shown, node).items() if value is not None}
+
+
 def _policy_name(shown: Destination) -> str | None:
     applied = shown.applied
     return applied.policy.name if applied is not None and applied.policy is not None else None

@@ -310,6 +310,17 @@ def queue_type(arguments: dict[str, object]) -> str:
     return _text(arguments, "x-queue-type") or TYPE_CLASSIC
 
 
+def checked_default_queue_type(name: str) -> str:
+    """The queue type that a virtual host's setting means; RabbitMQ's files have older spellings. PreconditionFailed
+    where there is none such."""
+    if name in ("", "undefined"):
+        return TYPE_CLASSIC
+    short = name.removeprefix("rabbit_").removesuffix("_queue")
+    if short not in (TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM):
+        raise PreconditionFailed(f"{name} is not a valid queue type")
+    return short
+
+
 def check_queue_arguments(arguments: dict[str, object], resource: str) -> None:
     """PreconditionFailed names the first argument that is wrong."""
     for name, check in _CHECKS.items():

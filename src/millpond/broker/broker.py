@@ -14,6 +14,7 @@ from mypy_extensions import i64, mypyc_attr
 from millpond.base.clock import Clock
 from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
 from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, QUEUES_MAX
+from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
@@ -174,8 +175,10 @@ class Broker:
         return vhost
 
     def describe_vhost(self, name: str, description: str, tags: tuple[str, ...], default_queue_type: str) -> None:
-        """Say about a virtual host what there is to say. NotFound where there is none such."""
+        """Say about a virtual host what there is to say. NotFound where there is none such, PreconditionFailed where
+        there is no such queue type."""
         vhost = self.vhost(name)
+        default_queue_type = checked_default_queue_type(default_queue_type)
         self.catalog.add_vhost(VhostRow(name, description, tags, default_queue_type))
         self.turn.touch()
         vhost.description, vhost.tags, vhost.default_queue_type = description, tags, default_queue_type

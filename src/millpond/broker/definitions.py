@@ -18,7 +18,7 @@ from millpond import __version__
 from millpond.base.errors import PeerError, PreconditionFailed
 from millpond.base.limits import FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
 from millpond.broker import password_hashes
-from millpond.broker.arguments import COUNT_MAX, check_queue_arguments, queue_type
+from millpond.broker.arguments import COUNT_MAX, check_queue_arguments, checked_default_queue_type, queue_type
 from millpond.broker.exchanges.exchange import Binding, Exchange, canonical
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
 from millpond.broker.policies import POLICY, checked_policy
@@ -313,15 +313,14 @@ class Import:
         if not isinstance(metadata, dict):
             raise PreconditionFailed("metadata is an object")
         told = _Object("metadata", {**one.fields, **metadata})
-        description, queue_type = told.text("description", ""), told.text("default_queue_type", "classic")
+        description, kind = told.text("description", ""), told.text("default_queue_type", "")
         tags = told.fields.get("tags") or []
         tags = checked_value(tags.split(",") if isinstance(tags, str) else tags)
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise PreconditionFailed("tags are a text or a list of texts")
-        # RabbitMQ writes "undefined" where nobody has chosen.
-        queue_type = "classic" if queue_type in {"", "undefined"} else queue_type
+        kind = checked_default_queue_type(kind)
         self._then(lambda: broker.create_vhost(name))
-        self._then(lambda: broker.describe_vhost(name, description, tuple(tags), queue_type))
+        self._then(lambda: broker.describe_vhost(name, description, tuple(tags), kind))
 
     def _permission(self, one: _Object) -> None:
         user, vhost, access = one.text("user"), self._vhost_of(one), self._broker.access

@@ -34,7 +34,7 @@ from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import QueueSettings
+from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class VirtualHost(QueueOwner):
         # What administrators say about it; nothing is done with it.
         self.description = ""
         self.tags: tuple[str, ...] = ()
-        self.default_queue_type = "classic"
+        # The type of queues whose declaration names none, where such a queue can be of this type.
+        self.default_queue_type = TYPE_CLASSIC
         # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
         self.queues_max: i64 = -1
         self.connections_max: i64 = -1
@@ -421,6 +422,11 @@ class VirtualHost(QueueOwner):
         durable.
         """
         durable = durable and not exclusive
+        if self.default_queue_type != TYPE_CLASSIC and "x-queue-type" not in arguments:
+            # Kept with the queue: it stays what it is when the default becomes another one.
+            default = QUEUE_TYPES.get(self.default_queue_type)
+            if default is not None and default.suits(durable, exclusive, auto_delete):
+                arguments = {**arguments, "x-queue-type": default.name}
         current = self.queues.get(name)
         if current is not None:
             resource = self.queue_resource(name)
