@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from millpond.base.errors import NotFound
-from millpond.broker.definitions import Import, checked_value, hashed_passwords
+from millpond.base.errors import NotFound, StorageFailed
+from millpond.broker.commits import CommitWaiter
+from millpond.broker.redrive import Redrive
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
-    from millpond.catalog.rows import PolicyRow
 
 
 async def put_user(
@@ -25,25 +25,25 @@ async def put_user(
     if password is not None:
         stored = await asyncio.to_thread(broker.access.hash_password, password.encode())
     broker.access.put_user(name, stored, tags)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def delete_user(broker: Broker, name: str) -> None:
     broker.access.delete_user(name)
     broker.parameters.forget_user(name)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def set_permission(broker: Broker, user: str, vhost: str, configure: str, write: str, read: str) -> None:
     broker.vhost(vhost)
     broker.access.set_permission(user, vhost, configure, write, read)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def clear_permission(broker: Broker, user: str, vhost: str) -> None:
     broker.vhost(vhost)
     broker.access.clear_permission(user, vhost)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
@@ -52,25 +52,25 @@ async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
     broker.create_vhost(name)
     if created and creator is not None:
         broker.access.set_permission(creator, name, ".*", ".*", ".*")
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def describe_vhost(
     broker: Broker, name: str, description: str, tags: tuple[str, ...], default_queue_type: str
 ) -> None:
     broker.describe_vhost(name, description, tags, default_queue_type)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def delete_vhost(broker: Broker, name: str) -> None:
     broker.delete_vhost(name)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def delete_queue(broker: Broker, vhost: str, name: str, if_unused: bool, if_empty: bool) -> None:
     where = broker.vhost(vhost)
     where.delete_queue(where.queue(name, None), if_unused, if_empty)
-    await _make_durable(broker)
+    await make_durable(broker)
 
 
 async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
@@ -78,6 +78,19 @@ async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
     purged = broker.vhost(vhost).queue(name, None).purge()
     broker.turn.touch()
     return purged
+
+
+async def redrive(broker: Broker, vhost: str, name: str, target: str | None, limit: int | None) -> dict[str, int]:
+    """Move dead letters back, a share a turn: how many were moved, and how many were kept."""
+    order = Redrive(broker.vhost(vhost), name, target, limit)
+    try:
+        while order.run():
+            broker.turn.touch()
+            await asyncio.sleep(0)
+    finally:
+        order.finish()
+    await _journaled(broker)
+    return {"moved": order.moved, "kept": order.kept}
 
 
 def close_connection(broker: Broker, name: str, reason: str) -> None:
@@ -88,68 +101,40 @@ def close_connection(broker: Broker, name: str, reason: str) -> None:
     raise NotFound(f"no connection '{name}'")
 
 
-async def put_policy(broker: Broker, row: PolicyRow) -> None:
-    broker.vhost(row.vhost).put_policy(row)
-    await _make_durable(broker)
+class _Journaled(CommitWaiter):
+    """Ends a wait when the journal has what this turn brought."""
+
+    def __init__(self, sequence: int, done: asyncio.Future[None]) -> None:
+        self._sequence = sequence
+        self._done = done
+
+    def committed(self, durable_sequence: int) -> bool:
+        if durable_sequence < self._sequence:
+            return True
+        if not self._done.done():
+            self._done.set_result(None)
+        return False
+
+    def commit_failed(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(StorageFailed("the journal cannot be written"))
 
 
-async def delete_policy(broker: Broker, vhost: str, name: str, kind: str) -> None:
-    broker.vhost(vhost).delete_policy(name, kind)
-    await _make_durable(broker)
+async def _journaled(broker: Broker) -> None:
+    """Wait until all that was done so far is durable."""
+    ledger = broker.ledger
+    needed = int(ledger.sequence()) - (0 if ledger.has_changes() else 1)
+    if ledger.durable() >= needed:
+        return
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ledger.sync_wanted = True
+    broker.commits.wait(_Journaled(needed, done))
+    broker.turn.touch()
+    await done
 
 
-async def put_parameter(broker: Broker, vhost: str, component: str, name: str, value: object) -> None:
-    broker.parameters.put(vhost, component, name, checked_value(value))
-    await _make_durable(broker)
-
-
-async def clear_parameter(broker: Broker, vhost: str, component: str, name: str) -> None:
-    broker.parameters.clear(vhost, component, name)
-    await _make_durable(broker)
-
-
-async def put_global_parameter(broker: Broker, name: str, value: object) -> None:
-    broker.parameters.put_global(name, checked_value(value))
-    await _make_durable(broker)
-
-
-async def clear_global_parameter(broker: Broker, name: str) -> None:
-    broker.parameters.clear_global(name)
-    await _make_durable(broker)
-
-
-async def put_vhost_limit(broker: Broker, vhost: str, name: str, value: object) -> None:
-    broker.parameters.put_vhost_limit(vhost, name, value)
-    await _make_durable(broker)
-
-
-async def clear_vhost_limit(broker: Broker, vhost: str, name: str) -> None:
-    broker.parameters.clear_vhost_limit(vhost, name)
-    await _make_durable(broker)
-
-
-async def put_user_limit(broker: Broker, user: str, name: str, value: object) -> None:
-    broker.access.user(user)
-    broker.parameters.put_user_limits(user, {**broker.parameters.limits_of_user(user), name: value})
-    await _make_durable(broker)
-
-
-async def clear_user_limit(broker: Broker, user: str, name: str) -> None:
-    """Take one limit from a user, or `all`."""
-    broker.access.user(user)
-    limits = broker.parameters.limits_of_user(user)
-    broker.parameters.put_user_limits(user, {key: value for key, value in limits.items() if name not in {key, "all"}})
-    await _make_durable(broker)
-
-
-async def import_definitions(broker: Broker, document: object, vhost: str | None) -> None:
-    """All of it in one transaction, or nothing."""
-    passwords = await asyncio.to_thread(hashed_passwords, document, broker.access.hash_password)
-    Import(broker, document, vhost, passwords).run()
-    await _make_durable(broker)
-
-
-async def _make_durable(broker: Broker) -> None:
+async def make_durable(broker: Broker) -> None:
+    """What was changed in the catalog is durable when this returns."""
     broker.turn.touch()
     broker.catalog.commit()
     await asyncio.to_thread(broker.catalog.sync)

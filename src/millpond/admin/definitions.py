@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from millpond.admin import changes
+from millpond.admin import policy_changes
 from millpond.admin.requests import InVhost, Json, administrators_only
 from millpond.base.errors import PreconditionFailed
 from millpond.broker.broker import Broker
@@ -33,12 +33,12 @@ def routes(broker: Broker) -> APIRouter:
     @made.post("/definitions", status_code=204)
     async def _import(request: Request) -> None:
         async with importing:
-            await changes.import_definitions(broker, await _read(request), None)
+            await policy_changes.import_definitions(broker, await _read(request), None)
 
     @made.post("/definitions/{vhost}", status_code=204)
     async def _import_vhost(request: Request, found: InVhost) -> None:
         async with importing:
-            await changes.import_definitions(broker, await _read(request), found[0].name)
+            await policy_changes.import_definitions(broker, await _read(request), found[0].name)
 
     return made
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
-from millpond.admin import changes
+from millpond.admin import policy_changes
 from millpond.admin.requests import (
     Asking,
     InVhost,
@@ -79,12 +79,12 @@ def _parameters(broker: Broker) -> APIRouter:
     async def _put(component: Name, found: InVhost, name: Name, body: ValueBody) -> Response:
         vhost = found[0].name
         exists = any(row.name == name for row in parameters.rows(component, vhost))
-        await changes.put_parameter(broker, vhost, component, name, body.given())
+        await policy_changes.put_parameter(broker, vhost, component, name, body.given())
         return Response(status_code=204 if exists else 201)
 
     @made.delete("/{component}/{vhost}/{name}", status_code=204, dependencies=changing)
     async def _clear(component: Name, found: InVhost, name: Name) -> None:
-        await changes.clear_parameter(broker, found[0].name, component, name)
+        await policy_changes.clear_parameter(broker, found[0].name, component, name)
 
     return made
 
@@ -105,12 +105,12 @@ def _global_parameters(broker: Broker) -> APIRouter:
     @made.put("/{name}")
     async def _put(name: Name, body: ValueBody) -> Response:
         exists = any(row.name == name for row in parameters.global_rows())
-        await changes.put_global_parameter(broker, name, body.given())
+        await policy_changes.put_global_parameter(broker, name, body.given())
         return Response(status_code=204 if exists else 201)
 
     @made.delete("/{name}", status_code=204)
     async def _clear(name: Name) -> None:
-        await changes.clear_global_parameter(broker, name)
+        await policy_changes.clear_global_parameter(broker, name)
 
     return made
 
@@ -138,11 +138,11 @@ def _limits(broker: Broker) -> APIRouter:
 
     @made.put("/vhost-limits/{vhost}/{name}", status_code=204, dependencies=administrators)
     async def _put_vhost(found: InVhost, name: Name, body: ValueBody) -> None:
-        await changes.put_vhost_limit(broker, found[0].name, name, body.given())
+        await policy_changes.put_vhost_limit(broker, found[0].name, name, body.given())
 
     @made.delete("/vhost-limits/{vhost}/{name}", status_code=204, dependencies=administrators)
     async def _clear_vhost(found: InVhost, name: Name) -> None:
-        await changes.clear_vhost_limit(broker, found[0].name, name)
+        await policy_changes.clear_vhost_limit(broker, found[0].name, name)
 
     @made.get("/user-limits", dependencies=administrators)
     async def _users(page: Paged) -> Response:
@@ -156,11 +156,11 @@ def _limits(broker: Broker) -> APIRouter:
 
     @made.put("/user-limits/{user}/{name}", status_code=204, dependencies=administrators)
     async def _put_user(user: Name, name: Name, body: ValueBody) -> None:
-        await changes.put_user_limit(broker, user, name, body.given())
+        await policy_changes.put_user_limit(broker, user, name, body.given())
 
     @made.delete("/user-limits/{user}/{name}", status_code=204, dependencies=administrators)
     async def _clear_user(user: Name, name: Name) -> None:
-        await changes.clear_user_limit(broker, user, name)
+        await policy_changes.clear_user_limit(broker, user, name)
 
     return made
 

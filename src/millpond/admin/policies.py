@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel, Field
 
-from millpond.admin import changes
+from millpond.admin import policy_changes
 from millpond.admin.requests import InVhost, Json, Name, Paged, Visible, administrators_only, policymakers_only
 from millpond.admin.views import Shown
 from millpond.base.errors import NotFound, PreconditionFailed
@@ -61,12 +61,12 @@ def _add(made: APIRouter, broker: Broker, path: str, kind: str, guard: Dependenc
             raise PreconditionFailed(f"[{','.join(f'{{key_missing,{field}}}' for field in missing)}]")
         row = checked_policy(vhost.name, name, kind, body.pattern, body.definition, body.priority, body.apply_to)
         exists = _exists(lambda: vhost.policies.row(name, kind))
-        await changes.put_policy(broker, row)
+        await policy_changes.put_policy(broker, row)
         return Response(status_code=204 if exists else 201)
 
     @made.delete(path + "/{vhost}/{name}", status_code=204, dependencies=[guard])
     async def _delete(found: InVhost, name: Name) -> None:
-        await changes.delete_policy(broker, found[0].name, name, kind)
+        await policy_changes.delete_policy(broker, found[0].name, name, kind)
 
 
 def _exists(find: Callable[[], object]) -> bool:
