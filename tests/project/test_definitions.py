@@ -322,6 +322,18 @@ def test_a_virtual_host_chooses_the_type_of_queues_that_name_none(
     assert (shop["description"], shop["tags"], shop["default_queue_type"]) == ("a shop", ["eu", "new"], "quorum")
 
 
+def test_what_a_file_does_not_say_of_a_virtual_host_stays(
+    management: Management, take_in: Callable[[object], str]
+) -> None:
+    management.put("/api/vhosts/shop", {"description": "a shop", "tags": "eu", "default_queue_type": "quorum"})
+    assert take_in({"vhosts": [{"name": "shop"}]}) == ""
+    shop = management.get("/api/vhosts/shop")
+    assert (shop["description"], shop["tags"], shop["default_queue_type"]) == ("a shop", ["eu"], "quorum")
+    assert take_in({"vhosts": [{"name": "shop", "metadata": {"tags": ["us"]}}]}) == ""
+    shop = management.get("/api/vhosts/shop")
+    assert (shop["description"], shop["tags"], shop["default_queue_type"]) == ("a shop", ["us"], "quorum")
+
+
 class TestCommands:
     def test_a_file_of_rabbitmq_goes_in_and_out(
         self, pond: BackgroundBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -25,25 +25,25 @@ async def put_user(
     if password is not None:
         stored = await asyncio.to_thread(broker.access.hash_password, password.encode())
     broker.access.put_user(name, stored, tags)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def delete_user(broker: Broker, name: str) -> None:
     broker.access.delete_user(name)
     broker.parameters.forget_user(name)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def set_permission(broker: Broker, user: str, vhost: str, configure: str, write: str, read: str) -> None:
     broker.vhost(vhost)
     broker.access.set_permission(user, vhost, configure, write, read)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def clear_permission(broker: Broker, user: str, vhost: str) -> None:
     broker.vhost(vhost)
     broker.access.clear_permission(user, vhost)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
@@ -52,25 +52,25 @@ async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
     broker.create_vhost(name)
     if created and creator is not None:
         broker.access.set_permission(creator, name, ".*", ".*", ".*")
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def describe_vhost(
     broker: Broker, name: str, description: str, tags: tuple[str, ...], default_queue_type: str
 ) -> None:
     broker.describe_vhost(name, description, tags, default_queue_type)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def delete_vhost(broker: Broker, name: str) -> None:
     broker.delete_vhost(name)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def delete_queue(broker: Broker, vhost: str, name: str, if_unused: bool, if_empty: bool) -> None:
     where = broker.vhost(vhost)
     where.delete_queue(where.queue(name, None), if_unused, if_empty)
-    await make_durable(broker)
+    await _make_durable(broker)
 
 
 async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
@@ -133,7 +133,7 @@ async def _journaled(broker: Broker) -> None:
     await done
 
 
-async def make_durable(broker: Broker) -> None:
+async def _make_durable(broker: Broker) -> None:
     """What was changed in the catalog is durable when this returns."""
     broker.turn.touch()
     broker.catalog.commit()

@@ -12,7 +12,7 @@ from millpond.admin import policy_changes
 from millpond.admin.requests import InVhost, Json, administrators_only
 from millpond.base.errors import PreconditionFailed
 from millpond.broker.broker import Broker
-from millpond.broker.definitions import exported, exported_vhost
+from millpond.broker.definitions.exports import exported, exported_vhost
 
 UTF8_BOM: Final = b"\xef\xbb\xbf"
 

@@ -14,7 +14,7 @@ from millpond.admin.requests import InVhost, Json, Name, Paged, Visible, adminis
 from millpond.admin.views import Shown
 from millpond.base.errors import NotFound, PreconditionFailed
 from millpond.broker.broker import Broker
-from millpond.broker.definitions import policy
+from millpond.broker.definitions.exports import policy
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, checked_policy
 from millpond.broker.vhost import VirtualHost
 
