@@ -162,6 +162,10 @@ class Access:
             raise PreconditionFailed(f"a password has 1 to {limits.PASSWORD_BYTES_MAX} bytes")
         return _hasher().hash(password)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such a user, for who has proved to be it without a password."""
+        return name in self._users
+
     def check_address(self, name: str, address: str | None) -> None:
         """Raises AccessRefused where the user may log in from this machine only and `address` is another.
 

@@ -58,8 +58,8 @@ class Administration(ABC):
     def users(self) -> list[dict[str, Any]]: ...
 
     @abstractmethod
-    def put_user(self, name: str, password: str, tags: Sequence[str]) -> None:
-        """Create the user, or replace its password and tags."""
+    def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
+        """Create the user, or replace its password and tags. Without a password it cannot log in by one."""
 
     @abstractmethod
     def delete_user(self, name: str) -> None: ...
@@ -101,7 +101,7 @@ class RunningBroker(Administration):
     def users(self) -> list[dict[str, Any]]:
         return list(self.request("GET", "/api/users"))
 
-    def put_user(self, name: str, password: str, tags: Sequence[str]) -> None:
+    def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
         self.request("PUT", f"/api/users/{_quoted(name)}", {"password": password, "tags": ",".join(tags)})
 
     def delete_user(self, name: str) -> None:
@@ -135,8 +135,9 @@ class StoppedBroker(Administration):
     def users(self) -> list[dict[str, Any]]:
         return [{"name": user.name, "tags": list(user.tags)} for user in self._access.list_users()]
 
-    def put_user(self, name: str, password: str, tags: Sequence[str]) -> None:
-        self._access.put_user(name, self._access.hash_password(password.encode()), tags)
+    def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
+        stored = None if password is None else self._access.hash_password(password.encode())
+        self._access.put_user(name, stored, tags)
         self._catalog.commit()
 
     def delete_user(self, name: str) -> None:

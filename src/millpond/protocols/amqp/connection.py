@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be
 from mypy_extensions import i64
 
+from millpond.base.certificate import CertificateLogin
 from millpond.base.errors import (
     ChannelFault,
     CommandInvalid,
@@ -96,11 +97,20 @@ HOLD_OUTPUT: Final = 2
 class ConnectionSettings:
     """What the server grants a connection."""
 
-    def __init__(self, frame_bytes_max: i64, channels_max: i64, heartbeat_s: i64, handshake_timeout_ms: i64) -> None:
+    def __init__(
+        self,
+        frame_bytes_max: i64,
+        channels_max: i64,
+        heartbeat_s: i64,
+        handshake_timeout_ms: i64,
+        certificate_login: CertificateLogin | None = None,
+    ) -> None:
         self.frame_bytes_max: Final[i64] = frame_bytes_max
         self.channels_max: Final[i64] = channels_max
         self.heartbeat_s: Final[i64] = heartbeat_s
         self.handshake_timeout_ms: Final[i64] = handshake_timeout_ms
+        # How a client's certificate names its user; None where clients do not log in by certificates.
+        self.certificate_login: Final = certificate_login
 
 
 @final
