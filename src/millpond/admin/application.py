@@ -5,38 +5,30 @@ Lists come whole, or by `?page=1&page_size=100&name=TEXT` as RabbitMQ's do: then
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from typing import Annotated, Final
-from urllib.parse import unquote
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as Dependency
-from pydantic import AfterValidator, BaseModel
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel
 
-from millpond.admin import changes, metrics, views
-from millpond.admin.gate import Principal
+from millpond.admin import changes, metrics, topic_permissions, views
+from millpond.admin.requests import (
+    Asking,
+    InVhost,
+    Json,
+    Name,
+    Paged,
+    Visible,
+    add_error_handlers,
+    administrators_only,
+    body_as,
+    monitoring_only,
+)
 from millpond.admin.views import Node, Shown
-from millpond.base.errors import AccessRefused, NotFound, PeerError
-from millpond.base.limits import ADMIN_PAGE_ITEMS_MAX
+from millpond.base.errors import NotFound
 from millpond.broker.broker import Broker
 from millpond.broker.vhost import VirtualHost
-
-STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed": 403, "resource-locked": 409}
-
-# A part of a path, which arrives as it was sent: the name of a virtual host may hold a slash.
-Name = Annotated[str, AfterValidator(lambda text: unquote(text, errors="surrogateescape"))]
-
-
-class Json(Response):
-    """Values as JSON. Names that are not Unicode, and AMQP's own types in arguments, come out as text."""
-
-    media_type = "application/json"
-
-    def render(self, content: object) -> bytes:
-        return json.dumps(content, default=_plain).encode()
 
 
 class UserBody(BaseModel):
@@ -51,81 +43,6 @@ class PermissionBody(BaseModel):
     read: str
 
 
-class Page:
-    """What a list is asked for."""
-
-    def __init__(
-        self,
-        page: Annotated[int | None, Query(ge=1)] = None,
-        page_size: Annotated[int, Query(ge=1, le=ADMIN_PAGE_ITEMS_MAX)] = 100,
-        name: str = "",
-    ) -> None:
-        self.number, self.size, self.name = page, page_size, name
-
-    def of(self, items: Iterable[Shown]) -> Json:
-        if self.number is None:
-            return Json(list(items))
-        everything = list(items)
-        found = [item for item in everything if self.name in item.get("name", "")]
-        shown = found[(self.number - 1) * self.size : self.number * self.size]
-        return Json(
-            {
-                "items": shown,
-                "item_count": len(shown),
-                "filtered_count": len(found),
-                "total_count": len(everything),
-                "page": self.number,
-                "page_size": self.size,
-                "page_count": max(1, -(-len(found) // self.size)),
-            }
-        )
-
-
-Paged = Annotated[Page, Depends()]
-
-
-def _principal(request: Request) -> Principal:
-    principal: Principal = request.scope["principal"]
-    return principal
-
-
-Asking = Annotated[Principal, Depends(_principal)]
-
-
-def _visible_vhosts(request: Request, principal: Asking) -> list[VirtualHost]:
-    broker: Broker = request.app.state.broker
-    return [
-        vhost
-        for vhost in broker.vhosts.values()
-        if principal.sees_everything
-        or (principal.name is not None and broker.access.has_vhost(principal.name, vhost.name))
-    ]
-
-
-Visible = Annotated[list[VirtualHost], Depends(_visible_vhosts)]
-
-
-def _vhost_of_path(visible: Visible, vhost: Name) -> list[VirtualHost]:
-    for found in visible:
-        if found.name == vhost:
-            return [found]
-    raise NotFound(f"no vhost '{vhost}'")
-
-
-# A list of one, so that the routes of one virtual host and of all are the same.
-InVhost = Annotated[list[VirtualHost], Depends(_vhost_of_path)]
-
-
-def _administrators_only(principal: Asking) -> None:
-    if not principal.is_administrator:
-        raise AccessRefused("Not administrator user")
-
-
-def _monitoring_only(principal: Asking) -> None:
-    if not principal.sees_everything:
-        raise AccessRefused("Not monitor user")
-
-
 def application(broker: Broker, node: Node) -> FastAPI:
     """All routes, on this broker. It expects `gate.Gate` around it."""
     made = FastAPI(title="Millpond", docs_url=None, redoc_url=None, openapi_url=None)
@@ -133,14 +50,13 @@ def application(broker: Broker, node: Node) -> FastAPI:
     for routes in (
         _node(broker, node),
         _topology(node),
-        _metrics(broker, Depends(_monitoring_only)),
-        _users(broker, Depends(_administrators_only)),
-        _changes(broker, Depends(_administrators_only)),
+        _metrics(broker, Depends(monitoring_only)),
+        _users(broker, Depends(administrators_only)),
+        _changes(broker, Depends(administrators_only)),
+        topic_permissions.routes(broker),
     ):
         made.include_router(routes)
-    made.add_exception_handler(PeerError, _peer_error)
-    made.add_exception_handler(RequestValidationError, _not_valid)
-    made.add_exception_handler(HTTPException, _http_error)
+    add_error_handlers(made)
     return made
 
 
@@ -248,7 +164,7 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
         return Json(views.user(access.user(name)))
 
     @routes.put("/users/{name}")
-    async def _put_user(name: Name, body: UserBody) -> Response:
+    async def _put_user(name: Name, body: Annotated[UserBody, body_as(UserBody)]) -> Response:
         exists = any(user.name == name for user in access.list_users())
         tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
         tags = [tag.strip() for tag in tags if tag.strip()]
@@ -275,7 +191,9 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
         raise NotFound(f"user '{user}' has no permissions in vhost '{vhost}'")
 
     @routes.put("/permissions/{vhost}/{user}")
-    async def _put_permission(vhost: Name, user: Name, body: PermissionBody) -> Response:
+    async def _put_permission(
+        vhost: Name, user: Name, body: Annotated[PermissionBody, body_as(PermissionBody)]
+    ) -> Response:
         exists = access.has_vhost(user, vhost)
         await changes.set_permission(broker, user, vhost, body.configure, body.write, body.read)
         return Response(status_code=204 if exists else 201)
@@ -318,27 +236,3 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
         changes.close_connection(broker, name, request.headers.get("x-reason", "Closed via management plugin"))
 
     return routes
-
-
-async def _peer_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, PeerError)
-    texts = {"not-found": "Object Not Found", "access-refused": "not_authorised"}
-    body = {"error": texts.get(error.kind, "bad_request"), "reason": str(error)}
-    return Json(body, status_code=STATUS_BY_KIND.get(error.kind, 400))
-
-
-async def _not_valid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    # Without the input: it may be a password.
-    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-    return Json({"error": "bad_request", "reason": "; ".join(reasons)}, status_code=400)
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    body = {"error": "Object Not Found" if error.status_code == 404 else "bad_request", "reason": str(error.detail)}
-    return Json(body, status_code=error.status_code, headers=error.headers)
-
-
-def _plain(value: object) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, (bytes, bytearray)) else str(value)

@@ -27,7 +27,7 @@ async def put_user(
 
 
 async def delete_user(broker: Broker, name: str) -> None:
-    broker.access.delete_user(name)
+    broker.delete_user(name)
     await _make_durable(broker)
 
 
@@ -40,6 +40,19 @@ async def set_permission(broker: Broker, user: str, vhost: str, configure: str, 
 async def clear_permission(broker: Broker, user: str, vhost: str) -> None:
     broker.vhost(vhost)
     broker.access.clear_permission(user, vhost)
+    await _make_durable(broker)
+
+
+async def set_topic_permission(broker: Broker, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+    broker.vhost(vhost).exchange(exchange)
+    broker.access.set_topic_permission(user, vhost, exchange, write, read)
+    await _make_durable(broker)
+
+
+async def clear_topic_permissions(broker: Broker, user: str, vhost: str, exchange: str | None) -> None:
+    """Those at one exchange, or at all."""
+    broker.vhost(vhost)
+    broker.access.clear_topic_permissions(user, vhost, exchange)
     await _make_durable(broker)
 
 

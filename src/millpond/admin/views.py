@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from millpond.broker.queues.consumer import Consumer
     from millpond.broker.queues.queue import Queue
     from millpond.broker.vhost import VirtualHost
-    from millpond.catalog.rows import PermissionRow
+    from millpond.catalog.rows import PermissionRow, TopicPermissionRow
 
 QUEUE_TYPE: Final = "classic"
 
@@ -178,6 +178,16 @@ def permission(shown: PermissionRow) -> Shown:
         "user": shown.user,
         "vhost": shown.vhost,
         "configure": shown.configure,
+        "write": shown.write,
+        "read": shown.read,
+    }
+
+
+def topic_permission(shown: TopicPermissionRow) -> Shown:
+    return {
+        "user": shown.user,
+        "vhost": shown.vhost,
+        "exchange": shown.exchange,
         "write": shown.write,
         "read": shown.read,
     }

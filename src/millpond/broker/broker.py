@@ -40,6 +40,8 @@ class ClientConnection(AlarmListener):
     """A client's connection, whatever protocol it speaks, as operators see it."""
 
     protocol = ""
+    # Who has logged in; empty before.
+    user = ""
 
     def vhost_name(self) -> str:
         """The virtual host that it has opened; empty before."""
@@ -161,6 +163,14 @@ class Broker:
         self.access.forget_vhost(name)
         self.turn.touch()
         del self.vhosts[name]
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user with all permissions, and close the user's connections. NotFound where there is none."""
+        self.access.delete_user(name)
+        for connection in list(self.connections):
+            if connection.user == name:
+                connection.close_by_operator(f"user '{name}' is deleted")
+        self.turn.touch()
 
     def all_queues(self) -> list[Queue]:
         """Every queue of every virtual host."""

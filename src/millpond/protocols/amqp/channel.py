@@ -183,6 +183,7 @@ class Channel(CommitWaiter):
         exchange = self.vhost.exchange(name)
         if exchange.internal:
             raise AccessRefused(f"cannot publish to internal {self.vhost.exchange_resource(name)}")
+        self.connection.check_topics(name, [routing_key])
         address = Address(name, routing_key)
         router = self.vhost.router
         if router.needs_headers(exchange):
@@ -288,6 +289,8 @@ class Channel(CommitWaiter):
         properties = self._properties
         if route is None or properties is None:
             raise UnexpectedFrame("content without a publish")
+        if self._copies is not None:
+            self.connection.check_topics(route.route.address.exchange, self._copies)
         self.published_total += 1
         message = Message(route.route.address, properties, body, self.connection.turn.now_ms)
         if self._copies is not None:
@@ -558,6 +561,12 @@ class Channel(CommitWaiter):
         self.consumers.pop(consumer.tag, None)
         self.connection.consumer_gone(consumer)
         self.connection.notify_cancel(self.number, consumer.tag)
+
+    def cancel(self, consumer: AmqpConsumer) -> None:
+        """End a consumer that its client has not asked to end, and tell the client."""
+        # It is forgotten first: removing the last consumer may delete its queue.
+        self.consumer_cancelled(consumer)
+        consumer.queue.remove_consumer(consumer)
 
     def shut(self) -> None:
         """Stop consuming and give back what is unsettled, in order; nothing is delivered or confirmed after."""

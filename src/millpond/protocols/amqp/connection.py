@@ -501,6 +501,10 @@ class Connection(ClientConnection, TurnTask):
     def check_write(self, kind: str, name: str) -> None:
         self.handlers.check_write(self, kind, name)
 
+    def check_topics(self, exchange: str, routing_keys: list[str]) -> None:
+        """AccessRefused where the user's topic permissions forbid one of the routing keys."""
+        self.handlers.check_topics(self, exchange, routing_keys)
+
     def may_impersonate(self) -> bool:
         """Whether the user may publish in another user's name (RabbitMQ's tag impersonator)."""
         return self.handlers.may_impersonate(self)

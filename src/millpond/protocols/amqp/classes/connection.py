@@ -16,6 +16,7 @@ from millpond import __version__
 from millpond.base.certificate import distinguished_name
 from millpond.base.errors import AccessRefused, ChannelFault, CommandInvalid, NotAllowed, NotFound, PeerError
 from millpond.base.limits import FRAME_BYTES_MIN
+from millpond.broker.access import Operation
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.authentication import EXTERNAL, MECHANISMS, external_name, offered
 from millpond.protocols.amqp.connection import (
@@ -193,8 +194,22 @@ def close(connection: Connection, method: methods.ConnectionClose) -> None:
 
 @on_connection(methods.ConnectionUpdateSecret)
 def update_secret(connection: Connection, method: methods.ConnectionUpdateSecret) -> None:
-    """Behaviour: it is for credentials that expire. Passwords do not, so any secret will do (RabbitMQ's own users)."""
+    """Behaviour: it is for credentials that expire. Passwords do not, so any secret will do (RabbitMQ's own users).
+
+    What the user may do is looked at again: consumers that may no longer read their queue are cancelled.
+    """
     _expect(connection, OPEN)
+    vhost = connection.vhost_name()
+    connection.access.check_vhost(connection.user, vhost)
+    for channel in connection.channels.values():
+        for consumer in list(channel.consumers.values()):
+            if consumer.queue is channel.reply_queue:
+                continue
+            try:
+                connection.access.check(connection.user, vhost, Operation.READ, "queue", consumer.queue.name)
+            except AccessRefused as error:
+                logger.warning("%s: consumer '%s' cancelled: %s", connection.describe_peer(), consumer.tag, error)
+                channel.cancel(consumer)
     connection.send(0, methods.ConnectionUpdateSecretOk())
 
 
