@@ -140,7 +140,7 @@ class Simulation:
             elif fate < 0.85:
                 queue.reject(entry)
             else:
-                queue.give_back([entry])
+                queue.give_back([entry], False)
 
     def purge(self) -> None:
         self.life.queue(self.choose.choice(NAMES)).purge()
@@ -288,7 +288,7 @@ class Simulation:
             self.unsettled += inbox.take()
         for entry in self.unsettled:
             if entry.queue is not None:
-                entry.queue.give_back([entry])
+                entry.queue.give_back([entry], False)
         life.clock.advance(10_000)
         life.store.resume()
         life.settle_down()

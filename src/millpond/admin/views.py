@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from millpond.broker.broker import Broker, ClientConnection
     from millpond.broker.exchanges.exchange import Binding, Exchange
     from millpond.broker.queues.consumer import Consumer
-    from millpond.broker.queues.queue import Queue
+    from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
     from millpond.catalog.rows import PermissionRow, TopicPermissionRow
 
@@ -85,7 +85,7 @@ def vhost(shown: VirtualHost) -> Shown:
     }
 
 
-def queue(vhost_name: str, shown: Queue, node: Node) -> Shown:
+def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     ready, unsettled = int(shown.ready), int(shown.unsettled)
     return {
         "name": shown.name,
@@ -152,7 +152,7 @@ def binding(vhost_name: str, shown: Binding) -> Shown:
     }
 
 
-def consumer(vhost_name: str, queue: Queue, shown: Consumer) -> Shown:
+def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer) -> Shown:
     return {
         "consumer_tag": shown.tag,
         "queue": {"vhost": vhost_name, "name": queue.name},

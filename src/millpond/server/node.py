@@ -22,6 +22,7 @@ from millpond.base.clock import LoopClock
 from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
 from millpond.base.limits import (
     CLOSE_GRACE_MS,
+    CONSUMER_TIMEOUT_CHECK_MS,
     JOURNAL_FILE_BYTES,
     LISTEN_BACKLOG,
     PASSWORD_HASHES_AT_ONCE_MAX,
@@ -130,6 +131,7 @@ class Node:
             turn, clock, ledger, memory, store, catalog, access, alarms, commits, self._run_blocking,
             settings.message_bytes_max,
             settings.queues_max,
+            settings.consumer_timeout_ms,
         )  # fmt: skip
         state = catalog.load()
         access.load(state)
@@ -227,6 +229,8 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
+        if self._rounds % (CONSUMER_TIMEOUT_CHECK_MS // HOUSEKEEPING_MS) == 0:
+            broker.check_deliveries()
         broker.memory.grant()
         broker.store.trim_transient()
         broker.store.delete_logs()
