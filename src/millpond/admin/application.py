@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel
 
-from millpond.admin import changes, metrics, topic_permissions, views
+from millpond.admin import changes, clients, messages, metrics, topic_permissions, topology, views
+from millpond.admin.messages import MakeProperties
 from millpond.admin.requests import (
     Asking,
     InVhost,
@@ -43,7 +44,7 @@ class PermissionBody(BaseModel):
     read: str
 
 
-def application(broker: Broker, node: Node) -> FastAPI:
+def application(broker: Broker, node: Node, make_properties: MakeProperties) -> FastAPI:
     """All routes, on this broker. It expects `gate.Gate` around it."""
     made = FastAPI(title="Millpond", docs_url=None, redoc_url=None, openapi_url=None)
     made.state.broker = broker
@@ -54,6 +55,9 @@ def application(broker: Broker, node: Node) -> FastAPI:
         _users(broker, Depends(administrators_only)),
         _changes(broker, Depends(administrators_only)),
         topic_permissions.routes(broker),
+        clients.routes(broker, node),
+        topology.routes(broker, node),
+        messages.routes(broker, make_properties),
     ):
         made.include_router(routes)
     add_error_handlers(made)
@@ -70,11 +74,6 @@ def _node(broker: Broker, node: Node) -> APIRouter:
     @routes.get("/whoami")
     async def _whoami(principal: Asking) -> Response:
         return Json({"name": principal.name, "tags": sorted(principal.tags)})
-
-    @routes.get("/connections")
-    async def _connections(principal: Asking, page: Paged) -> Response:
-        shown = (views.connection(connection) for connection in broker.connections)
-        return page.of(one for one in shown if principal.sees_everything or one.get("user") == principal.name)
 
     return routes
 
@@ -93,7 +92,7 @@ def _topology(node: Node) -> APIRouter:
 
     def consumers(vhosts: list[VirtualHost]) -> Iterable[Shown]:
         return (
-            views.consumer(vhost.name, queue, consumer)
+            views.consumer(vhost.name, queue, consumer, node)
             for vhost in vhosts
             for queue in vhost.queues.values()
             for consumer in queue.consumers
@@ -120,18 +119,6 @@ def _topology(node: Node) -> APIRouter:
     listed("/exchanges", exchanges)
     listed("/bindings", bindings)
     listed("/consumers", consumers)
-
-    @routes.get("/queues/{vhost}/{name}")
-    async def _queue(found: InVhost, name: Name) -> Response:
-        [vhost] = found
-        if name not in vhost.queues:
-            raise NotFound(f"no {vhost.queue_resource(name)}")
-        return Json(views.queue(vhost.name, vhost.queues[name], node))
-
-    @routes.get("/exchanges/{vhost}/{name}")
-    async def _exchange(found: InVhost, name: Name) -> Response:
-        [vhost] = found
-        return Json(views.exchange(vhost.name, vhost.exchange(name)))
 
     return routes
 
@@ -217,22 +204,5 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     @routes.delete("/vhosts/{vhost}", status_code=204)
     async def _delete_vhost(vhost: Name) -> None:
         await changes.delete_vhost(broker, vhost)
-
-    @routes.delete("/queues/{vhost}/{name}", status_code=204)
-    async def _delete_queue(
-        vhost: Name,
-        name: Name,
-        if_unused: Annotated[bool, Query(alias="if-unused")] = False,
-        if_empty: Annotated[bool, Query(alias="if-empty")] = False,
-    ) -> None:
-        await changes.delete_queue(broker, vhost, name, if_unused, if_empty)
-
-    @routes.delete("/queues/{vhost}/{name}/contents", status_code=204)
-    async def _purge_queue(vhost: Name, name: Name) -> None:
-        await changes.purge_queue(broker, vhost, name)
-
-    @routes.delete("/connections/{name}", status_code=204)
-    async def _close_connection(name: Name, request: Request) -> None:
-        changes.close_connection(broker, name, request.headers.get("x-reason", "Closed via management plugin"))
 
     return routes

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from millpond.base.errors import NotFound
-
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
+    from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.vhost import VirtualHost
 
 
 async def put_user(
@@ -70,25 +70,65 @@ async def delete_vhost(broker: Broker, name: str) -> None:
     await _make_durable(broker)
 
 
-async def delete_queue(broker: Broker, vhost: str, name: str, if_unused: bool, if_empty: bool) -> None:
-    where = broker.vhost(vhost)
-    where.delete_queue(where.queue(name, None), if_unused, if_empty)
+async def declare_queue(
+    broker: Broker, vhost: VirtualHost, name: str, durable: bool, auto_delete: bool, arguments: dict[str, object]
+) -> None:
+    vhost.declare_queue(name, durable, False, auto_delete, arguments, None)
     await _make_durable(broker)
 
 
-async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
-    """The number of messages that are gone."""
-    purged = broker.vhost(vhost).queue(name, None).purge()
+async def delete_queue(broker: Broker, vhost: VirtualHost, name: str, if_unused: bool, if_empty: bool) -> None:
+    vhost.delete_queue(vhost.queue(name, None), if_unused, if_empty)
+    await _make_durable(broker)
+
+
+def purge_queue(broker: Broker, vhost: VirtualHost, name: str) -> None:
+    vhost.queue(name, None).purge()
     broker.turn.touch()
-    return purged
 
 
-def close_connection(broker: Broker, name: str, reason: str) -> None:
-    for connection in broker.connections:
-        if connection.describe().get("name") == name:
-            connection.close_by_operator(reason)
-            return
-    raise NotFound(f"no connection '{name}'")
+async def declare_exchange(
+    broker: Broker,
+    vhost: VirtualHost,
+    name: str,
+    type: str,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: dict[str, object],
+) -> None:
+    vhost.declare_exchange(name, type, durable, auto_delete, internal, arguments)
+    await _make_durable(broker)
+
+
+async def delete_exchange(broker: Broker, vhost: VirtualHost, name: str, if_unused: bool) -> None:
+    vhost.delete_exchange(name, if_unused)
+    await _make_durable(broker)
+
+
+async def bind(
+    broker: Broker,
+    vhost: VirtualHost,
+    source: Exchange,
+    destination: Destination,
+    routing_key: str,
+    arguments: dict[str, object],
+) -> None:
+    _check_shared(vhost, destination)
+    vhost.bind(source, destination, routing_key, arguments)
+    await _make_durable(broker)
+
+
+async def unbind(broker: Broker, vhost: VirtualHost, binding: Binding) -> None:
+    _check_shared(vhost, binding.destination)
+    vhost.unbind(binding.source, binding.destination, binding.routing_key, binding.arguments)
+    await _make_durable(broker)
+
+
+def _check_shared(vhost: VirtualHost, destination: Destination) -> None:
+    """ResourceLocked where it is a queue that belongs to a connection."""
+    if destination.kind == "queue":
+        vhost.queue(destination.name, None)
 
 
 async def _make_durable(broker: Broker) -> None:

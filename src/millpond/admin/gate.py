@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AccessRefused, NotFound
-from millpond.base.limits import ADMIN_REQUEST_BYTES_MAX
+from millpond.base.limits import (
+    ADMIN_LARGE_REQUEST_BYTES_MAX,
+    ADMIN_LARGE_REQUESTS_MAX,
+    ADMIN_REQUEST_BYTES_MAX,
+)
 from millpond.broker.access import ADMINISTRATOR
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ class Gate:
         self._access: Final = access
         self._logins: Final = logins
         self._trusted: Final = trusted
+        self._large: Final = asyncio.Semaphore(ADMIN_LARGE_REQUESTS_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +73,10 @@ class Gate:
         if b"transfer-encoding" in headers or not length.isdigit():
             await _refuse(send, 411, "length_required", "a request tells its length")
             return
-        if int(length) > ADMIN_REQUEST_BYTES_MAX:
-            await _refuse(send, 413, "too_large", f"a request has at most {ADMIN_REQUEST_BYTES_MAX} bytes")
+        is_large = int(length) > ADMIN_REQUEST_BYTES_MAX
+        bytes_max = ADMIN_LARGE_REQUEST_BYTES_MAX if _may_be_large(scope) else ADMIN_REQUEST_BYTES_MAX
+        if int(length) > bytes_max:
+            await _refuse(send, 413, "too_large", f"a request of this kind has at most {bytes_max} bytes")
             return
         try:
             scope["principal"] = OWNER if self._trusted else await self._principal(scope, headers)
@@ -81,7 +88,11 @@ class Gate:
         scope["headers"].append((b"content-type", b"application/json"))
         # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote.
         scope["path"] = scope["raw_path"].decode("ascii")
-        await self._application(scope, receive, send)
+        if is_large:
+            async with self._large:
+                await self._application(scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
 
     async def _principal(self, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
         name, password = _credentials(headers.get(b"authorization", b""))
@@ -98,6 +109,11 @@ class Gate:
         if not tags & SEEING_TAGS:
             raise AccessRefused("Not management user")
         return Principal(name, tags)
+
+
+def _may_be_large(scope: Scope) -> bool:
+    """Whether there is a message in the request."""
+    return scope["method"] == "POST" and bytes(scope["raw_path"]).endswith(b"/publish")
 
 
 def _credentials(authorization: bytes) -> tuple[str, bytes]:

@@ -30,15 +30,20 @@ Model = TypeVar("Model", bound=BaseModel)
 STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed": 401}
 
 
-def _name_of(text: str) -> str:
-    name = unquote(text, errors="surrogateescape")
-    if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
+def _short(text: str) -> str:
+    if len(text.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
         raise ValueError(f"a name has at most {NAME_BYTES_MAX} bytes")
-    return name
+    return text
+
+
+def _name_of(text: str) -> str:
+    return _short(unquote(text, errors="surrogateescape"))
 
 
 # A part of a path, which arrives as it was sent: the name of a virtual host may hold a slash.
 Name = Annotated[str, AfterValidator(_name_of)]
+# A name or routing key in a body: AMQP's shortstr.
+ShortText = Annotated[str, AfterValidator(_short)]
 
 
 class Json(Response):
@@ -47,7 +52,19 @@ class Json(Response):
     media_type = "application/json"
 
     def render(self, content: object) -> bytes:
-        return json.dumps(content, default=_plain).encode()
+        try:
+            return json.dumps(content, default=_plain, allow_nan=False).encode()
+        except ValueError:
+            # A header or argument of AMQP may be a number that JSON does not have.
+            return json.dumps(_finite(content), default=_plain).encode()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: object) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from millpond import __version__
+from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.settings import TYPE_CLASSIC
 
 if TYPE_CHECKING:
     from millpond.broker.access import User
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
     from millpond.catalog.rows import PermissionRow, TopicPermissionRow
-
-QUEUE_TYPE: Final = "classic"
 
 Shown = dict[str, Any]
 
@@ -90,7 +90,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     return {
         "name": shown.name,
         "vhost": vhost_name,
-        "type": QUEUE_TYPE,
+        "type": shown.arguments.get("x-queue-type", TYPE_CLASSIC),
         "node": node.name,
         "state": "running",
         "durable": shown.durable,
@@ -126,18 +126,23 @@ def exchange(vhost_name: str, shown: Exchange) -> Shown:
 def bindings(vhost: VirtualHost) -> Iterator[Shown]:
     """All bindings, first those of the default exchange, which every queue has by its name."""
     for name in vhost.queues:
-        yield {
-            "source": "",
-            "vhost": vhost.name,
-            "destination": name,
-            "destination_type": "queue",
-            "routing_key": name,
-            "arguments": {},
-            "properties_key": name,
-        }
+        yield default_binding(vhost.name, name)
     for source in vhost.router.exchanges.values():
         for found in source.bindings():
             yield binding(vhost.name, found)
+
+
+def default_binding(vhost_name: str, queue_name: str) -> Shown:
+    """What every queue has: a binding by its name to the default exchange."""
+    return {
+        "source": "",
+        "vhost": vhost_name,
+        "destination": queue_name,
+        "destination_type": "queue",
+        "routing_key": queue_name,
+        "arguments": {},
+        "properties_key": queue_name,
+    }
 
 
 def binding(vhost_name: str, shown: Binding) -> Shown:
@@ -152,9 +157,15 @@ def binding(vhost_name: str, shown: Binding) -> Shown:
     }
 
 
-def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer) -> Shown:
+def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer, node: Node) -> Shown:
+    place = shown.describe_channel()
+    waits = isinstance(queue, Queue) and queue.active_consumer not in {None, shown}
     return {
         "consumer_tag": shown.tag,
+        "channel_details": {**place, "node": node.name} if place else {},
+        "arguments": shown.described_arguments(),
+        "active": not waits,
+        "activity_status": _activity(queue, waits),
         "queue": {"vhost": vhost_name, "name": queue.name},
         "ack_required": shown.acknowledges,
         "exclusive": shown.exclusive,
@@ -164,8 +175,18 @@ def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer) -> Shown:
     }
 
 
-def connection(shown: ClientConnection) -> Shown:
-    return shown.describe()
+def _activity(queue: MessageQueue, waits: bool) -> str:
+    if waits:
+        return "waiting"
+    return "single_active" if queue.settings.single_active else "up"
+
+
+def connection(shown: ClientConnection, node: Node) -> Shown:
+    return {**shown.describe(), "node": node.name}
+
+
+def channel(shown: Shown, node: Node) -> Shown:
+    return {**shown, "node": node.name}
 
 
 def user(shown: User) -> Shown:

@@ -42,7 +42,8 @@ class ClientConnection(AlarmListener):
     """A client's connection, whatever protocol it speaks, as operators see it."""
 
     protocol = ""
-    # Who has logged in; empty before.
+    # "PEER:PORT -> HOST:PORT", and who has logged in; both empty before.
+    name = ""
     user = ""
 
     def vhost_name(self) -> str:
@@ -52,6 +53,10 @@ class ClientConnection(AlarmListener):
     def describe(self) -> dict[str, object]:
         """Plain values under the names of RabbitMQ's management API."""
         raise NotImplementedError
+
+    def describe_channels(self) -> list[dict[str, object]]:
+        """Its channels in the same way, where the protocol has such."""
+        return []
 
     def abandon_turn(self) -> None:
         """This turn could not be made durable: if the client is to be told of it, cut the connection instead."""

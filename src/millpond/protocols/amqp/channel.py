@@ -392,6 +392,11 @@ class Channel(CommitWaiter):
             self.commit_ok_sequence = 0
             self.connection.transaction_failed(self)
 
+    @property
+    def unconfirmed_count(self) -> i64:
+        """Publishes that have not been confirmed yet."""
+        return self._published_tag - self._confirmed_tag
+
     def write_confirms(self) -> None:
         """Write the ack for what may be confirmed now."""
         tag = self._confirmable_tag

@@ -493,6 +493,8 @@ class Connection(ClientConnection, TurnTask):
     def opened(self, vhost: VirtualHost) -> None:
         """The client has chosen its virtual host: it may open channels."""
         self.vhost = vhost
+        host, port = self.transport.local_address()
+        self.name = f"{self.transport.peer_host()}:{self.transport.peer_port()} -> {host}:{port}"
         self.state = OPEN
         self.broker.connections[self] = None
         self.broker.alarms.add(self)
@@ -732,6 +734,9 @@ class Connection(ClientConnection, TurnTask):
 
     def describe(self) -> dict[str, object]:
         return self.handlers.describe(self)
+
+    def describe_channels(self) -> list[dict[str, object]]:
+        return self.handlers.describe_channels(self)
 
 
 def _described(kind: i64, data: bytes, start: i64, end: i64) -> str:

@@ -96,6 +96,18 @@ class MethodTable:
 
         return connection_class.describe(connection)
 
+    def describe_channels(self, connection: Connection) -> list[dict[str, object]]:
+        """Its channels as operators see them."""
+        from millpond.protocols.amqp.classes import channel as channel_class
+
+        return [channel_class.describe(channel) for channel in connection.channels.values()]
+
+    def describe_place(self, channel: Channel) -> dict[str, object]:
+        """What names a channel to operators."""
+        from millpond.protocols.amqp.classes import channel as channel_class
+
+        return channel_class.describe_place(channel)
+
     def check_write(self, connection: Connection, kind: str, name: str) -> None:
         """AccessRefused where the connection's user may not write there."""
         check(connection, Operation.WRITE, kind, name)

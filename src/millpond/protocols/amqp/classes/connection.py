@@ -219,7 +219,8 @@ def describe(connection: Connection) -> dict[str, object]:
     peer_host, peer_port = connection.transport.peer_host(), connection.transport.peer_port()
     certificate = connection.transport.peer_certificate()
     return {
-        "name": f"{peer_host}:{peer_port} -> {host}:{port}",
+        "name": connection.name,
+        "type": "network",
         "protocol": connection.protocol,
         "user": connection.user,
         "vhost": connection.vhost.name if connection.vhost is not None else "",

@@ -1,0 +1,45 @@
+"""A client of the management API."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Call = Callable[..., "Answer"]
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+def request(
+    address: tuple[str, int],
+    method: str,
+    path: str,
+    body: object = None,
+    login: str | None = "guest:guest",
+    headers: Any = None,
+) -> Answer:
+    """One request. `body` is sent as JSON, but for bytes, which are sent as they are."""
+    sent = dict(headers or {})
+    if login is not None:
+        sent["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    content = body if body is None or isinstance(body, bytes) else json.dumps(body)
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    try:
+        connection.request(method, path, content, sent)
+        answer = connection.getresponse()
+        return Answer(answer.status, dict(answer.getheaders()), answer.read())
+    finally:
+        connection.close()
