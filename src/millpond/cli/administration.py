@@ -71,6 +71,9 @@ class Administration(ABC):
     def set_permission(self, user: str, vhost: str, configure: str, write: str, read: str) -> None: ...
 
     @abstractmethod
+    def clear_permission(self, user: str, vhost: str) -> None: ...
+
+    @abstractmethod
     def topic_permissions(self) -> list[dict[str, Any]]: ...
 
     @abstractmethod
@@ -123,6 +126,9 @@ class RunningBroker(Administration):
     def set_permission(self, user: str, vhost: str, configure: str, write: str, read: str) -> None:
         body = {"configure": configure, "write": write, "read": read}
         self.request("PUT", f"/api/permissions/{_quoted(vhost)}/{_quoted(user)}", body)
+
+    def clear_permission(self, user: str, vhost: str) -> None:
+        self.request("DELETE", f"/api/permissions/{_quoted(vhost)}/{_quoted(user)}")
 
     def topic_permissions(self) -> list[dict[str, Any]]:
         return list(self.request("GET", "/api/topic-permissions"))
@@ -177,6 +183,11 @@ class StoppedBroker(Administration):
     def set_permission(self, user: str, vhost: str, configure: str, write: str, read: str) -> None:
         self._check_vhost(vhost)
         self._access.set_permission(user, vhost, configure, write, read)
+        self._catalog.commit()
+
+    def clear_permission(self, user: str, vhost: str) -> None:
+        self._check_vhost(vhost)
+        self._access.clear_permission(user, vhost)
         self._catalog.commit()
 
     def topic_permissions(self) -> list[dict[str, Any]]:

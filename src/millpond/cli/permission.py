@@ -30,6 +30,18 @@ def set_permission(
         broker.set_permission(user, vhost, configure, write, read)
 
 
+@commands.command("clear")
+def clear_permission(
+    user: Annotated[str, typer.Argument(help="The user's name.")],
+    vhost: Annotated[str, typer.Option(help="The virtual host.")] = "/",
+    data: DataOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Take a user's access to a virtual host away."""
+    with administration(data, url) as broker:
+        broker.clear_permission(user, vhost)
+
+
 @commands.command("list")
 def list_permissions(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
