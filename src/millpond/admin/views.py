@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from millpond import __version__
-from millpond.broker.queues.queue import Queue
-from millpond.broker.queues.settings import TYPE_CLASSIC
+from millpond.broker.arguments import queue_type
 
 if TYPE_CHECKING:
     from millpond.broker.access import User
@@ -90,7 +89,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     return {
         "name": shown.name,
         "vhost": vhost_name,
-        "type": shown.arguments.get("x-queue-type", TYPE_CLASSIC),
+        "type": queue_type(shown.arguments),
         "node": node.name,
         "state": "running",
         "durable": shown.durable,
@@ -103,6 +102,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "message_bytes_ready": int(shown.ready_bytes),
         "message_bytes_ram": int(shown.resident_bytes),
         "consumers": len(shown.consumers),
+        **shown.details(),
         "message_stats": {
             "publish": int(shown.published_total),
             "deliver_get": int(shown.delivered_total),
@@ -159,26 +159,27 @@ def binding(vhost_name: str, shown: Binding) -> Shown:
 
 def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer, node: Node) -> Shown:
     place = shown.describe_channel()
-    waits = isinstance(queue, Queue) and queue.active_consumer not in {None, shown}
     return {
         "consumer_tag": shown.tag,
         "channel_details": {**place, "node": node.name} if place else {},
         "arguments": shown.described_arguments(),
-        "active": not waits,
-        "activity_status": _activity(queue, waits),
         "queue": {"vhost": vhost_name, "name": queue.name},
         "ack_required": shown.acknowledges,
         "exclusive": shown.exclusive,
+        "active": queue.is_active(shown),
+        "activity_status": _activity(queue, shown),
+        "priority": int(shown.priority),
         "prefetch_count": int(shown.prefetch),
         "messages_unacknowledged": int(shown.unsettled),
         "message_stats": {"deliver": int(shown.delivered)},
     }
 
 
-def _activity(queue: MessageQueue, waits: bool) -> str:
-    if waits:
-        return "waiting"
-    return "single_active" if queue.settings.single_active else "up"
+def _activity(queue: MessageQueue, shown: Consumer) -> str:
+    """The state of a consumer, in RabbitMQ's words."""
+    if not queue.settings.single_active:
+        return "up"
+    return "single_active" if queue.is_active(shown) else "waiting"
 
 
 def connection(shown: ClientConnection, node: Node) -> Shown:

@@ -106,6 +106,18 @@ class Queue(MessageQueue):
     def backlogs(self) -> list[Backlog]:
         return self._served
 
+    def details(self) -> dict[str, object]:
+        shown: dict[str, object] = {"messages_dlx": len(self._stuck)}
+        if self.settings.priority_max > 0:
+            shown["messages_ready_by_priority"] = {str(backlog.lane): int(backlog.ready) for backlog in self._served}
+        if self.settings.single_active:
+            active = self.active_consumer
+            shown["single_active_consumer_tag"] = active.tag if active is not None else None
+        return shown
+
+    def is_active(self, consumer: Consumer) -> bool:
+        return self.active_consumer is None or consumer is self.active_consumer
+
     def lowest_backlog(self) -> Backlog:
         return self.backlog
 
