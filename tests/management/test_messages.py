@@ -248,6 +248,16 @@ def test_the_mode_says_what_becomes_of_the_messages(
     channel.queue_delete(name)
 
 
+def test_a_quorum_queue_shows_how_often_a_message_came_back(call: Call, channel: BlockingChannel) -> None:
+    channel.queue_declare("counted", durable=True, arguments={"x-queue-type": "quorum"})
+    publish(channel, "counted", b"m")
+    wait_ready(channel, "counted", 1)
+    assert get(call, "counted", ackmode="reject_requeue_true").json[0]["properties"] == {}
+    [shown] = get(call, "counted", ackmode="reject_requeue_true").json
+    assert shown["properties"]["headers"] == {"x-delivery-count": 1}
+    channel.queue_delete("counted")
+
+
 def test_payloads_are_cut_and_encoded_as_asked(call: Call, channel: BlockingChannel, queue: str) -> None:
     publish(channel, queue, b"0123456789", "é".encode())
     wait_ready(channel, queue, 2)

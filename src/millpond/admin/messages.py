@@ -29,6 +29,7 @@ from millpond.broker.commits import FLOW, CommitWaiter
 from millpond.broker.message import Address, Message, Properties, further_routing_keys
 from millpond.broker.permitted import check_topic
 from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.vhost import JOURNALED, REFUSED, VirtualHost
 
 # Makes the properties of a message from plain values under AMQP's names. Raises TypeError or ValueError for what has no
@@ -227,7 +228,7 @@ def _get_messages(broker: Broker, vhost: VirtualHost, name: str, body: GetBody) 
             break
         entries.append(entry)
         size += len(entry.message.body)
-        shown.append(_shown(entry, int(queue.ready), body))
+        shown.append(_shown(entry, queue, body))
     match body.ackmode:
         case "ack_requeue_false":
             for entry in entries:
@@ -241,8 +242,11 @@ def _get_messages(broker: Broker, vhost: VirtualHost, name: str, body: GetBody) 
     return shown
 
 
-def _shown(entry: Entry, ready: int, body: GetBody) -> Shown:
+def _shown(entry: Entry, queue: MessageQueue, body: GetBody) -> Shown:
     message = entry.message
+    properties = message.properties
+    if queue.settings.counts_returns and entry.returns > 0:
+        properties = properties.replaced({"x-delivery-count": int(entry.returns)}, True)
     payload = message.body if body.truncate is None else message.body[: body.truncate]
     encoding = "string" if body.encoding == "auto" else "base64"
     text = ""
@@ -256,8 +260,8 @@ def _shown(entry: Entry, ready: int, body: GetBody) -> Shown:
         "redelivered": entry.redelivered,
         "exchange": message.address.exchange,
         "routing_key": message.address.routing_key,
-        "message_count": ready,
-        "properties": message.properties.described(),
+        "message_count": int(queue.ready),
+        "properties": properties.described(),
         "payload": text if encoding == "string" else base64.b64encode(payload).decode(),
         "payload_encoding": encoding,
     }
