@@ -1,4 +1,5 @@
-"""Messages in the management API: publishing one, and getting some, for people who want to look at a queue.
+"""Messages in the management API: publishing one, getting some, for people who want to look at a queue, and moving dead
+letters back.
 
 Every message of an application belongs on a connection of its own: here each one costs a request.
 """
@@ -11,13 +12,14 @@ import binascii
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from millpond.admin import changes
 from millpond.admin.gate import Principal
-from millpond.admin.requests import Asking, Json, Name, ShortText, UsableVhost, body_as
+from millpond.admin.requests import Asking, Json, Name, ShortText, UsableVhost, administrators_only, body_as
 from millpond.admin.views import Shown
-from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed
+from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed, StorageFailed
 from millpond.base.limits import (
     ADMIN_CONFIRM_TIMEOUT_MS,
     ADMIN_GET_BYTES_MAX,
@@ -25,7 +27,7 @@ from millpond.base.limits import (
 )
 from millpond.broker.access import Operation
 from millpond.broker.broker import Broker
-from millpond.broker.commits import FLOW, CommitWaiter
+from millpond.broker.commits import FLOW
 from millpond.broker.message import Address, Message, Properties, further_routing_keys
 from millpond.broker.permitted import check_topic
 from millpond.broker.queues.entry import Entry
@@ -77,24 +79,9 @@ class GetBody(BaseModel):
     truncate: Annotated[int, Field(ge=0)] | None = None
 
 
-class Durable(CommitWaiter):
-    """Waits for one commit. The result says whether the disk has it."""
-
-    def __init__(self, sequence: int) -> None:
-        self._sequence: Final = sequence
-        self.result: Final[asyncio.Future[bool]] = asyncio.get_running_loop().create_future()
-
-    def committed(self, durable_sequence: int) -> bool:
-        if self.result.done():
-            return False
-        if durable_sequence < self._sequence:
-            return True
-        self.result.set_result(True)
-        return False
-
-    def commit_failed(self) -> None:
-        if not self.result.done():
-            self.result.set_result(False)
+class RedriveBody(BaseModel):
+    to: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
 
 
 def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
@@ -126,6 +113,10 @@ def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
         if principal.name is not None:
             broker.access.check(principal.name, vhost.name, Operation.READ, "queue", name)
         return Json(_get_messages(broker, vhost, name, body))
+
+    @made.post("/queues/{vhost}/{name}/redrive", dependencies=[Depends(administrators_only)])
+    async def _redrive(vhost: Name, name: Name, body: Annotated[RedriveBody, body_as(RedriveBody)]) -> Response:
+        return Json(await changes.redrive(broker, vhost, name, body.to, body.limit))
 
     return made
 
@@ -198,17 +189,15 @@ def _check_publish(
 
 
 async def _until_durable(broker: Broker) -> None:
-    broker.ledger.sync_wanted = True
-    waiter = Durable(int(broker.ledger.sequence()))
-    broker.commits.wait(waiter)
     try:
-        is_durable = await asyncio.wait_for(waiter.result, ADMIN_CONFIRM_TIMEOUT_MS / 1000)
+        async with asyncio.timeout(ADMIN_CONFIRM_TIMEOUT_MS / 1000):
+            await changes.committed(broker, int(broker.ledger.sequence()))
     except TimeoutError:
         raise PreconditionFailed(
             "confirm_timeout The disk has not taken the message in time. It may be in its queues all the same."
         ) from None
-    if not is_durable:
-        raise PreconditionFailed("rejected The disk refuses to take messages.")
+    except StorageFailed as error:
+        raise PreconditionFailed(f"rejected {error}") from None
 
 
 # --- Getting ----------------------------------------------------------------------------------------------------------
