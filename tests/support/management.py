@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,9 @@ def request(
     content = body if body is None or isinstance(body, bytes) else json.dumps(body)
     connection = http.client.HTTPConnection(*address, timeout=30)
     try:
-        connection.request(method, path, content, sent)
+        # What is too large is refused while it is being sent.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, content, sent)
         answer = connection.getresponse()
         return Answer(answer.status, dict(answer.getheaders()), answer.read())
     finally:
