@@ -69,6 +69,8 @@ def test_an_export_of_rabbitmq_3_is_taken_over(
         "tags": ["monitoring", "management"],
         "limits": {"max-channels": 10},
     }
+    [topic] = management.get("/api/topic-permissions")
+    assert topic == {"user": "ann", "vhost": "shop", "exchange": "amq.topic", "write": "^a", "read": ".*"}
     url = pond.amqp_url.replace("%2F", "shop").replace("guest:guest", "ann:ann-secret")
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
@@ -115,7 +117,16 @@ def test_an_empty_broker_becomes_the_same_by_an_import(
         copy = Management(other.address("admin"))
         assert copy.call("POST", "/api/definitions", exported).status == 204
         copied = copy.get("/api/definitions")
-        for category in ("queues", "exchanges", "bindings", "policies", "parameters", "permissions", "users"):
+        for category in (
+            "queues",
+            "exchanges",
+            "bindings",
+            "policies",
+            "parameters",
+            "permissions",
+            "topic_permissions",
+            "users",
+        ):
             assert own(copied[category]) == own(exported[category]), category
     finally:
         other.stop()
@@ -223,6 +234,14 @@ def test_a_virtual_host_goes_into_another_one(management: Management, take_in: C
         (
             {"permissions": [{"user": "u", "vhost": "/", "configure": "", "write": "", "read": ""}]},
             "permission of user 'u' in vhost '/': no user 'u'",
+        ),
+        (
+            {
+                "topic_permissions": [
+                    {"user": "guest", "vhost": "/", "exchange": "amq.topic", "write": "(", "read": ""},
+                ]
+            },
+            "topic permission of user 'guest' in vhost '/': invalid regular expression '('",
         ),
         (
             {"permissions": [{"user": "guest", "vhost": "/", "configure": "(", "write": "", "read": ""}]},

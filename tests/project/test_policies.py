@@ -296,7 +296,7 @@ class TestPaths:
                 'Validation failed\n\nmax-queues should be a number, actually was <<"x">>\n',
             ),
             ("operator_policy/%2F/x", 5, "Validation failed\n\nx not a list 5\n"),
-            ("shovel/%2F/x", [[[[]]]] * 3 + [1 << 64], f"{1 << 64} has more than 64 bits"),
+            ("shovel/%2F/x", [[[[]]]] * 3 + [1 << 64], "a number has at most 64 bits"),
         ],
     )
     def test_what_is_no_parameter_is_refused(

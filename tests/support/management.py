@@ -1,16 +1,19 @@
-"""A client of the management API, for tests."""
+"""A client of the management API."""
 
 from __future__ import annotations
 
 import base64
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+Call = Callable[..., "Answer"]
 
-@dataclass(frozen=True)
+
+@dataclass
 class Answer:
     status: int
     headers: Mapping[str, str]
@@ -21,23 +24,38 @@ class Answer:
         return json.loads(self.content)
 
 
+def request(
+    address: tuple[str, int],
+    method: str,
+    path: str,
+    body: object = None,
+    login: str | None = "guest:guest",
+    headers: Any = None,
+) -> Answer:
+    """One request. `body` is sent as JSON, but for bytes, which are sent as they are."""
+    sent = dict(headers or {})
+    if login is not None:
+        sent["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    content = body if body is None or isinstance(body, bytes) else json.dumps(body)
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    try:
+        # What is too large is refused while it is being sent.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, content, sent)
+        answer = connection.getresponse()
+        return Answer(answer.status, dict(answer.getheaders()), answer.read())
+    finally:
+        connection.close()
+
+
 class Management:
-    """Requests to one listener, each over a connection of its own."""
+    """Requests to one listener by guest, of which most are meant to succeed."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
 
     def call(self, method: str, path: str, body: object = None, *, login: str = "guest:guest") -> Answer:
-        """`body` is sent as JSON, unless it is bytes."""
-        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
-        connection = http.client.HTTPConnection(*self._address, timeout=30)
-        try:
-            connection.request(method, path, content, headers)
-            answer = connection.getresponse()
-            return Answer(answer.status, dict(answer.getheaders()), answer.read())
-        finally:
-            connection.close()
+        return request(self._address, method, path, body, login)
 
     def get(self, path: str, *, login: str = "guest:guest") -> Any:
         """What is at a path that there is."""

@@ -6,15 +6,25 @@ Lists come whole, or by `?page=1&page_size=100&name=TEXT` as RabbitMQ's do: then
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Final
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.params import Depends as Dependency
-from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel
 
-from millpond.admin import changes, definitions, metrics, parameters, policies, views
+from millpond.admin import (
+    changes,
+    clients,
+    definitions,
+    messages,
+    metrics,
+    parameters,
+    policies,
+    topic_permissions,
+    topology,
+    views,
+)
+from millpond.admin.messages import MakeProperties
 from millpond.admin.requests import (
     Asking,
     InVhost,
@@ -22,17 +32,17 @@ from millpond.admin.requests import (
     Name,
     Paged,
     Visible,
+    add_error_handlers,
     administrators_only,
+    body_as,
     monitoring_only,
 )
 from millpond.admin.views import Node, Shown
-from millpond.base.errors import NotFound, PeerError
+from millpond.base.errors import NotFound
 from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.broker import Broker
 from millpond.broker.password_hashes import from_definitions
 from millpond.broker.vhost import VirtualHost
-
-STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed": 403, "resource-locked": 409}
 
 
 class UserBody(BaseModel):
@@ -54,12 +64,7 @@ class PermissionBody(BaseModel):
     read: str
 
 
-class RedriveBody(BaseModel):
-    to: str | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-
-
-def application(broker: Broker, node: Node) -> FastAPI:
+def application(broker: Broker, node: Node, make_properties: MakeProperties) -> FastAPI:
     """All routes, on this broker. It expects `gate.Gate` around it."""
     made = FastAPI(title="Millpond", docs_url=None, redoc_url=None, openapi_url=None)
     made.state.broker = broker
@@ -72,11 +77,13 @@ def application(broker: Broker, node: Node) -> FastAPI:
         policies.routes(broker),
         parameters.routes(broker),
         definitions.routes(broker),
+        topic_permissions.routes(broker),
+        clients.routes(broker, node),
+        topology.routes(broker, node),
+        messages.routes(broker, make_properties),
     ):
         made.include_router(routes)
-    made.add_exception_handler(PeerError, _peer_error)
-    made.add_exception_handler(RequestValidationError, _not_valid)
-    made.add_exception_handler(HTTPException, _http_error)
+    add_error_handlers(made)
     return made
 
 
@@ -90,11 +97,6 @@ def _node(broker: Broker, node: Node) -> APIRouter:
     @routes.get("/whoami")
     async def _whoami(principal: Asking) -> Response:
         return Json({"name": principal.name, "tags": sorted(principal.tags)})
-
-    @routes.get("/connections")
-    async def _connections(principal: Asking, page: Paged) -> Response:
-        shown = (views.connection(connection) for connection in broker.connections)
-        return page.of(one for one in shown if principal.sees_everything or one.get("user") == principal.name)
 
     return routes
 
@@ -113,7 +115,7 @@ def _topology(node: Node) -> APIRouter:
 
     def consumers(vhosts: list[VirtualHost]) -> Iterable[Shown]:
         return (
-            views.consumer(vhost.name, queue, consumer)
+            views.consumer(vhost.name, queue, consumer, node)
             for vhost in vhosts
             for queue in vhost.queues.values()
             for consumer in queue.consumers
@@ -140,18 +142,6 @@ def _topology(node: Node) -> APIRouter:
     listed("/exchanges", exchanges)
     listed("/bindings", bindings)
     listed("/consumers", consumers)
-
-    @routes.get("/queues/{vhost}/{name}")
-    async def _queue(found: InVhost, name: Name) -> Response:
-        [vhost] = found
-        if name not in vhost.queues:
-            raise NotFound(f"no {vhost.queue_resource(name)}")
-        return Json(views.queue(vhost.name, vhost.queues[name], node))
-
-    @routes.get("/exchanges/{vhost}/{name}")
-    async def _exchange(found: InVhost, name: Name) -> Response:
-        [vhost] = found
-        return Json(views.exchange(vhost.name, vhost.exchange(name)))
 
     return routes
 
@@ -184,7 +174,7 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
         return Json(views.user(access.user(name), broker.parameters))
 
     @routes.put("/users/{name}")
-    async def _put_user(name: Name, body: UserBody) -> Response:
+    async def _put_user(name: Name, body: Annotated[UserBody, body_as(UserBody)]) -> Response:
         exists = any(user.name == name for user in access.list_users())
         tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
         tags = [tag.strip() for tag in tags if tag.strip()]
@@ -212,7 +202,9 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
         raise NotFound(f"user '{user}' has no permissions in vhost '{vhost}'")
 
     @routes.put("/permissions/{vhost}/{user}")
-    async def _put_permission(vhost: Name, user: Name, body: PermissionBody) -> Response:
+    async def _put_permission(
+        vhost: Name, user: Name, body: Annotated[PermissionBody, body_as(PermissionBody)]
+    ) -> Response:
         exists = access.has_vhost(user, vhost)
         await changes.set_permission(broker, user, vhost, body.configure, body.write, body.read)
         return Response(status_code=204 if exists else 201)
@@ -228,12 +220,11 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     routes = APIRouter(prefix="/api", dependencies=[guard])
 
     @routes.put("/vhosts/{vhost}")
-    async def _put_vhost(vhost: Name, principal: Asking, body: VhostBody | None = None) -> Response:
+    async def _put_vhost(vhost: Name, principal: Asking, body: Annotated[VhostBody, body_as(VhostBody)]) -> Response:
         exists = vhost in broker.vhosts
-        if body is not None:
-            checked_default_queue_type(body.default_queue_type)
+        checked_default_queue_type(body.default_queue_type)
         await changes.create_vhost(broker, vhost, principal.name)
-        if body is not None:
+        if body.model_fields_set:
             tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
             named = tuple(tag.strip() for tag in tags if tag.strip())
             await changes.describe_vhost(broker, vhost, body.description, named, body.default_queue_type)
@@ -243,45 +234,4 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     async def _delete_vhost(vhost: Name) -> None:
         await changes.delete_vhost(broker, vhost)
 
-    @routes.delete("/queues/{vhost}/{name}", status_code=204)
-    async def _delete_queue(
-        vhost: Name,
-        name: Name,
-        if_unused: Annotated[bool, Query(alias="if-unused")] = False,
-        if_empty: Annotated[bool, Query(alias="if-empty")] = False,
-    ) -> None:
-        await changes.delete_queue(broker, vhost, name, if_unused, if_empty)
-
-    @routes.delete("/queues/{vhost}/{name}/contents", status_code=204)
-    async def _purge_queue(vhost: Name, name: Name) -> None:
-        await changes.purge_queue(broker, vhost, name)
-
-    @routes.post("/queues/{vhost}/{name}/redrive")
-    async def _redrive(vhost: Name, name: Name, body: RedriveBody) -> Response:
-        return Json(await changes.redrive(broker, vhost, name, body.to, body.limit))
-
-    @routes.delete("/connections/{name}", status_code=204)
-    async def _close_connection(name: Name, request: Request) -> None:
-        changes.close_connection(broker, name, request.headers.get("x-reason", "Closed via management plugin"))
-
     return routes
-
-
-async def _peer_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, PeerError)
-    texts = {"not-found": "Object Not Found", "access-refused": "not_authorised"}
-    body = {"error": texts.get(error.kind, "bad_request"), "reason": str(error)}
-    return Json(body, status_code=STATUS_BY_KIND.get(error.kind, 400))
-
-
-async def _not_valid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    # Without the input: it may be a password.
-    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-    return Json({"error": "bad_request", "reason": "; ".join(reasons)}, status_code=400)
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    body = {"error": "Object Not Found" if error.status_code == 404 else "bad_request", "reason": str(error.detail)}
-    return Json(body, status_code=error.status_code, headers=error.headers)

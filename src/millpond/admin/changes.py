@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from millpond.base.errors import NotFound, StorageFailed
+from millpond.base.errors import StorageFailed
 from millpond.broker.commits import CommitWaiter
 from millpond.broker.redrive import Redrive
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
+    from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.vhost import VirtualHost
 
 
 async def put_user(
@@ -29,8 +31,7 @@ async def put_user(
 
 
 async def delete_user(broker: Broker, name: str) -> None:
-    broker.access.delete_user(name)
-    broker.parameters.forget_user(name)
+    broker.delete_user(name)
     await _make_durable(broker)
 
 
@@ -43,6 +44,19 @@ async def set_permission(broker: Broker, user: str, vhost: str, configure: str, 
 async def clear_permission(broker: Broker, user: str, vhost: str) -> None:
     broker.vhost(vhost)
     broker.access.clear_permission(user, vhost)
+    await _make_durable(broker)
+
+
+async def set_topic_permission(broker: Broker, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+    broker.vhost(vhost).exchange(exchange)
+    broker.access.set_topic_permission(user, vhost, exchange, write, read)
+    await _make_durable(broker)
+
+
+async def clear_topic_permissions(broker: Broker, user: str, vhost: str, exchange: str | None) -> None:
+    """Those at one exchange, or at all."""
+    broker.vhost(vhost)
+    broker.access.clear_topic_permissions(user, vhost, exchange)
     await _make_durable(broker)
 
 
@@ -67,17 +81,65 @@ async def delete_vhost(broker: Broker, name: str) -> None:
     await _make_durable(broker)
 
 
-async def delete_queue(broker: Broker, vhost: str, name: str, if_unused: bool, if_empty: bool) -> None:
-    where = broker.vhost(vhost)
-    where.delete_queue(where.queue(name, None), if_unused, if_empty)
+async def declare_queue(
+    broker: Broker, vhost: VirtualHost, name: str, durable: bool, auto_delete: bool, arguments: dict[str, object]
+) -> None:
+    vhost.declare_queue(name, durable, False, auto_delete, arguments, None)
     await _make_durable(broker)
 
 
-async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
-    """The number of messages that are gone."""
-    purged = broker.vhost(vhost).queue(name, None).purge()
+async def delete_queue(broker: Broker, vhost: VirtualHost, name: str, if_unused: bool, if_empty: bool) -> None:
+    vhost.delete_queue(vhost.queue(name, None), if_unused, if_empty)
+    await _make_durable(broker)
+
+
+def purge_queue(broker: Broker, vhost: VirtualHost, name: str) -> None:
+    vhost.queue(name, None).purge()
     broker.turn.touch()
-    return purged
+
+
+async def declare_exchange(
+    broker: Broker,
+    vhost: VirtualHost,
+    name: str,
+    type: str,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: dict[str, object],
+) -> None:
+    vhost.declare_exchange(name, type, durable, auto_delete, internal, arguments)
+    await _make_durable(broker)
+
+
+async def delete_exchange(broker: Broker, vhost: VirtualHost, name: str, if_unused: bool) -> None:
+    vhost.delete_exchange(name, if_unused)
+    await _make_durable(broker)
+
+
+async def bind(
+    broker: Broker,
+    vhost: VirtualHost,
+    source: Exchange,
+    destination: Destination,
+    routing_key: str,
+    arguments: dict[str, object],
+) -> None:
+    _check_shared(vhost, destination)
+    vhost.bind(source, destination, routing_key, arguments)
+    await _make_durable(broker)
+
+
+async def unbind(broker: Broker, vhost: VirtualHost, binding: Binding) -> None:
+    _check_shared(vhost, binding.destination)
+    vhost.unbind(binding.source, binding.destination, binding.routing_key, binding.arguments)
+    await _make_durable(broker)
+
+
+def _check_shared(vhost: VirtualHost, destination: Destination) -> None:
+    """ResourceLocked where it is a queue that belongs to a connection."""
+    if destination.kind == "queue":
+        vhost.queue(destination.name, None)
 
 
 async def redrive(broker: Broker, vhost: str, name: str, target: str | None, limit: int | None) -> dict[str, int]:
@@ -91,14 +153,6 @@ async def redrive(broker: Broker, vhost: str, name: str, target: str | None, lim
         order.finish()
     await _journaled(broker)
     return {"moved": order.moved, "kept": order.kept}
-
-
-def close_connection(broker: Broker, name: str, reason: str) -> None:
-    for connection in broker.connections:
-        if connection.describe().get("name") == name:
-            connection.close_by_operator(reason)
-            return
-    raise NotFound(f"no connection '{name}'")
 
 
 class _Journaled(CommitWaiter):
@@ -124,11 +178,15 @@ async def _journaled(broker: Broker) -> None:
     """Wait until all that was done so far is durable."""
     ledger = broker.ledger
     needed = int(ledger.sequence()) - (0 if ledger.has_changes() else 1)
-    if ledger.durable() >= needed:
-        return
+    if ledger.durable() < needed:
+        await committed(broker, needed)
+
+
+async def committed(broker: Broker, sequence: int) -> None:
+    """Wait until the journal has this commit."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    ledger.sync_wanted = True
-    broker.commits.wait(_Journaled(needed, done))
+    broker.ledger.sync_wanted = True
+    broker.commits.wait(_Journaled(sequence, done))
     broker.turn.touch()
     await done
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ from millpond.admin.requests import (
     Paged,
     Visible,
     administrators_only,
+    body_as,
     policymakers_only,
 )
 from millpond.admin.views import Shown
@@ -76,7 +77,9 @@ def _parameters(broker: Broker) -> APIRouter:
         return Json(_parameter(parameters.row(found[0].name, component, name)))
 
     @made.put("/{component}/{vhost}/{name}", dependencies=changing)
-    async def _put(component: Name, found: InVhost, name: Name, body: ValueBody) -> Response:
+    async def _put(
+        component: Name, found: InVhost, name: Name, body: Annotated[ValueBody, body_as(ValueBody)]
+    ) -> Response:
         vhost = found[0].name
         exists = any(row.name == name for row in parameters.rows(component, vhost))
         await policy_changes.put_parameter(broker, vhost, component, name, body.given())
@@ -103,7 +106,7 @@ def _global_parameters(broker: Broker) -> APIRouter:
         return Json({"name": row.name, "value": row.value})
 
     @made.put("/{name}")
-    async def _put(name: Name, body: ValueBody) -> Response:
+    async def _put(name: Name, body: Annotated[ValueBody, body_as(ValueBody)]) -> Response:
         exists = any(row.name == name for row in parameters.global_rows())
         await policy_changes.put_global_parameter(broker, name, body.given())
         return Response(status_code=204 if exists else 201)
@@ -137,7 +140,7 @@ def _limits(broker: Broker) -> APIRouter:
         return page.of(of_vhosts(found))
 
     @made.put("/vhost-limits/{vhost}/{name}", status_code=204, dependencies=administrators)
-    async def _put_vhost(found: InVhost, name: Name, body: ValueBody) -> None:
+    async def _put_vhost(found: InVhost, name: Name, body: Annotated[ValueBody, body_as(ValueBody)]) -> None:
         await policy_changes.put_vhost_limit(broker, found[0].name, name, body.given())
 
     @made.delete("/vhost-limits/{vhost}/{name}", status_code=204, dependencies=administrators)
@@ -155,7 +158,7 @@ def _limits(broker: Broker) -> APIRouter:
         return page.of(of_users([broker.access.user(user).name]))
 
     @made.put("/user-limits/{user}/{name}", status_code=204, dependencies=administrators)
-    async def _put_user(user: Name, name: Name, body: ValueBody) -> None:
+    async def _put_user(user: Name, name: Name, body: Annotated[ValueBody, body_as(ValueBody)]) -> None:
         await policy_changes.put_user_limit(broker, user, name, body.given())
 
     @made.delete("/user-limits/{user}/{name}", status_code=204, dependencies=administrators)

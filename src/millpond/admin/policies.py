@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel, Field
 
 from millpond.admin import policy_changes
-from millpond.admin.requests import InVhost, Json, Name, Paged, Visible, administrators_only, policymakers_only
+from millpond.admin.requests import InVhost, Json, Name, Paged, Visible, administrators_only, body_as, policymakers_only
 from millpond.admin.views import Shown
 from millpond.base.errors import NotFound, PreconditionFailed
 from millpond.broker.broker import Broker
@@ -55,7 +55,7 @@ def _add(made: APIRouter, broker: Broker, path: str, kind: str, guard: Dependenc
         return Json(policy(found[0].policies.row(name, kind)))
 
     @made.put(path + "/{vhost}/{name}", dependencies=[guard])
-    async def _put(found: InVhost, name: Name, body: PolicyBody) -> Response:
+    async def _put(found: InVhost, name: Name, body: Annotated[PolicyBody, body_as(PolicyBody)]) -> Response:
         [vhost] = found
         if missing := [field for field in ("pattern", "definition") if field not in body.model_fields_set]:
             raise PreconditionFailed(f"[{','.join(f'{{key_missing,{field}}}' for field in missing)}]")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from millpond.broker.queues.consumer import Consumer
     from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
-    from millpond.catalog.rows import PermissionRow
+    from millpond.catalog.rows import PermissionRow, TopicPermissionRow
 
 Shown = dict[str, Any]
 
@@ -151,18 +151,23 @@ def exchange(vhost_name: str, shown: Exchange) -> Shown:
 def bindings(vhost: VirtualHost) -> Iterator[Shown]:
     """All bindings, first those of the default exchange, which every queue has by its name."""
     for name in vhost.queues:
-        yield {
-            "source": "",
-            "vhost": vhost.name,
-            "destination": name,
-            "destination_type": "queue",
-            "routing_key": name,
-            "arguments": {},
-            "properties_key": name,
-        }
+        yield default_binding(vhost.name, name)
     for source in vhost.router.exchanges.values():
         for found in source.bindings():
             yield binding(vhost.name, found)
+
+
+def default_binding(vhost_name: str, queue_name: str) -> Shown:
+    """What every queue has: a binding by its name to the default exchange."""
+    return {
+        "source": "",
+        "vhost": vhost_name,
+        "destination": queue_name,
+        "destination_type": "queue",
+        "routing_key": queue_name,
+        "arguments": {},
+        "properties_key": queue_name,
+    }
 
 
 def binding(vhost_name: str, shown: Binding) -> Shown:
@@ -177,9 +182,12 @@ def binding(vhost_name: str, shown: Binding) -> Shown:
     }
 
 
-def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer) -> Shown:
+def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer, node: Node) -> Shown:
+    place = shown.describe_channel()
     return {
         "consumer_tag": shown.tag,
+        "channel_details": {**place, "node": node.name} if place else {},
+        "arguments": shown.described_arguments(),
         "queue": {"vhost": vhost_name, "name": queue.name},
         "ack_required": shown.acknowledges,
         "exclusive": shown.exclusive,
@@ -199,8 +207,12 @@ def _activity(queue: MessageQueue, shown: Consumer) -> str:
     return "single_active" if queue.is_active(shown) else "waiting"
 
 
-def connection(shown: ClientConnection) -> Shown:
-    return shown.describe()
+def connection(shown: ClientConnection, node: Node) -> Shown:
+    return {**shown.describe(), "node": node.name}
+
+
+def channel(shown: Shown, node: Node) -> Shown:
+    return {**shown, "node": node.name}
 
 
 def user(shown: User, parameters: Parameters) -> Shown:
@@ -213,6 +225,16 @@ def permission(shown: PermissionRow) -> Shown:
         "user": shown.user,
         "vhost": shown.vhost,
         "configure": shown.configure,
+        "write": shown.write,
+        "read": shown.read,
+    }
+
+
+def topic_permission(shown: TopicPermissionRow) -> Shown:
+    return {
+        "user": shown.user,
+        "vhost": shown.vhost,
+        "exchange": shown.exchange,
         "write": shown.write,
         "read": shown.read,
     }

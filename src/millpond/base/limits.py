@@ -135,10 +135,19 @@ LISTEN_BACKLOG: Final = 4096
 CONSUMERS_PER_CHANNEL_MAX: Final = 10_000
 # --- Management API ---------------------------------------------------------------------------------------------------
 
-# The largest request is a user with its tags, or a permission with three patterns.
+# The largest request, but for those below, is a queue with its arguments, or a permission with three patterns.
 ADMIN_REQUEST_BYTES_MAX: Final = 64 * KIB
 # Definitions are one document: RabbitMQ's limit, some 100,000 queues. One is read at a time.
 DEFINITIONS_BYTES_MAX: Final = 20 * MIB
+# RabbitMQ's limit for all requests: one that publishes has a whole message in it. Few of those are read at once, since
+# what is being read is outside the memory budget.
+ADMIN_LARGE_REQUEST_BYTES_MAX: Final = 10_000_000
+ADMIN_LARGE_REQUESTS_MAX: Final = 4
+# What one request gets from a queue at the most: it is all in memory at once, on top of the budget.
+ADMIN_GET_MESSAGES_MAX: Final = 10_000
+ADMIN_GET_BYTES_MAX: Final = 16 * MIB
+# Who publishes by a request is told after this long that the disk has not taken the message yet.
+ADMIN_CONFIRM_TIMEOUT_MS: Final = 5_000
 # Requests under way; above it the answer is 503. Operators and monitoring are few.
 ADMIN_REQUESTS_MAX: Final = 64
 # Logins that wait for a password hash share this many threads, so that a flood of them leaves the broker its cores.

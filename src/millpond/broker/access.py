@@ -7,8 +7,11 @@ transaction of the caller's turn. All methods belong on the event loop's thread 
 Permissions are RabbitMQ's: a user has access to a vhost when there is a row for both, and its three regular expressions
 say which names may be configured, written to and read from. A pattern is searched in the name, so it is anchored
 only where it says so; the empty pattern matches the empty name only, that is nothing; the default exchange is
-called "amq.default" here. Patterns are Python's, with ASCII classes, where RabbitMQ's are PCRE: docs/security.md says
-where they differ.
+called "amq.default" here. At a topic exchange a user may have topic permissions besides: patterns for the routing keys
+that may be published with and bound by, in which {username} and {vhost} stand for those.
+
+Patterns are Python's, with ASCII classes, where RabbitMQ's are PCRE: docs/security.md says where they differ. They come
+from administrators, who are trusted not to write one that backtracks without end.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from millpond.base.errors import AccessRefused, NotAllowed, NotFound, Preconditi
 from millpond.broker import password_hashes
 from millpond.broker.patterns import compile_pattern
 from millpond.catalog.catalog import Catalog
-from millpond.catalog.rows import CatalogState, PermissionRow, UserRow
+from millpond.catalog.rows import CatalogState, PermissionRow, TopicPermissionRow, UserRow
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -84,6 +87,19 @@ class _Patterns:
         }
 
 
+class _TopicPatterns:
+    """A topic permission row with its patterns compiled."""
+
+    __slots__ = ("by_operation", "row")
+
+    def __init__(self, row: TopicPermissionRow) -> None:
+        self.row: Final = row
+        self.by_operation: Final = {
+            Operation.WRITE: _compiled_or_nothing(_expanded(row.write, row)),
+            Operation.READ: _compiled_or_nothing(_expanded(row.read, row)),
+        }
+
+
 class Access:
     """All users and permissions of a broker.
 
@@ -97,7 +113,11 @@ class Access:
         self._loopback_users: Final = frozenset(loopback_users)
         self._users: Final[dict[str, UserRow]] = {}
         self._permissions: Final[dict[tuple[str, str], _Patterns]] = {}
+        # By user and vhost, then by exchange.
+        self._topic_permissions: Final[dict[tuple[str, str], dict[str, _TopicPatterns]]] = {}
         self._decisions: Final[dict[tuple[str, str, Operation, str], bool]] = {}
+        # With the routing key behind the exchange.
+        self._topic_decisions: Final[dict[tuple[str, str, Operation, str, str], bool]] = {}
         self._logins: Final = _Logins()
         # Of users whose password was seen in clear: the hash they have, and one that is harder to crack.
         self._better_hashes: Final[dict[str, tuple[str, str]]] = {}
@@ -111,6 +131,10 @@ class Access:
         self._permissions.update(
             ((row.user, row.vhost), _Patterns(row, _compiled_or_nothing)) for row in state.permissions
         )
+        self._topic_permissions.clear()
+        for row in state.topic_permissions:
+            patterns = _TopicPatterns(row)
+            self._topic_permissions.setdefault((row.user, row.vhost), {})[row.exchange] = patterns
         self._forget_decisions()
 
     def create_default_user(
@@ -184,6 +208,10 @@ class Access:
             raise PreconditionFailed(f"a password has 1 to {limits.PASSWORD_BYTES_MAX} bytes")
         return _hasher().hash(password)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such a user, for who has proved to be it without a password."""
+        return name in self._users
+
     def check_address(self, name: str, address: str | None) -> None:
         """Raises AccessRefused where the user may log in from this machine only and `address` is another.
 
@@ -221,6 +249,40 @@ class Access:
         if not allowed:
             raise AccessRefused(
                 f"{operation.value} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'"
+            )
+
+    def check_any(self, user: str, vhost: str, kind: str, name: str) -> None:
+        """Raises AccessRefused where the user may do nothing at all to it; in the words of a refused `configure`."""
+        for operation in (Operation.READ, Operation.WRITE):
+            try:
+                self.check(user, vhost, operation, kind, name)
+            except AccessRefused:
+                continue
+            return
+        self.check(user, vhost, Operation.CONFIGURE, kind, name)
+
+    def check_topic(self, user: str, vhost: str, operation: Operation, exchange: str, routing_key: str) -> None:
+        """Raises AccessRefused where the user may not write or read by the routing key at a topic exchange.
+
+        Where nothing is said of the user and the exchange, every routing key is allowed.
+        """
+        if not self._topic_permissions:
+            return
+        permissions = self._topic_permissions.get((user, vhost))
+        patterns = None if permissions is None else permissions.get(exchange)
+        if patterns is None:
+            return
+        decision = (user, vhost, operation, exchange, routing_key)
+        allowed = self._topic_decisions.get(decision)
+        if allowed is None:
+            allowed = patterns.by_operation[operation].search(routing_key) is not None
+            if len(self._topic_decisions) >= limits.ACCESS_DECISIONS_CACHED_MAX:
+                self._topic_decisions.clear()
+            self._topic_decisions[decision] = allowed
+        if not allowed:
+            raise AccessRefused(
+                f"{operation.value} access to topic '{routing_key}' in exchange '{exchange}' in vhost '{vhost}' "
+                f"refused for user '{user}'"
             )
 
     # --- Administration --------------------------------------------------------------------------------------------
@@ -266,6 +328,8 @@ class Access:
         del self._users[name]
         for key in [key for key in self._permissions if key[0] == name]:
             del self._permissions[key]
+        for key in [key for key in self._topic_permissions if key[0] == name]:
+            del self._topic_permissions[key]
         self._logins.forget_all()
         self._forget_decisions()
 
@@ -300,10 +364,49 @@ class Access:
         self._permissions.pop((user, vhost), None)
         self._forget_decisions()
 
+    def list_topic_permissions(self, user: str | None = None, vhost: str | None = None) -> list[TopicPermissionRow]:
+        """All topic permissions, or those of a user, or those in a vhost."""
+        return [
+            patterns.row
+            for key, permissions in sorted(self._topic_permissions.items(), key=lambda item: item[0])
+            if user in {None, key[0]} and vhost in {None, key[1]}
+            for _, patterns in sorted(permissions.items())
+        ]
+
+    def set_topic_permission(self, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+        """Say by which routing keys the user may write to and read from a topic exchange.
+
+        The caller knows vhost and exchange to exist. Raises NotFound where there is no such user, PreconditionFailed
+        for a pattern that does not compile.
+        """
+        self._existing(user)
+        for pattern in (write, read):
+            _compiled(pattern)
+        patterns = _TopicPatterns(TopicPermissionRow(user, vhost, exchange, write, read))
+        self._catalog.put_topic_permission(patterns.row)
+        self._topic_permissions.setdefault((user, vhost), {})[exchange] = patterns
+        self._forget_decisions()
+
+    def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None = None) -> None:
+        """Allow every routing key again, at one exchange or at all. Raises NotFound where there is no such user."""
+        self._existing(user)
+        permissions = self._topic_permissions.get((user, vhost), {})
+        if exchange is None:
+            self._catalog.delete_topic_permissions(user, vhost)
+            permissions.clear()
+        else:
+            self._catalog.delete_topic_permission(user, vhost, exchange)
+            permissions.pop(exchange, None)
+        if not permissions:
+            self._topic_permissions.pop((user, vhost), None)
+        self._forget_decisions()
+
     def forget_vhost(self, vhost: str) -> None:
         """Forget the permissions in a vhost that is deleted; `Catalog.delete_vhost` deletes them there."""
         for key in [key for key in self._permissions if key[1] == vhost]:
             del self._permissions[key]
+        for key in [key for key in self._topic_permissions if key[1] == vhost]:
+            del self._topic_permissions[key]
         self._forget_decisions()
 
     def _existing(self, name: str) -> UserRow:
@@ -320,6 +423,7 @@ class Access:
 
     def _forget_decisions(self) -> None:
         self._decisions.clear()
+        self._topic_decisions.clear()
         self.version += 1
 
 
@@ -379,7 +483,13 @@ def is_loopback(address: str | None) -> bool:
     return (mapped or ip).is_loopback
 
 
+def _expanded(pattern: str, row: TopicPermissionRow) -> str:
+    """A pattern for the row's user and vhost, whose names are no patterns themselves."""
+    return pattern.replace("{username}", re.escape(row.user)).replace("{vhost}", re.escape(row.vhost))
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern that somebody sets. Raises PreconditionFailed."""
     try:
         return compile_pattern(pattern or "^$")
     except ValueError as error:
@@ -389,8 +499,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def _compiled_or_nothing(pattern: str) -> re.Pattern[str]:
     """What a stored pattern means: nothing, where another version of Python accepted it and this one does not."""
     try:
-        return _compiled(pattern)
-    except PreconditionFailed:
+        # With the name of a user in it, it may be longer than what somebody may write.
+        return compile_pattern(pattern or "^$", characters_max=None)
+    except ValueError:
         return re.compile(r"(?!)")
 
 

@@ -44,13 +44,12 @@ class ClientConnection(AlarmListener):
     """A client's connection, whatever protocol it speaks, as operators see it."""
 
     protocol = ""
+    # "PEER:PORT -> HOST:PORT", and who has logged in; both empty before.
+    name = ""
+    user = ""
 
     def vhost_name(self) -> str:
         """The virtual host that it has opened; empty before."""
-        raise NotImplementedError
-
-    def user_name(self) -> str:
-        """Whose it is."""
         raise NotImplementedError
 
     def channel_count(self) -> int:
@@ -60,6 +59,10 @@ class ClientConnection(AlarmListener):
     def describe(self) -> dict[str, object]:
         """Plain values under the names of RabbitMQ's management API."""
         raise NotImplementedError
+
+    def describe_channels(self) -> list[dict[str, object]]:
+        """Its channels in the same way, where the protocol has such."""
+        return []
 
     def abandon_turn(self) -> None:
         """This turn could not be made durable: if the client is to be told of it, cut the connection instead."""
@@ -198,6 +201,15 @@ class Broker:
         self.parameters.forget_vhost(name)
         self.turn.touch()
         del self.vhosts[name]
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user with all permissions, and close the user's connections. NotFound where there is none."""
+        self.access.delete_user(name)
+        self.parameters.forget_user(name)
+        for connection in list(self.connections):
+            if connection.user == name:
+                connection.close_by_operator(f"user '{name}' is deleted")
+        self.turn.touch()
 
     def all_queues(self) -> list[MessageQueue]:
         """Every queue of every virtual host."""

@@ -167,7 +167,7 @@ class Parameters:
                 f"access to vhost '{vhost.name}' refused for user '{user}': connection limit ({limit}) is reached"
             )
         limit = self.limits_of_user(user).get(CONNECTIONS_MAX, -1)
-        if limit >= 0 and sum(one.user_name() == user for one in connections) >= limit:
+        if limit >= 0 and sum(one.user == user for one in connections) >= limit:
             raise NotAllowed(f"connection refused for user '{user}': user connection limit ({limit}) is reached")
 
     def check_channel(self, connections: Iterable[ClientConnection], user: str) -> None:
@@ -175,7 +175,7 @@ class Parameters:
         if (GLOBAL, USER_LIMITS, user) not in self._values:
             return
         limit = self.limits_of_user(user).get(CHANNELS_MAX, -1)
-        if limit >= 0 and sum(one.channel_count() for one in connections if one.user_name() == user) >= limit:
+        if limit >= 0 and sum(one.channel_count() for one in connections if one.user == user) >= limit:
             raise NotAllowed(
                 f"number of channels opened for user '{user}' has reached the maximum allowed user limit of {limit}"
             )

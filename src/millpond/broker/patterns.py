@@ -11,10 +11,10 @@ import re
 from millpond.base.limits import PATTERN_CHARACTERS_MAX
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str, characters_max: int | None = PATTERN_CHARACTERS_MAX) -> re.Pattern[str]:
     """Raises ValueError, whose text says what is wrong with the pattern."""
-    if len(pattern) > PATTERN_CHARACTERS_MAX:
-        raise ValueError(f"more than {PATTERN_CHARACTERS_MAX} characters")
+    if characters_max is not None and len(pattern) > characters_max:
+        raise ValueError(f"more than {characters_max} characters")
     # PCRE has these classes and Python has not: it would take the letters between the colons one by one.
     if re.search(r"\[:\^?\w+:\]", pattern):
         raise ValueError("POSIX classes are not supported")

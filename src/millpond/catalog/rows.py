@@ -42,6 +42,17 @@ class PermissionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicPermissionRow:
+    """Regular expressions for the routing keys that `user` may write to and read from at the topic exchange."""
+
+    user: str
+    vhost: str
+    exchange: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeRow:
     vhost: str
     name: str
@@ -109,6 +120,7 @@ class CatalogState:
     vhosts: list[VhostRow]
     users: list[UserRow]
     permissions: list[PermissionRow]
+    topic_permissions: list[TopicPermissionRow]
     exchanges: list[ExchangeRow]
     queues: list[QueueRow]
     bindings: list[BindingRow]

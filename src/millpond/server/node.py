@@ -166,7 +166,11 @@ class Node:
         settings = self.settings
         loop = asyncio.get_running_loop()
         connection_settings = ConnectionSettings(
-            settings.frame_max, settings.channel_max, settings.heartbeat_s, settings.handshake_timeout_ms
+            settings.frame_max,
+            settings.channel_max,
+            settings.heartbeat_s,
+            settings.handshake_timeout_ms,
+            settings.certificate_login(),
         )
         handlers = amqp.load(settings.connections_max)
 

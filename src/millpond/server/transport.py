@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from millpond.base.certificate import Certificate
 from millpond.base.limits import SOCKET_BUFFER_BYTES_HIGH, SOCKET_BUFFER_BYTES_LOW
 from millpond.protocols.amqp.transport import Transport
 
@@ -53,6 +54,11 @@ class SocketTransport(Transport):
 
     def is_tls(self) -> bool:
         return self._transport.get_extra_info("sslcontext") is not None
+
+    def peer_certificate(self) -> Certificate | None:
+        # Python shows what is in a certificate only where it was verified.
+        shown = self._transport.get_extra_info("peercert")
+        return Certificate.of_peer(shown) if shown else None
 
 
 class ServerProtocol(asyncio.Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -85,6 +86,9 @@ def checked_value(value: Any, depth: int = 0) -> Any:
     elif isinstance(value, int):
         if abs(value) > COUNT_MAX:
             raise PreconditionFailed(f"{value} has more than 64 bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise PreconditionFailed("a number is not finite")
     elif isinstance(value, dict):
         for key, item in value.items():
             checked_value(key, depth)

@@ -50,8 +50,10 @@ def exported(broker: Broker) -> Object:
             {"user": row.user, "vhost": row.vhost, "configure": row.configure, "write": row.write, "read": row.read}
             for row in broker.access.list_permissions()
         ],
-        # There are none here.
-        "topic_permissions": [],
+        "topic_permissions": [
+            {"user": row.user, "vhost": row.vhost, "exchange": row.exchange, "write": row.write, "read": row.read}
+            for row in broker.access.list_topic_permissions()
+        ],
         "parameters": _parameters(broker, None),
         "global_parameters": [
             {"name": row.name, "value": row.value}

@@ -73,11 +73,13 @@ class Import:
             self._plan("users", self._user)
             self._plan("vhosts", self._vhost)
             self._plan("permissions", self._permission)
-            self._topic_permissions()
             self._plan("global_parameters", self._global_parameter)
         self._plan("parameters", self._parameter)
         self._plan("policies", self._policy)
         self._plan("exchanges", self._exchange)
+        if vhost is None:
+            # Of exchanges, which are there by now.
+            self._plan("topic_permissions", self._topic_permission)
         self._plan("queues", self._queue)
         self._plan("bindings", self._binding)
         self._check_limits()
@@ -161,10 +163,18 @@ class Import:
         access.check_patterns(*patterns)
         self._then(lambda: access.set_permission(user, vhost, *patterns))
 
-    def _topic_permissions(self) -> None:
-        count = sum(1 for _ in listed(self._document, "topic_permissions"))
-        if count:
-            logger.warning("%d topic permissions are not imported: every routing key is allowed here", count)
+    def _topic_permission(self, one: DefinedObject) -> None:
+        user, vhost, exchange = one.text("user"), self._vhost_of(one), one.text("exchange")
+        access = self._broker.access
+        if user not in self._users:
+            raise PreconditionFailed(f"no user '{user}'")
+        write, read = one.text("write"), one.text("read")
+        access.check_patterns(write, read)
+        # RabbitMQ keeps them for exchanges that are gone, to come to life with the next one of that name.
+        if (vhost, exchange) not in self._exchanges:
+            logger.warning("%s is not imported: there is no exchange '%s'", one.shown(None), exchange)
+            return
+        self._then(lambda: access.set_topic_permission(user, vhost, exchange, write, read))
 
     # --- Parameters and policies ----------------------------------------------------------------------------------
 
