@@ -93,9 +93,6 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         except (ssl.SSLError, OSError) as error:
             raise ConfigurationError(f"tls_ca: {settings.tls_ca} holds no certificates: {_reason(error)}") from None
         context.verify_mode = ssl.CERT_REQUIRED if settings.tls_verify_client else ssl.CERT_OPTIONAL
-        # A session that is taken up again is not verified again, and may have outlived its certificate.
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
     return context
 
 

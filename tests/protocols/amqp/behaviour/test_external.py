@@ -16,7 +16,8 @@ from pika.exceptions import AuthenticationError, ProbableAccessDeniedError, Prob
 
 from tests.support.broker_process import BrokerProcess, run_operator_command
 from tests.support.endpoint import Endpoint
-from tests.support.raw_amqp import RawConnection, commands
+from tests.support.raw_amqp import PROTOCOL_HEADER, RawConnection, commands
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.millpond_only("a listener with the test's certificates")
 
@@ -167,6 +168,35 @@ def test_an_expired_certificate_is_refused_by_tls(encrypted: BrokerProcess, auth
     )
     with pytest.raises((pika.exceptions.AMQPConnectionError, ssl.SSLError, ConnectionError)):
         connect(encrypted, client_context(authority, expired))
+
+
+def test_a_session_does_not_outlive_its_certificate(encrypted: BrokerProcess, authority: trustme.CA) -> None:
+    now = dt.datetime.now(dt.UTC)
+    until = (now + dt.timedelta(seconds=3)).replace(microsecond=0)
+    shown = authority.issue_cert("client.example", common_name="x", not_before=now, not_after=until)
+    context = client_context(authority, shown)
+    # Here the session is known when the handshake is done, and TLS verifies nothing when it is taken up again.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    endpoint = Endpoint("127.0.0.1", int(encrypted.listeners["amqps"].rpartition(":")[2]))
+    session: ssl.SSLSession | None = None
+
+    def has_begun() -> bool:
+        nonlocal session
+        with RawConnection(endpoint) as raw:
+            taken_up = context.wrap_socket(raw.socket, server_hostname="localhost", session=session)
+            raw.socket = taken_up
+            session = taken_up.session
+            raw.send_bytes(PROTOCOL_HEADER)
+            try:
+                raw.expect(commands.Connection.Start)
+            except (EOFError, OSError):
+                assert taken_up.session_reused
+                assert dt.datetime.now(dt.UTC) > until
+                return False
+            return True
+
+    assert has_begun()
+    eventually(lambda: not has_begun(), "the certificate has expired")
 
 
 @pytest.mark.parametrize(
