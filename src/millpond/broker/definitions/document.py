@@ -17,6 +17,11 @@ class DefinedObject:
         self.category: Final = category
         self.fields: Final = fields
 
+    def check(self) -> None:
+        """Raises where a field holds what AMQP and the catalog cannot have."""
+        for value in self.fields.values():
+            _check(value, 0)
+
     def shown(self, vhost: str | None) -> str:
         """How an error calls it."""
         fields = self.fields
@@ -42,7 +47,7 @@ class DefinedObject:
         value = default if value is None else value
         if not isinstance(value, str):
             raise PreconditionFailed(f"{field} is missing" if value is None else f"{field} is no text")
-        return str(checked_value(value))
+        return value
 
     def flag(self, field: str, default: bool = False) -> bool:
         value = self.fields.get(field)
@@ -56,7 +61,7 @@ class DefinedObject:
         value = self.fields.get(field) or {}
         if not isinstance(value, dict):
             raise PreconditionFailed(f"{field} is no object")
-        return dict(checked_value(value))
+        return dict(value)
 
 
 def listed(document: object, category: str) -> Iterator[DefinedObject]:
@@ -73,8 +78,7 @@ def listed(document: object, category: str) -> Iterator[DefinedObject]:
         yield DefinedObject(category, one)
 
 
-def checked_value(value: Any, depth: int = 0) -> Any:
-    """A value out of JSON, if AMQP and the catalog can have it. Raises PreconditionFailed."""
+def _check(value: Any, depth: int) -> None:
     if depth > FIELD_VALUE_DEPTH_MAX:
         raise PreconditionFailed(f"values nested deeper than {FIELD_VALUE_DEPTH_MAX}")
     if isinstance(value, str):
@@ -87,9 +91,8 @@ def checked_value(value: Any, depth: int = 0) -> Any:
             raise PreconditionFailed(f"{value} has more than 64 bits")
     elif isinstance(value, dict):
         for key, item in value.items():
-            checked_value(key, depth)
-            checked_value(item, depth + 1)
+            _check(key, depth)
+            _check(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            checked_value(item, depth + 1)
-    return value
+            _check(item, depth + 1)

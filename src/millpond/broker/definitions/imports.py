@@ -18,7 +18,7 @@ from millpond.base.errors import PeerError, PreconditionFailed
 from millpond.base.limits import NAME_BYTES_MAX
 from millpond.broker import password_hashes
 from millpond.broker.arguments import check_queue_arguments, checked_default_queue_type, queue_type
-from millpond.broker.definitions.document import DefinedObject, checked_value, listed
+from millpond.broker.definitions.document import DefinedObject, listed
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
 from millpond.broker.policies import POLICY, checked_policy
@@ -91,6 +91,7 @@ class Import:
     def _plan(self, category: str, planned: Callable[[DefinedObject], None]) -> None:
         for one in listed(self._document, category):
             try:
+                one.check()
                 planned(one)
             except PeerError as error:
                 raise PreconditionFailed(f"{one.shown(self._into)}: {str(error).strip()}") from error
@@ -116,7 +117,7 @@ class Import:
         tags = tags.split(",") if isinstance(tags, str) else tags
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise PreconditionFailed("tags are a text or a list of texts")
-        names = tuple(str(checked_value(tag)).strip() for tag in tags if tag.strip())
+        names = tuple(tag.strip() for tag in tags if tag.strip())
         if one.text("password", "") and one.text("password_hash", ""):
             raise PreconditionFailed("both a password and a password_hash are given")
         stored = self._passwords.get(name)
@@ -147,7 +148,7 @@ class Import:
             told.text("default_queue_type", current.default_queue_type if current is not None else "")
         )
         tags = told.fields.get("tags", list(current.tags) if current is not None else None) or []
-        tags = checked_value(tags.split(",") if isinstance(tags, str) else tags)
+        tags = tags.split(",") if isinstance(tags, str) else tags
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise PreconditionFailed("tags are a text or a list of texts")
         self._then(lambda: broker.create_vhost(name))
@@ -169,14 +170,14 @@ class Import:
     # --- Parameters and policies ----------------------------------------------------------------------------------
 
     def _global_parameter(self, one: DefinedObject) -> None:
-        name, value, parameters = one.name(), checked_value(one.fields.get("value")), self._broker.parameters
+        name, value, parameters = one.name(), one.fields.get("value"), self._broker.parameters
         # What the other cluster calls itself, and what it remembers of itself, is not ours.
         if name != "cluster_name" and not name.startswith("internal"):
             self._then(lambda: parameters.put_global(name, value))
 
     def _parameter(self, one: DefinedObject) -> None:
         name, vhost, component = one.name(), self._vhost_of(one), one.text("component")
-        value = checked_value(one.fields.get("value"))
+        value = one.fields.get("value")
         if component == "operator_policy" and isinstance(value, dict) and isinstance(value.get("definition"), dict):
             value = {**value, "definition": _without_mirroring(value["definition"], one)}
             if not value["definition"]:
@@ -189,7 +190,7 @@ class Import:
 
     def _policy(self, one: DefinedObject) -> None:
         name, vhost, fields = one.name(), self._vhost_of(one), one.fields
-        definition = checked_value(fields.get("definition"))
+        definition = fields.get("definition")
         if isinstance(definition, dict) and definition:
             definition = _without_mirroring(definition, one)
             if not definition:
