@@ -10,7 +10,7 @@ from typing import Any
 import pika
 import pytest
 
-from millpond.base.limits import DEFINITIONS_BYTES_MAX
+from millpond.base import limits
 from millpond.cli import run
 from millpond.pytest_plugin import BackgroundBroker
 from tests.support.management import Management
@@ -260,6 +260,47 @@ def shared() -> Iterator[Management]:
     broker.stop()
 
 
+@pytest.mark.parametrize(
+    ("limit", "document"),
+    [
+        (
+            "millpond.base.limits.POLICIES_PER_VHOST_MAX",
+            {"policies": [{"name": n, "vhost": "/", "pattern": "", "definition": {"expires": 1}} for n in "ab"]},
+        ),
+        (
+            "millpond.base.limits.POLICIES_PER_VHOST_MAX",
+            {
+                "parameters": [
+                    {
+                        "name": name,
+                        "vhost": "/",
+                        "component": "operator_policy",
+                        "value": {"pattern": "", "definition": {"expires": 1}, "priority": 0},
+                    }
+                    for name in "ab"
+                ]
+            },
+        ),
+        (
+            "millpond.broker.parameters.PARAMETERS_MAX",
+            {"global_parameters": [{"name": name, "value": 1} for name in "ab"]},
+        ),
+        (
+            "millpond.broker.parameters.PARAMETERS_MAX",
+            {"users": [{"name": n, "tags": "", "limits": {"max-channels": 1}} for n in "ab"]},
+        ),
+    ],
+)
+def test_a_document_that_exceeds_a_limit_changes_nothing(
+    shared: Management, monkeypatch: pytest.MonkeyPatch, limit: str, document: object
+) -> None:
+    before = shared.get("/api/definitions")
+    monkeypatch.setattr(limit, 1)
+    answer = shared.call("POST", "/api/definitions", document)
+    assert (answer.status, "at most 1" in answer.json["reason"]) == (400, True)
+    assert shared.get("/api/definitions") == before
+
+
 def test_a_password_in_clear_is_hashed(shared: Management) -> None:
     document = {"users": [{"name": "zoe", "password": "zoe-secret", "tags": "administrator"}]}
     assert shared.call("POST", "/api/definitions", document).status == 204
@@ -281,7 +322,7 @@ def test_a_document_may_be_larger_than_other_requests_but_not_endless(shared: Ma
     assert shared.call("POST", "/api/definitions", b"").status == 204
     assert shared.call("POST", "/api/definitions", b" " * 1_000_000 + b"{}", login="guest:wrong").status == 401
     assert shared.call("PUT", "/api/policies/%2F/p", b" " * 1_000_000 + b"{}").status == 413
-    assert DEFINITIONS_BYTES_MAX == 20 * 1024 * 1024
+    assert limits.DEFINITIONS_BYTES_MAX == 20 * 1024 * 1024
 
 
 def test_an_export_is_a_download_when_asked_for(shared: Management) -> None:

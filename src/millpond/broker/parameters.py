@@ -47,7 +47,8 @@ _VHOST_LIMIT_NAMES: Final = (CONNECTIONS_MAX, QUEUES_MAX)
 _USER_LIMIT_NAMES: Final = (CONNECTIONS_MAX, CHANNELS_MAX)
 _POLICY_FIELDS: Final = ("pattern", "definition", "priority", "apply-to")
 
-_Key = tuple[str, str, str]
+# Virtual host, component, name.
+Key = tuple[str, str, str]
 
 
 class Parameters:
@@ -58,7 +59,7 @@ class Parameters:
         self._catalog: Final = catalog
         self._vhosts: Final = vhosts
         # By virtual host, component and name. Operator policies are where policies are.
-        self._values: Final[dict[_Key, Any]] = {}
+        self._values: Final[dict[Key, Any]] = {}
 
     def load(self, rows: Iterable[ParameterRow]) -> None:
         """Take over what the catalog holds. The virtual hosts are there already."""
@@ -206,10 +207,14 @@ class Parameters:
         """NotFound where there is no such parameter."""
         self._clear(GLOBAL, "", name)
 
+    def check_room(self, keys: set[Key]) -> None:
+        """LimitExceeded where these, of which some may be there already, are too many."""
+        if len(self._values) + len(keys) > PARAMETERS_MAX and len(self._values.keys() | keys) > PARAMETERS_MAX:
+            raise LimitExceeded(f"there are at most {PARAMETERS_MAX} parameters")
+
     def _put(self, vhost: str, component: str, name: str, value: Any) -> None:
         key = (vhost, component, name)
-        if key not in self._values and len(self._values) >= PARAMETERS_MAX:
-            raise LimitExceeded(f"there are at most {PARAMETERS_MAX} parameters")
+        self.check_room({key})
         self._catalog.put_parameter(ParameterRow(*key, value))
         self._values[key] = value
         if component == VHOST_LIMITS:

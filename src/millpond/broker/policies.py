@@ -53,11 +53,14 @@ class Policies:
 
     def put(self, row: PolicyRow) -> None:
         """Add the policy, or replace that of the same kind and name. LimitExceeded where there are too many."""
-        policies = self._by_kind[row.kind]
-        if row.name not in policies and len(policies) >= limits.POLICIES_PER_VHOST_MAX:
-            raise LimitExceeded(f"a virtual host has at most {limits.POLICIES_PER_VHOST_MAX} policies of a kind")
-        policies[row.name] = _Policy(row)
+        self.check_room(row.kind, {row.name})
+        self._by_kind[row.kind][row.name] = _Policy(row)
         self._order(row.kind)
+
+    def check_room(self, kind: str, names: set[str]) -> None:
+        """LimitExceeded where these, of which some may be there already, are too many."""
+        if len(self._by_kind[kind].keys() | names) > limits.POLICIES_PER_VHOST_MAX:
+            raise LimitExceeded(f"a virtual host has at most {limits.POLICIES_PER_VHOST_MAX} policies of a kind")
 
     def remove(self, name: str, kind: str) -> None:
         """Raises NotFound."""

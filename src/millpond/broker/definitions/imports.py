@@ -21,7 +21,8 @@ from millpond.broker.arguments import check_queue_arguments, checked_default_que
 from millpond.broker.definitions.document import DefinedObject, listed
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
-from millpond.broker.policies import POLICY, checked_policy
+from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
+from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.vhost import RESERVED_PREFIX
 from millpond.catalog.rows import DESTINATION_EXCHANGE, DESTINATION_QUEUE
@@ -68,6 +69,9 @@ class Import:
         }
         self._queues: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.queues}
         self._passed_over: Final[set[tuple[str, str, str]]] = set()
+        # What is set anew or for the first time: policies by virtual host and kind, parameters by their keys.
+        self._policies: Final[dict[tuple[str, str], set[str]]] = {}
+        self._parameters: Final[set[Key]] = set()
         self._queues_max: Final = {name: int(where.queues_max) for name, where in broker.vhosts.items()}
         if vhost is None:
             self._plan("users", self._user)
@@ -128,6 +132,8 @@ class Import:
         access.check_user(name, stored, names)
         limits = one.fields.get("limits") or {}
         parameters.check_user_limits(limits)
+        if limits:
+            self._parameters.add((GLOBAL, USER_LIMITS, name))
         self._users.add(name)
         self._then(lambda: access.put_user(name, stored, names))
         self._then(lambda: parameters.put_user_limits(name, dict(limits)))
@@ -173,19 +179,24 @@ class Import:
         name, value, parameters = one.name(), one.fields.get("value"), self._broker.parameters
         # What the other cluster calls itself, and what it remembers of itself, is not ours.
         if name != "cluster_name" and not name.startswith("internal"):
+            self._parameters.add((GLOBAL, "", name))
             self._then(lambda: parameters.put_global(name, value))
 
     def _parameter(self, one: DefinedObject) -> None:
         name, vhost, component = one.name(), self._vhost_of(one), one.text("component")
         value = one.fields.get("value")
-        if component == "operator_policy" and isinstance(value, dict) and isinstance(value.get("definition"), dict):
+        if component == OPERATOR_POLICIES and isinstance(value, dict) and isinstance(value.get("definition"), dict):
             value = {**value, "definition": _without_mirroring(value["definition"], one)}
             if not value["definition"]:
                 return
         parameters = self._broker.parameters
         parameters.check(vhost, component, name, value)
-        if component == "vhost-limits" and isinstance(value, dict):
+        if component == VHOST_LIMITS and isinstance(value, dict):
             self._queues_max[vhost] = int(value.get("max-queues", -1))
+        if component == OPERATOR_POLICIES:
+            self._policies.setdefault((vhost, OPERATOR_POLICY), set()).add(name)
+        else:
+            self._parameters.add((vhost, component, name))
         self._then(lambda: parameters.put(vhost, component, name, value))
 
     def _policy(self, one: DefinedObject) -> None:
@@ -198,6 +209,7 @@ class Import:
         row = checked_policy(
             vhost, name, POLICY, fields.get("pattern"), definition, fields.get("priority"), fields.get("apply-to")
         )
+        self._policies.setdefault((vhost, POLICY), set()).add(name)
         self._then(lambda: self._broker.vhost(vhost).put_policy(row))
 
     # --- Exchanges, queues, bindings ------------------------------------------------------------------------------
@@ -270,6 +282,10 @@ class Import:
 
     def _check_limits(self) -> None:
         broker = self._broker
+        broker.parameters.check_room(self._parameters)
+        for (vhost, kind), names in self._policies.items():
+            policies = broker.vhosts[vhost].policies if vhost in broker.vhosts else Policies()
+            policies.check_room(kind, names)
         counts: dict[str, int] = {}
         for vhost, _ in self._queues:
             counts[vhost] = counts.get(vhost, 0) + 1
