@@ -53,7 +53,8 @@ def name(pond: BackgroundBroker) -> Iterator[str]:
             management.delete(f"/api/{path}/%2F/{policy['name']}")
     with pika.BlockingConnection(pika.URLParameters(pond.amqp_url)) as connection:
         for queue in management.get("/api/queues/%2F"):
-            connection.channel().queue_delete(queue["name"])
+            if not queue["exclusive"]:
+                connection.channel().queue_delete(queue["name"])
 
 
 def set_policy(management: Management, name: str, kind: str = "policies", **more: Any) -> Callable[..., None]:
@@ -315,6 +316,14 @@ class TestPaths:
 
 
 class TestLimits:
+    def test_direct_reply_to_is_no_queue(self, management: Management, channel: BlockingChannel, name: str) -> None:
+        management.put("/api/vhost-limits/%2F/max-queues", {"value": 1})
+        channel.basic_consume("amq.rabbitmq.reply-to", lambda *_: None, auto_ack=True)
+        channel.queue_declare(name)
+        with pytest.raises(ChannelClosedByBroker, match=r"queue limit in vhost '/' \(1\) is reached"):
+            channel.queue_declare(f"{name}-2")
+        management.delete("/api/vhost-limits/%2F/max-queues")
+
     def test_a_virtual_host_has_so_many_connections(self, pond: BackgroundBroker, management: Management) -> None:
         management.put("/api/vhosts/limited", None)
         management.put("/api/vhost-limits/limited/max-connections", {"value": 1})

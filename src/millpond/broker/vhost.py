@@ -95,6 +95,8 @@ class VirtualHost(QueueOwner):
         # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
         self.queues_max: i64 = -1
         self.connections_max: i64 = -1
+        # Of `queues`, how many are for direct reply-to: clients see no queues in them, and no limit counts them.
+        self._reply_queues: i64 = 0
         self.published_total: i64 = 0
         self.unroutable_total: i64 = 0
 
@@ -454,7 +456,7 @@ class VirtualHost(QueueOwner):
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
         context = self.context
-        if self.queues_max >= 0 and len(self.queues) >= self.queues_max:
+        if self.queues_max >= 0 and len(self.queues) - self._reply_queues >= self.queues_max:
             raise PreconditionFailed(
                 f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
             )
@@ -514,6 +516,8 @@ class VirtualHost(QueueOwner):
             return
         del self.queues[queue.name]
         self.context.queue_count -= 1
+        if queue.name.startswith(REPLY_PREFIX):
+            self._reply_queues -= 1
         self._cancel_expiry(queue)
         leading_here = self.router.unbind_destination(queue)
         if queue.durable:
@@ -554,6 +558,7 @@ class VirtualHost(QueueOwner):
         queue = Queue(self, context, name, context.next_transient_id(), False, QueueSettings())
         queue.auto_delete = True
         queue.exclusive_owner = connection
+        self._reply_queues += 1
         self._add_queue(queue)
         return queue
 
