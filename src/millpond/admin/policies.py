@@ -14,6 +14,7 @@ from millpond.admin.requests import InVhost, Json, Name, Paged, Visible, adminis
 from millpond.admin.views import Shown
 from millpond.base.errors import NotFound, PreconditionFailed
 from millpond.broker.broker import Broker
+from millpond.broker.definitions.document import check_value
 from millpond.broker.definitions.exports import policy
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, checked_policy
 from millpond.broker.vhost import VirtualHost
@@ -59,6 +60,7 @@ def _add(made: APIRouter, broker: Broker, path: str, kind: str, guard: Dependenc
         [vhost] = found
         if missing := [field for field in ("pattern", "definition") if field not in body.model_fields_set]:
             raise PreconditionFailed(f"[{','.join(f'{{key_missing,{field}}}' for field in missing)}]")
+        check_value([body.pattern, body.definition, body.priority, body.apply_to])
         row = checked_policy(vhost.name, name, kind, body.pattern, body.definition, body.priority, body.apply_to)
         exists = _exists(lambda: vhost.policies.row(name, kind))
         await policy_changes.put_policy(broker, row)

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from millpond.admin.changes import _make_durable
-from millpond.broker.definitions.document import checked_value
+from millpond.broker.definitions.document import check_value
 from millpond.broker.definitions.imports import Import, hashed_passwords
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ async def delete_policy(broker: Broker, vhost: str, name: str, kind: str) -> Non
 
 
 async def put_parameter(broker: Broker, vhost: str, component: str, name: str, value: object) -> None:
-    broker.parameters.put(vhost, component, name, checked_value(value))
+    check_value(value)
+    broker.parameters.put(vhost, component, name, value)
     await _make_durable(broker)
 
 
@@ -38,7 +39,8 @@ async def clear_parameter(broker: Broker, vhost: str, component: str, name: str)
 
 
 async def put_global_parameter(broker: Broker, name: str, value: object) -> None:
-    broker.parameters.put_global(name, checked_value(value))
+    check_value(value)
+    broker.parameters.put_global(name, value)
     await _make_durable(broker)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ class DefinedObject:
     def check(self) -> None:
         """Raises where a field holds what AMQP and the catalog cannot have."""
         for value in self.fields.values():
-            _check(value, 0)
+            check_value(value, 0)
 
     def shown(self, vhost: str | None) -> str:
         """How an error calls it."""
@@ -78,7 +79,8 @@ def listed(document: object, category: str) -> Iterator[DefinedObject]:
         yield DefinedObject(category, one)
 
 
-def _check(value: Any, depth: int) -> None:
+def check_value(value: Any, depth: int = 0) -> None:
+    """Raises where AMQP or the catalog cannot have a value that came as JSON."""
     if depth > FIELD_VALUE_DEPTH_MAX:
         raise PreconditionFailed(f"values nested deeper than {FIELD_VALUE_DEPTH_MAX}")
     if isinstance(value, str):
@@ -89,10 +91,13 @@ def _check(value: Any, depth: int) -> None:
     elif isinstance(value, int):
         if abs(value) > COUNT_MAX:
             raise PreconditionFailed(f"{value} has more than 64 bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise PreconditionFailed("a number is not finite")
     elif isinstance(value, dict):
         for key, item in value.items():
-            _check(key, depth)
-            _check(item, depth + 1)
+            check_value(key, depth)
+            check_value(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check(item, depth + 1)
+            check_value(item, depth + 1)
