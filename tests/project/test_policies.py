@@ -246,6 +246,22 @@ class TestPaths:
         answer = management.call("PUT", "/api/policies/%2F/wrong", body)
         assert (answer.status, answer.json) == (400, {"error": "bad_request", "reason": reason})
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"pattern": "\ud800", "definition": {"max-length": 1}},
+            {"pattern": "x", "definition": {"dead-letter-exchange": "\ud800"}},
+            {"pattern": "x", "definition": {"dead-letter-routing-key": "\ud800"}},
+            {"pattern": "x", "definition": {"max-length": 1 << 64}},
+            {"pattern": "x", "definition": {"max-length": 1}, "priority": 1 << 64},
+            {"pattern": 5, "definition": 5},
+            {"pattern": None, "definition": None, "priority": [], "apply-to": {}},
+        ],
+    )
+    def test_what_cannot_be_kept_is_refused(self, management: Management, body: object) -> None:
+        assert management.call("PUT", "/api/policies/%2F/wrong", body).status == 400
+        assert management.get("/api/policies") == []
+
     def test_a_policymaker_sets_policies_but_no_limits(self, management: Management, name: str) -> None:
         management.put("/api/users/maker", {"password": "secret", "tags": "policymaker"})
         body = {"pattern": "^x", "definition": {"max-length": 1}}
