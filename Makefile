@@ -76,7 +76,7 @@ test: lint
 
 # Each of these prints how long it took.
 interop: $(BUILT) $(VENV)/.tests
-	@start=$$(date +%s); $(PYTEST) tests/interop $(ARGS); code=$$?; echo "interop took $$(($$(date +%s) - start)) s"; exit $$code
+	@start=$$(date +%s); MILLPOND_TEST_INTEROP=1 $(PYTEST) tests/interop $(ARGS); code=$$?; echo "interop took $$(($$(date +%s) - start)) s"; exit $$code
 
 faults: $(BUILT) $(VENV)/.tests
 	@start=$$(date +%s); MILLPOND_TEST_BACKLOG=1 $(PYTEST) tests/faults $(ARGS); code=$$?; echo "faults took $$(($$(date +%s) - start)) s"; exit $$code
