@@ -1,7 +1,7 @@
 """Scenarios written in a client's own language: a program plays one, and asks for what only the tests can do.
 
 The program is given the broker's URL and the scenario's name. A line `ask WHAT` on its standard output is a request,
-answered by the line `WHAT` on its standard input once it has been done. Its exit code is 0 when the scenario has passed.
+answered by the line `WHAT` on its standard input once it has been done. It ends with 0 when the scenario has passed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SCENARIO_DEADLINE_S = 60.0
 Actions = Mapping[str, Callable[[], object]]
 
 
-def names_in(source: Path) -> list[str]:
+def names_in(source: Path, function: str = "scenario") -> list[str]:
     """The names of the scenarios in `source`: what stands in quotation marks after `scenario(`."""
-    found: list[str] = re.findall(r'\bscenario\(\s*"([^"]+)"', source.read_text(encoding="utf-8"))
+    found: list[str] = re.findall(rf'\b{function}\(\s*"([^"]+)"', source.read_text(encoding="utf-8"))
     assert found, f"{source} has no scenarios"
     return found
 
