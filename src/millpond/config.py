@@ -168,6 +168,11 @@ class Settings(BaseModel):
         default=limits.CONNECTIONS_MAX, ge=1, description="Connections to all listeners together."
     )
     queues_max: int = Field(default=limits.QUEUES_MAX, ge=1, description="Queues of all virtual hosts together.")
+    consumer_timeout_ms: int = Field(
+        default=limits.CONSUMER_TIMEOUT_MS,
+        ge=0,
+        description="How long a consumer may leave a delivery unsettled; 0 for ever.",
+    )
 
     default_user: str = Field(
         default="guest", min_length=1, max_length=255, description="The user that a new node is made with."

@@ -26,7 +26,7 @@ from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
 from millpond.broker.queues import backlog, page_store, pager
-from millpond.broker.queues import queue as queue_module
+from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.page import Page
@@ -50,9 +50,9 @@ MIB = 1024 * KIB
 class PlainProperties(Properties):
     """Properties of a protocol that only these tests speak."""
 
-    def __init__(self, persistent: bool, expiration_ms: int, headers: dict[str, object]) -> None:
-        raw = json.dumps([persistent, expiration_ms, headers], default=str).encode()
-        super().__init__(FORMAT, raw, persistent, 0, expiration_ms)
+    def __init__(self, persistent: bool, expiration_ms: int, headers: dict[str, object], priority: int = 0) -> None:
+        raw = json.dumps([persistent, expiration_ms, headers, priority], default=str).encode()
+        super().__init__(FORMAT, raw, persistent, priority, expiration_ms)
         self._headers = headers
 
     def headers(self) -> dict[str, object]:
@@ -61,12 +61,12 @@ class PlainProperties(Properties):
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> PlainProperties:
         merged = {**self._headers, **headers}
         kept = {name: value for name, value in merged.items() if value is not None}
-        return PlainProperties(self.persistent, int(self.expiration_ms) if keep_expiration else -1, kept)
+        expiration_ms = int(self.expiration_ms) if keep_expiration else -1
+        return PlainProperties(self.persistent, expiration_ms, kept, self.priority)
 
 
 def _decode(raw: bytes) -> Properties:
-    persistent, expiration_ms, headers = json.loads(raw)
-    return PlainProperties(persistent, expiration_ms, headers)
+    return PlainProperties(*json.loads(raw))
 
 
 PROPERTIES_FORMATS[FORMAT] = _decode
@@ -207,7 +207,7 @@ class Life:
                 (self.told.durable >= wanted or self.told.has_failed)
                 and not self.checkpointer.running
                 and self.store.writes_under_way == 0
-                and not any(page.loading for queue in self.broker.all_queues() for page in queue.pages)
+                and not any(page.loading for lane in self.broker.all_backlogs() for page in lane.pages)
             ),
             "quiet",
         )
@@ -263,10 +263,14 @@ class Life:
 
     def declare(self, name: str, durable: bool = True, **arguments: object) -> Queue:
         named = {f"x-{key.replace('_', '-')}": value for key, value in arguments.items()}
-        return self.vhost.declare_queue(name, durable, False, False, named, None)
+        declared = self.vhost.declare_queue(name, durable, False, False, named, None)
+        assert isinstance(declared, Queue)
+        return declared
 
     def queue(self, name: str) -> Queue:
-        return self.vhost.queues[name]
+        found = self.vhost.queues[name]
+        assert isinstance(found, Queue)
+        return found
 
     def publish(
         self,
@@ -277,6 +281,7 @@ class Life:
         size: int = 0,
         persistent: bool = True,
         expiration_ms: int = -1,
+        priority: int = 0,
         properties: Properties | None = None,
     ) -> None:
         """Publish a message whose body begins with `number`. It is handed over with the end of the turn."""
@@ -284,7 +289,7 @@ class Life:
         body = b"%d " % number
         body += b"x" * max(0, size - len(body))
         route = self.vhost.route(self.vhost.exchange(exchange), Address(exchange, routing_key), None)
-        properties = properties or PlainProperties(persistent, expiration_ms, {})
+        properties = properties or PlainProperties(persistent, expiration_ms, {}, priority)
         self.vhost.publish(route, Message(route.address, properties, body, self.turn.now_ms))
 
     def fill(self, name: str, numbers: range, **options: int) -> None:
@@ -318,14 +323,18 @@ class Life:
 
     def contents(self, queue: Queue) -> list[tuple[int, int, bool]]:
         """(offset, number, persistent) of every message that is not settled, without changing anything."""
+        return [described for lane in queue.backlogs() for described in self.contents_of(lane)]
+
+    def contents_of(self, lane: Backlog) -> list[tuple[int, int, bool]]:
+        """The same of one lane."""
         found: list[tuple[int, int, bool]] = []
-        for page in queue.pages:
+        for page in lane.pages:
             if page.resident:
                 found += [_described(slot.offset, slot.message) for slot in page.entries if slot is not None]
                 continue
             if page not in self._batches:
                 assert page.place is not None, "a page is neither in memory nor in the log"
-                offsets, messages = decode_page(self.store._log(queue).read(page.place), page.end)
+                offsets, messages = decode_page(self.store._log(lane).read(page.place), page.end)
                 self._batches[page] = [_described(*pair) for pair in zip(offsets, messages, strict=True)]
             found += [described for described in self._batches[page] if not page.is_settled_at(described[0])]
         return found
@@ -334,24 +343,31 @@ class Life:
         """What queues and memory count must be what is there."""
         held: dict[int, int] = {}
         for queue in self.broker.all_queues():
+            assert isinstance(queue, Queue)
             contents = self.contents(queue)
-            assert int(queue.ready + queue.unsettled) == len(contents), f"{queue.name}: ready and unsettled"
-            assert sum(int(page.live) for page in queue.pages) == len(contents), f"{queue.name}: live"
-            assert all(page.live > 0 or page is queue.tail for page in queue.pages), f"{queue.name}: an empty page"
-            assert [page.start for page in queue.pages] == sorted({page.start for page in queue.pages})
-            assert sum(not page.resident for page in queue.pages) == queue.pages_out, f"{queue.name}: pages out"
-            assert all(page.resident and page.place is not None for page in queue.kept), f"{queue.name}: kept"
-            if queue.unsettled == 0:
-                assert sum(int(page.live_bytes) for page in queue.pages) == queue.ready_bytes, f"{queue.name}: bytes"
-            resident = 0
-            for page in queue.pages:
-                for slot in page.entries:
-                    if slot is not None:
-                        size = len(slot.message.body) + len(slot.message.properties.raw) + 256
-                        resident += size
-                        held[id(slot.message)] = size
-            assert resident == queue.resident_bytes, f"{queue.name}: resident bytes"
+            assert int(queue.ready + queue.unsettled + queue.stuck) == len(contents), f"{queue.name}: ready, unsettled"
+            if queue.unsettled == queue.stuck == 0:
+                live_bytes = sum(int(page.live_bytes) for lane in queue.backlogs() for page in lane.pages)
+                assert live_bytes == queue.ready_bytes, f"{queue.name}: bytes"
+            for lane in queue.backlogs():
+                self._check_pages(lane, held)
         assert sum(held.values()) == self.memory.used, "memory"
+
+    def _check_pages(self, lane: Backlog, held: dict[int, int]) -> None:
+        name, pages = lane.name, lane.pages
+        assert sum(int(page.live) for page in pages) == len(self.contents_of(lane)), f"{name}: live"
+        assert all(page.live > 0 or page is lane.tail for page in pages), f"{name}: an empty page"
+        assert [page.start for page in pages] == sorted({page.start for page in pages})
+        assert sum(not page.resident for page in pages) == lane.pages_out, f"{name}: pages out"
+        assert all(page.resident and page.place is not None for page in lane.kept), f"{name}: kept"
+        resident = 0
+        for page in pages:
+            for slot in page.entries:
+                if slot is not None:
+                    size = len(slot.message.body) + len(slot.message.properties.raw) + 256
+                    resident += size
+                    held[id(slot.message)] = size
+        assert resident == lane.resident_bytes, f"{name}: resident bytes"
 
 
 def _described(offset: int, message: Message) -> tuple[int, int, bool]:
@@ -370,7 +386,6 @@ def copy_catalog(source: Path, target: Path) -> None:
 def small_pages(monkeypatch: pytest.MonkeyPatch, messages: int = 8) -> None:
     """Have a few messages fill a page, and a few pages a segment, where the source runs uncompiled: compiled code has
     its limits built in, and the same tests then find larger pages."""
-    monkeypatch.setattr(queue_module, "PAGE_MESSAGES_MAX", messages)
     monkeypatch.setattr(backlog, "PAGE_MESSAGES_MAX", messages)
     monkeypatch.setattr(page_store, "SEGMENT_BYTES", 4 * KIB)
     monkeypatch.setattr(pager, "TAIL_PAGED_BYTES_MIN", 1)

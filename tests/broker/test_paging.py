@@ -52,7 +52,7 @@ def test_a_backlog_larger_than_the_budget_is_delivered_in_order_exactly_once(lif
     queue = life.declare("backlog", durable=durable)
     highest = fill_watching(life, ["backlog"], 40_000)
     assert highest < life.memory.budget_bytes * 1.1
-    assert queue.pages_out > 0
+    assert queue.backlog.pages_out > 0
     assert queue.ready == 40_000
     highest = 0
 
@@ -64,7 +64,7 @@ def test_a_backlog_larger_than_the_budget_is_delivered_in_order_exactly_once(lif
         nonlocal highest
         highest = max(highest, int(life.memory.used))
         for entry in inbox.take():
-            assert entry.returns == 0
+            assert not entry.redelivered
             numbers.append(number_of(entry.message))
             queue.settle(entry)
         life.end_turn()
@@ -159,7 +159,7 @@ class TestNothingIsLeftBehind:
                 life.end_turn()
                 life.pump()
         life.settle_down()
-        assert all(life.queue(name).pages_out > 0 for name in ("one", "two", "three"))
+        assert all(life.queue(name).backlog.pages_out > 0 for name in ("one", "two", "three"))
 
     def test_consumed(self, life: Life) -> None:
         life.check_counts()
@@ -185,7 +185,7 @@ class TestNothingIsLeftBehind:
         inbox = Inbox(queue, 100)
         queue.add_consumer(inbox)
         life.end_turn()
-        queue.read_ahead()
+        queue.backlog.read_ahead()
         queue.purge()
         life.settle_down()
         for entry in inbox.take():
@@ -205,9 +205,9 @@ class TestNothingIsLeftBehind:
         for name in ("one", "two", "three"):
             queue = life.queue(name)
             queue.add_consumer(Inbox(queue))
-            queue.read_ahead()
-            queue.seal_tail()
-            life.store.page_out(queue, MIB, 0, 10)
+            queue.backlog.read_ahead()
+            queue.backlog.seal_tail()
+            life.store.page_out(queue.backlog, MIB, 0, 10)
             life.vhost.delete_queue(queue, False, False)
         life.settle_down()
         assert life.memory.used == 0
@@ -240,8 +240,8 @@ class TestNothingIsLeftBehind:
         life.pump_until(lambda: len(inbox.entries) == 3000)
         queue.remove_consumer(inbox)
         entries = inbox.take()
-        queue.give_back(entries[1::2])
-        queue.give_back(entries[::2])
+        queue.give_back(entries[1::2], False)
+        queue.give_back(entries[::2], False)
         life.settle_down()
         life.check_counts()
         assert life.drain(queue) == list(range(12_000))
@@ -250,7 +250,7 @@ class TestNothingIsLeftBehind:
 
     def test_lost(self, life: Life, disk: FaultyFilesystem) -> None:
         queue = life.queue("one")
-        lost = [page for page in queue.pages if not page.resident][3:9]
+        lost = [page for page in queue.backlog.pages if not page.resident][3:9]
         for page in lost:
             assert page.place is not None
             path = f"{life.store.log_folder(queue.log_id, True)}/{page.place.segment_base:020d}.log"
@@ -282,7 +282,7 @@ def test_a_page_whose_base_offset_is_damaged_is_not_served(life: Life, disk: Fau
     """The checksum of a batch does not cover its base offset, so the page's place in the queue does."""
     queue = life.declare("backlog")
     fill_watching(life, ["backlog"], 20_000)
-    page = next(page for page in queue.pages if not page.resident)
+    page = next(page for page in queue.backlog.pages if not page.resident)
     assert page.place is not None
     path = f"{life.store.log_folder(queue.log_id, True)}/{page.place.segment_base:020d}.log"
     disk.flip_bit(path, page.place.position * 8 + 61)
@@ -296,8 +296,8 @@ def test_a_page_that_cannot_be_read_for_want_of_descriptors_is_read_later(
 ) -> None:
     queue = life.declare("backlog", durable=False)
     fill_watching(life, ["backlog"], 20_000, persistent=False)
-    life.store.page_out(queue, 1 << 30, 0, 0)
-    assert not queue.pages[0].resident
+    life.store.page_out(queue.backlog, 1 << 30, 0, 0)
+    assert not queue.backlog.pages[0].resident
     disk.fail("read", errno.EMFILE, times=1 << 30)
     if by_get:
         assert queue.get() is None
@@ -313,7 +313,7 @@ def test_a_page_that_cannot_be_read_for_want_of_descriptors_is_read_later(
         life.store.resume()
         life.pump_until(lambda: len(inbox.entries) == 10)
         queue.remove_consumer(inbox)
-        queue.give_back(inbox.take())
+        queue.give_back(inbox.take(), False)
     life.settle_down()
     assert life.drain(queue) == list(range(20_000))
 
@@ -330,7 +330,7 @@ def test_pages_that_could_not_be_written_stay_in_memory_and_are_written_later(
             life.end_turn()
             life.pump()
     life.settle_down()
-    assert queue.pages_out == 0
+    assert queue.backlog.pages_out == 0
     assert life.store.pages_started_total < 100, "a disk that is full is not asked again every turn"
     life.check_counts()
     disk.heal()

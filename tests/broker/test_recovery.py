@@ -91,7 +91,7 @@ def redelivered(life: Life, name: str) -> dict[int, bool]:
     queue.add_consumer(inbox)
     life.pump_until(lambda: queue.ready == 0)
     queue.remove_consumer(inbox)
-    return {number_of(entry.message): entry.returns > 0 for entry in inbox.take()}
+    return {number_of(entry.message): entry.redelivered for entry in inbox.take()}
 
 
 class TestRedeliveredFlag:
@@ -109,7 +109,7 @@ class TestRedeliveredFlag:
         queue.remove_consumer(inbox)
         for entry in entries[::2]:
             queue.settle(entry)
-        queue.give_back(entries[1::2])
+        queue.give_back(entries[1::2], False)
         flags = redelivered(lives.after_stop(), "work")
         assert flags == {1: True, 3: True, 5: True, **dict.fromkeys(range(6, count), False)}
 
@@ -118,7 +118,7 @@ class TestRedeliveredFlag:
         life.declare("work")
         life.fill("work", range(10))
         entries = [life.queue("work").get() for _ in range(4)]
-        life.queue("work").give_back([entry for entry in entries if entry is not None])
+        life.queue("work").give_back([entry for entry in entries if entry is not None], False)
         lives.after_stop()
         flags = redelivered(lives.after_stop(), "work")
         assert flags == {number: number < 4 for number in range(10)}
@@ -327,7 +327,7 @@ class TestDamage:
         self.prepare(lives)
         life = lives.after_kill()
         queue = life.queue("work")
-        page = queue.pages[1]
+        page = queue.backlog.pages[1]
         assert page.place is not None
         path = f"{life.store.log_folder(queue.log_id, True)}/{page.place.segment_base:020d}.log"
         lives.disk.flip_bit(path, (page.place.position + page.place.length // 2) * 8)
@@ -570,8 +570,8 @@ def test_logs_of_queues_that_are_gone_are_deleted(lives: Lives) -> None:
     life.declare("passing", durable=False)
     for name in ("work", "passing"):
         life.fill(name, range(1000), size=300)
-        life.queue(name).seal_tail()
-        life.store.page_out(life.queue(name), MIB, 0, 100)
+        life.queue(name).backlog.seal_tail()
+        life.store.page_out(life.queue(name).backlog, MIB, 0, 100)
     life.settle_down()
     disk = lives.disk
     assert disk.list(f"{DATA}/queues")

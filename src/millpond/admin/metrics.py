@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from millpond.broker.commits import ALARM_DISK, ALARM_MEMORY, ALARM_STORAGE
-from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.message_queue import MessageQueue
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -25,7 +25,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
-QUEUE_METRICS: Final[list[tuple[Family, str, str, Callable[[Queue], int]]]] = [
+QUEUE_METRICS: Final[list[tuple[Family, str, str, Callable[[MessageQueue], int]]]] = [
     (GaugeMetricFamily, "rabbitmq_queue_messages_ready", "Messages ready", lambda queue: int(queue.ready)),
     (
         GaugeMetricFamily,
@@ -74,7 +74,7 @@ class BrokerCollector(Collector):
             alarms.add_metric([reason], int(reason in broker.alarms.reasons))
         yield alarms
 
-    def _queue_metrics(self, queues: list[tuple[str, Queue]]) -> Iterator[Metric]:
+    def _queue_metrics(self, queues: list[tuple[str, MessageQueue]]) -> Iterator[Metric]:
         for family, name, text, value_of in QUEUE_METRICS:
             if self._per_queue:
                 metric = family(name, text, labels=["vhost", "queue"])

@@ -50,6 +50,15 @@ PAGE_BYTES_MAX: Final = 512 * KIB
 PAGES_AHEAD: Final = 4
 # Messages delivered from one queue before the other queues get their turn.
 DELIVERIES_PER_TURN_MAX: Final = 4096
+# The highest priority of a message, and that which a quorum queue tells apart, as in RabbitMQ.
+PRIORITY_MAX: Final = 255
+QUORUM_PRIORITY_MAX: Final = 31
+# How often a message may come back to a quorum queue that says nothing else before it is dead; RabbitMQ's.
+QUORUM_DELIVERY_LIMIT: Final = 20
+# A dead message that no dead-letter queue takes is offered again so often.
+DEAD_LETTER_RETRY_MS: Final = 1_000
+# How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
+CONSUMER_TIMEOUT_MS: Final = 1_800_000
 # Dead-letter hops recorded in x-death; beyond it the oldest is forgotten.
 DEATHS_RECORDED_MAX: Final = 64
 

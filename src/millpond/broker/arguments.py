@@ -10,13 +10,25 @@ from collections.abc import Callable
 from typing import Final
 
 from millpond.base.errors import PreconditionFailed
-from millpond.base.limits import NAME_BYTES_MAX
+from millpond.base.limits import NAME_BYTES_MAX, PRIORITY_MAX, QUORUM_DELIVERY_LIMIT, QUORUM_PRIORITY_MAX
 from millpond.broker.queues.settings import (
+    BACKOFF_EXPONENTIAL,
+    BACKOFF_LINEAR,
+    DEAD_LETTER_AT_LEAST_ONCE,
+    DEAD_LETTER_AT_MOST_ONCE,
     OVERFLOW_DROP_HEAD,
     OVERFLOW_REJECT,
     OVERFLOW_REJECT_DEAD_LETTER,
+    RETRY_ALL,
+    RETRY_DISABLED,
+    RETRY_FAILED,
+    RETRY_RETURNED,
+    TYPE_CLASSIC,
+    TYPE_QUORUM,
     QueueSettings,
 )
+
+QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM)
 
 # RabbitMQ keeps timers in Erlang, whose longest is this many milliseconds (about 49 days) short of 2^32.
 TTL_MS_MAX: Final = 4_294_967_294 * 1000
@@ -64,7 +76,52 @@ def _check_overflow(value: object, arguments: dict[str, object]) -> str | None:
 
 
 def _check_queue_type(value: object, arguments: dict[str, object]) -> str | None:
-    return None if value == "classic" else f"unsupported queue type '{value}'"
+    return None if value in QUEUE_TYPE_NAMES else f"unsupported queue type '{value}'"
+
+
+def _check_priority(value: object, arguments: dict[str, object]) -> str | None:
+    problem = _check_count(value, arguments)
+    if problem is None and isinstance(value, int) and value > PRIORITY_MAX:
+        return f"{{max_value_exceeded,{value}}}"
+    return problem
+
+
+def _check_boolean(value: object, arguments: dict[str, object]) -> str | None:
+    return None if isinstance(value, bool) else "expected boolean"
+
+
+def _check_delivery_limit(value: object, arguments: dict[str, object]) -> str | None:
+    # -1 lifts the limit that a quorum queue has by default.
+    return None if value == -1 and not isinstance(value, bool) else _check_count(value, arguments)
+
+
+def _check_strategy(value: object, arguments: dict[str, object]) -> str | None:
+    known = (DEAD_LETTER_AT_MOST_ONCE, DEAD_LETTER_AT_LEAST_ONCE)
+    return None if value in known else "invalid_dlx_strategy"
+
+
+def _check_retry_type(value: object, arguments: dict[str, object]) -> str | None:
+    if value not in (RETRY_DISABLED, RETRY_RETURNED, RETRY_FAILED, RETRY_ALL):
+        return "invalid delayed retry type"
+    if value != RETRY_DISABLED and "x-delayed-retry-min" not in arguments:
+        return f"x-delayed-retry-min is required when x-delayed-retry-type is {value}"
+    return None
+
+
+def _check_retry_min(value: object, arguments: dict[str, object]) -> str | None:
+    return "{value_zero,0}" if value == 0 and not isinstance(value, bool) else _check_ttl(value, arguments)
+
+
+def _check_retry_max(value: object, arguments: dict[str, object]) -> str | None:
+    problem = _check_ttl(value, arguments)
+    shortest = arguments.get("x-delayed-retry-min")
+    if problem is None and isinstance(value, int) and isinstance(shortest, int) and value < shortest:
+        return f"x-delayed-retry-max ({value}) must not be smaller than x-delayed-retry-min ({shortest})"
+    return problem
+
+
+def _check_backoff(value: object, arguments: dict[str, object]) -> str | None:
+    return None if value in (BACKOFF_LINEAR, BACKOFF_EXPONENTIAL) else "invalid backoff"
 
 
 # Argument -> what is wrong with a value, None where nothing is. A new argument is a line here.
@@ -76,20 +133,39 @@ _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-overflow": _check_overflow,
     "x-dead-letter-exchange": _check_text,
     "x-dead-letter-routing-key": _check_dead_letter_key,
+    "x-dead-letter-strategy": _check_strategy,
     "x-queue-type": _check_queue_type,
+    "x-max-priority": _check_priority,
+    "x-single-active-consumer": _check_boolean,
+    "x-delivery-limit": _check_delivery_limit,
+    "x-consumer-timeout": _check_count,
+    "x-delayed-retry-type": _check_retry_type,
+    "x-delayed-retry-min": _check_retry_min,
+    "x-delayed-retry-max": _check_retry_max,
+    "x-delayed-retry-backoff": _check_backoff,
 }
 
 # Arguments that a second declaration must repeat.
 _QUEUE_IDENTITY: Final = tuple(_CHECKS)
 
 
-def queue_settings(arguments: dict[str, object], resource: str) -> QueueSettings:
-    """The settings that a queue's arguments ask for. PreconditionFailed names the first argument that is wrong."""
+def queue_type(arguments: dict[str, object]) -> str:
+    """The type of queue that a declaration asks for."""
+    return _text(arguments, "x-queue-type") or TYPE_CLASSIC
+
+
+def check_queue_arguments(arguments: dict[str, object], resource: str) -> None:
+    """PreconditionFailed names the first argument that is wrong."""
     for name, check in _CHECKS.items():
         if name in arguments:
             problem = check(arguments[name], arguments)
             if problem is not None:
                 raise PreconditionFailed(f"invalid arg '{name}' for {resource}: {problem}")
+
+
+def queue_settings(arguments: dict[str, object]) -> QueueSettings:
+    """The settings that a queue's arguments, which have been checked, ask for."""
+    is_quorum = queue_type(arguments) == TYPE_QUORUM
     return QueueSettings(
         message_ttl_ms=_integer(arguments, "x-message-ttl"),
         length_max=_integer(arguments, "x-max-length"),
@@ -97,13 +173,22 @@ def queue_settings(arguments: dict[str, object], resource: str) -> QueueSettings
         overflow=_text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD,
         dead_letter_exchange=_text(arguments, "x-dead-letter-exchange"),
         dead_letter_routing_key=_text(arguments, "x-dead-letter-routing-key"),
+        dead_letter_strategy=_text(arguments, "x-dead-letter-strategy") or DEAD_LETTER_AT_MOST_ONCE,
         expires_ms=_integer(arguments, "x-expires"),
+        delivery_limit=_integer(arguments, "x-delivery-limit", QUORUM_DELIVERY_LIMIT if is_quorum else -1),
+        priority_max=_integer(arguments, "x-max-priority", QUORUM_PRIORITY_MAX if is_quorum else 0),
+        single_active=arguments.get("x-single-active-consumer") is True,
+        consumer_timeout_ms=_integer(arguments, "x-consumer-timeout"),
+        retry_type=_text(arguments, "x-delayed-retry-type") or RETRY_DISABLED,
+        retry_min_ms=_integer(arguments, "x-delayed-retry-min", 0),
+        retry_max_ms=_integer(arguments, "x-delayed-retry-max", TTL_MS_MAX),
+        retry_backoff=_text(arguments, "x-delayed-retry-backoff") or BACKOFF_LINEAR,
     )
 
 
-def _integer(arguments: dict[str, object], name: str) -> int:
+def _integer(arguments: dict[str, object], name: str, default: int = -1) -> int:
     value = arguments.get(name)
-    return value if isinstance(value, int) else -1
+    return value if isinstance(value, int) else default
 
 
 def _text(arguments: dict[str, object], name: str) -> str | None:

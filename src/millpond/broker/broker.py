@@ -17,9 +17,9 @@ from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, Q
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
-from millpond.broker.queues.backlog import QueueContext
+from millpond.broker.queues.backlog import Backlog
+from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
-from millpond.broker.queues.queue import Queue
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import VhostRow
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_VHOST: Final = "/"
+# Longer than any broker runs.
+NO_TIMEOUT_MS: Final = 1 << 62
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -51,6 +53,11 @@ class ClientConnection(AlarmListener):
 
     def abandon_turn(self) -> None:
         """This turn could not be made durable: if the client is to be told of it, cut the connection instead."""
+        raise NotImplementedError
+
+    def check_deliveries(self, now_ms: int, timeout_ms: int) -> None:
+        """Take back deliveries that have been unsettled for too long, as the protocol knows how. `timeout_ms` is for
+        consumers that have none of their own, nor have their queues."""
         raise NotImplementedError
 
     def close_by_operator(self, reason: str) -> None:
@@ -91,6 +98,7 @@ class Broker:
         run_blocking: Callable[[Callable[[], object], Callable[[object], None]], None],
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         queues_max: int = QUEUES_MAX,
+        consumer_timeout_ms: int = 0,
     ) -> None:
         """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
         self.turn: Final = turn
@@ -104,8 +112,10 @@ class Broker:
         self.commits: Final = commits
         self.run_blocking: Final = run_blocking
         self.message_bytes_max: Final = message_bytes_max
+        # 0: no limit.
+        self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, queues_max)
-        self.pager: Final = Pager(memory, store, turn, self.all_queues)
+        self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         # In the order in which they were opened.
@@ -117,13 +127,13 @@ class Broker:
 
     # --- Topology that is kept ------------------------------------------------------------------------------------
 
-    def restore(self, state: CatalogState) -> list[Queue]:
+    def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
         for vhost in state.vhosts:
             self.vhosts[vhost.name] = VirtualHost(vhost.name, self.context, self.catalog)
         for exchange in state.exchanges:
             self.vhosts[exchange.vhost].restore_exchange(exchange)
-        queues: list[Queue] = []
+        queues: list[MessageQueue] = []
         for row in state.queues:
             queues.append(self.vhosts[row.vhost].restore_queue(row))
         for binding in state.bindings:
@@ -162,12 +172,26 @@ class Broker:
         self.turn.touch()
         del self.vhosts[name]
 
-    def all_queues(self) -> list[Queue]:
+    def all_queues(self) -> list[MessageQueue]:
         """Every queue of every virtual host."""
-        queues: list[Queue] = []
+        queues: list[MessageQueue] = []
         for vhost in self.vhosts.values():
             queues.extend(vhost.queues.values())
         return queues
+
+    def all_backlogs(self) -> list[Backlog]:
+        """The messages of every queue, those of each of its lanes apart."""
+        backlogs: list[Backlog] = []
+        for queue in self.all_queues():
+            backlogs.extend(queue.backlogs())
+        return backlogs
+
+    def check_deliveries(self) -> None:
+        """Take back what consumers have left unsettled for too long. To be called now and then."""
+        self.turn.now_ms = self.clock.wall_ms()
+        timeout_ms = self.consumer_timeout_ms or NO_TIMEOUT_MS
+        for connection in list(self.connections):
+            connection.check_deliveries(int(self.turn.now_ms), timeout_ms)
 
     # --- The end of a turn ----------------------------------------------------------------------------------------
 

@@ -37,7 +37,6 @@ from millpond.broker.broker import Broker
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, CommitWaiter
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.page import Page
-from millpond.broker.queues.queue import Queue
 from millpond.broker.snapshot import QueueState, encode_snapshot
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Checkpointer(CommitWaiter):
         self._file_bytes = file_bytes
         # Queues whose pages are still to be written ahead of the next checkpoint, in which round: the first begins when
         # half of a file is used, and the second, which finds what has come meanwhile, when all of it is.
-        self._ahead: list[Queue] = []
+        self._ahead: list[Backlog] = []
         self._round = 0
         # What a queue may have unwritten at the roll, to be carried forward.
         self._carry_bytes = 0
@@ -119,11 +118,11 @@ class Checkpointer(CommitWaiter):
             return True
         return self._broker.clock.monotonic_ms() - self._ended_ms >= CHECKPOINT_SETTLED_MS
 
-    def _queues(self) -> list[Queue]:
+    def _queues(self) -> list[Backlog]:
         """The queues that a snapshot speaks of: of one that never had a message there is nothing to say. Sets what each
         of them may have carried forward."""
-        queues = [queue for queue in self._broker.all_queues() if queue.recoverable and queue.next_offset > 0]
-        filled = sum(1 for queue in queues if queue.ready > 0 or queue.unsettled > 0)
+        queues = [queue for queue in self._broker.all_backlogs() if queue.recoverable and queue.next_offset > 0]
+        filled = sum(1 for queue in queues if queue.tail.live > 0 or len(queue.pages) > 1)
         self._carry_bytes = min(CARRY_FORWARD_BYTES, self._file_bytes // 4 // max(1, filled))
         return queues
 
@@ -152,7 +151,7 @@ class Checkpointer(CommitWaiter):
             # There may be no other reason for a next turn. Otherwise a page that has been written is one.
             self._broker.turn.touch()
 
-    def _write_pages(self, queue: Queue, pages_max: int) -> int:
+    def _write_pages(self, queue: Backlog, pages_max: int) -> int:
         """Write closed pages up to the last one that has persistent messages. How many."""
         store = self._broker.store
         first = store.first_unwritten(queue)
@@ -198,7 +197,7 @@ class Checkpointer(CommitWaiter):
             self._is_waiting = True
             broker.commits.wait(self)
 
-    def _unwritten_bytes(self, queue: Queue) -> int:
+    def _unwritten_bytes(self, queue: Backlog) -> int:
         unwritten = 0
         for index in range(self._broker.store.first_unwritten(queue), len(queue.pages)):
             page = queue.pages[index]
@@ -206,7 +205,7 @@ class Checkpointer(CommitWaiter):
                 unwritten += int(page.live_bytes + page.live * RECORD_OVERHEAD_BYTES)
         return unwritten
 
-    def _carry_forward(self, queue: Queue) -> None:
+    def _carry_forward(self, queue: Backlog) -> None:
         ledger = self._broker.ledger
         for index in range(self._broker.store.first_unwritten(queue), len(queue.pages)):
             page = queue.pages[index]

@@ -17,6 +17,8 @@ from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.entry import Entry
 from millpond.broker.records import (
+    ATTEMPTED_BYTES,
+    CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
     CHANGE_SETTLED,
@@ -32,7 +34,7 @@ from millpond.storage.journal import Journal
 from millpond.storage.record_batch import BatchBuilder
 
 if TYPE_CHECKING:
-    from millpond.broker.queues.queue import Queue
+    from millpond.broker.queues.backlog import Backlog
 
 
 @final
@@ -49,10 +51,10 @@ class Ledger:
         # Frames of this turn that have gone to the journal already: it is a large one.
         self._parts: i64 = 0
         self._builder = BatchBuilder()
-        self._queues: list[Queue] = []
+        self._queues: list[Backlog] = []
         self._bases: list[i64] = []
         self._last_delta: i64 = 0
-        self._runs: list[Queue] = []
+        self._runs: list[Backlog] = []
         self._address: Address | None = None
         self._properties: Properties | None = None
         self._key = b""
@@ -74,7 +76,7 @@ class Ledger:
         journal = self.journal
         return 0 if journal is None else journal.durable_sequence
 
-    def published(self, message: Message, queues: list[Queue]) -> None:
+    def published(self, message: Message, queues: list[Backlog]) -> None:
         """Record that each of `queues`, all recoverable, has just taken `message` as its newest."""
         count = len(queues)
         delta: i64 = -1
@@ -94,7 +96,7 @@ class Ledger:
             delta = 0
         self._append(message, delta)
 
-    def carried(self, queue: Queue, entries: list[Entry | None]) -> None:
+    def carried(self, queue: Backlog, entries: list[Entry | None]) -> None:
         """Write persistent messages of `queue`, in order, again that an older journal file holds, so that it can go."""
         self._close_batch(CHANGE_BATCH)
         for entry in entries:
@@ -139,7 +141,7 @@ class Ledger:
             frame.write(batch)
         self._queues = []
 
-    def open_run(self, queue: Queue) -> None:
+    def open_run(self, queue: Backlog) -> None:
         """Remember that `queue` has a run of settled offsets to be written at the end of the turn."""
         self._runs.append(queue)
 
@@ -156,6 +158,15 @@ class Ledger:
         write_i64_be(settled, end)
         write_i32_be(settled, i32(count))
         write_i64_be(settled, size)
+
+    def attempted(self, queue: Backlog, entry: Entry) -> None:
+        """Record how often a message of `queue` has been given back."""
+        settled = self._settled
+        settled.append(CHANGE_ATTEMPTED)
+        write_i32_be(settled, ATTEMPTED_BYTES)
+        write_i64_be(settled, queue.log_id)
+        write_i64_be(settled, entry.offset)
+        write_i64_be(settled, entry.returns)
 
     def flush(self) -> None:
         """Append what has been collected to the journal as one frame, without handing it to the disk yet."""

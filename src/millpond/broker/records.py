@@ -17,6 +17,8 @@ to TURN_END, whose payloads count as one; what was begun and never ended is pass
     SETTLED  log id i64 | start i64 | end i64 | count u32 | bytes i64
              Every message of [start, end) that was still there is settled: count of them, of this size together.
              A range never crosses a page.
+    ATTEMPTED  log id i64 | offset i64 | returns i64
+             So often has this message been given back by now.
     CARRIED  as BATCH, for messages that an earlier journal file holds and that a checkpoint wrote again: nothing that
              happened.
 """
@@ -40,11 +42,13 @@ KIND_TURN_END: Final = 4
 CHANGE_BATCH: Final = 1
 CHANGE_SETTLED: Final = 2
 CHANGE_CARRIED: Final = 3
+CHANGE_ATTEMPTED: Final = 4
 
 # A message may be routed to more queues than a batch has room for as targets: it is then written once for so many.
 TARGETS_PER_BATCH_MAX: Final = 30_000
 
 SETTLED_BYTES: Final = 36
+ATTEMPTED_BYTES: Final = 24
 
 
 def record_header(message: Message) -> bytes:
@@ -145,3 +149,10 @@ def settled_range(body: bytes) -> tuple[int, int, int, int, int]:
         i64(read_i32_be(body, 24)) & 0xFFFFFFFF,
         read_i64_be(body, 28),
     )
+
+
+def attempted(body: bytes) -> tuple[int, int, int]:
+    """An ATTEMPTED change's (log id, offset, returns)."""
+    if len(body) != ATTEMPTED_BYTES:
+        raise CorruptData("a count of returns is cut short")
+    return read_i64_be(body, 0), read_i64_be(body, 8), read_i64_be(body, 16)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from millpond.base.errors import CorruptData
 from millpond.base.filesystem import Filesystem
 from millpond.broker.checkpoint import FOLDER, SUFFIX
-from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.backlog import queue_id
+from millpond.broker.queues.lanes import Lanes
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.records import KIND_TURN, KIND_TURN_BEGIN, KIND_TURN_END, KIND_TURN_MORE
 from millpond.broker.replay import replay_turn
 from millpond.broker.snapshot import SnapshotReader
@@ -30,17 +32,18 @@ JOURNAL_FOLDER = "journal"
 class Recovery:
     """Brings back what a data directory holds. `queues` are the catalog's durable queues, empty."""
 
-    def __init__(self, filesystem: Filesystem, folder: str, queues: list[Queue], store: PageStore) -> None:
+    def __init__(self, filesystem: Filesystem, folder: str, queues: list[MessageQueue], store: PageStore) -> None:
         self._filesystem = filesystem
         self._folder = folder
         self._store = store
-        self._queues = {int(queue.log_id): queue for queue in queues}
+        self._lanes = Lanes(queues)
+        self._queues = queues
         # The first frames of a turn that has several.
         self._parts: list[bytes] = []
         self._is_clean = False
         self._was_rebuilt = False
         # The highest id of any queue that is spoken of anywhere: a queue that the catalog forgot may have left a log.
-        self.log_id_max = max(store.folders(), default=0)
+        self.log_id_max = max((queue_id(log_id) for log_id in store.folders()), default=0)
         # What was recovered should go to where it is not recovered again.
         self.checkpoint_wanted = False
 
@@ -60,7 +63,7 @@ class Recovery:
         # need have been written.
         is_clean = self._is_clean and report.files <= 1 and report.damage is Damage.NONE
         messages = 0
-        for queue in self._queues.values():
+        for queue in self._lanes.backlogs():
             if not is_clean:
                 # It is not known what was delivered, so all of it may have been.
                 queue.redelivered_before = queue.next_offset
@@ -83,7 +86,7 @@ class Recovery:
                 logger.critical("checkpoint %s cannot be used and is kept aside: %s", path, error)
                 self._filesystem.rename(path, path + ".corrupt")
                 continue
-            while reader.restore_next(self._queues):
+            while reader.restore_next(self._lanes):
                 pass
             self.log_id_max = max(self.log_id_max, reader.log_id_max)
             self._is_clean = reader.clean
@@ -110,7 +113,7 @@ class Recovery:
         """Without a checkpoint the queues' logs still have their messages, but not which of them were settled."""
         logger.critical("no checkpoint is left: messages that were acknowledged may come again")
         for log_id in sorted(self._store.folders()):
-            queue = self._queues.get(log_id)
+            queue = self._lanes.get(log_id)
             if queue is None:
                 continue
             for page in self._store.surviving_pages(queue):
@@ -139,7 +142,7 @@ class Recovery:
 
     def _replay(self, payload: bytes) -> None:
         try:
-            highest, is_new = replay_turn(payload, self._queues)
+            highest, is_new = replay_turn(payload, self._lanes)
         except CorruptData as error:
             logger.critical("a journal frame whose checksum is right makes no sense and was passed over: %s", error)
             return

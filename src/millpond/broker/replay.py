@@ -5,20 +5,23 @@ from __future__ import annotations
 from mypy_extensions import i64
 
 from millpond.base.errors import CorruptData
-from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.backlog import Backlog, queue_id
+from millpond.broker.queues.lanes import Lanes
 from millpond.broker.records import (
+    CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
     CHANGE_SETTLED,
     Changes,
     MessageReader,
+    attempted,
     batch_targets,
     settled_range,
 )
 from millpond.storage.record_batch import RecordReader
 
 
-def replay_turn(payload: bytes, queues: dict[int, Queue]) -> tuple[int, bool]:
+def replay_turn(payload: bytes, lanes: Lanes) -> tuple[int, bool]:
     """Apply one turn. Changes of queues that are gone are passed over. The highest log id that occurred, and whether
     anything happened in it: what a checkpoint carried forward only repeats what had happened before."""
     highest = 0
@@ -28,11 +31,11 @@ def replay_turn(payload: bytes, queues: dict[int, Queue]) -> tuple[int, bool]:
         is_new = is_new or changes.kind != CHANGE_CARRIED
         if changes.kind == CHANGE_BATCH or changes.kind == CHANGE_CARRIED:
             targets, batch = batch_targets(changes.body)
-            known: list[Queue] = []
+            known: list[Backlog] = []
             bases: list[i64] = []
             for log_id, base_offset in targets:
-                highest = max(highest, log_id)
-                queue = queues.get(log_id)
+                highest = max(highest, queue_id(log_id))
+                queue = lanes.get(log_id)
                 if queue is not None:
                     known.append(queue)
                     bases.append(base_offset)
@@ -40,16 +43,22 @@ def replay_turn(payload: bytes, queues: dict[int, Queue]) -> tuple[int, bool]:
                 _replay_batch(batch, targets[0][1], known, bases)
         elif changes.kind == CHANGE_SETTLED:
             log_id, start, end, count, size = settled_range(changes.body)
-            highest = max(highest, log_id)
-            queue = queues.get(log_id)
+            highest = max(highest, queue_id(log_id))
+            queue = lanes.get(log_id)
             if queue is not None and start < end:
                 queue.restore_settled(start, end, count, size)
+        elif changes.kind == CHANGE_ATTEMPTED:
+            log_id, offset, returns = attempted(changes.body)
+            highest = max(highest, queue_id(log_id))
+            queue = lanes.get(log_id)
+            if queue is not None:
+                queue.attempts[offset] = returns
         else:
             raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
     return highest, is_new
 
 
-def _replay_batch(batch: bytes, first_offset: i64, queues: list[Queue], bases: list[i64]) -> None:
+def _replay_batch(batch: bytes, first_offset: i64, queues: list[Backlog], bases: list[i64]) -> None:
     reader = RecordReader(batch)
     messages = MessageReader()
     while reader.next():

@@ -3,8 +3,11 @@
     magic "MPCHKPT\\0" | version u32 | crc32c u32 of the version and of all that follows
     first journal file i64 | clean u8 | queue count i32
     queue   log id i64 | next offset i64 | log end i64 | first never delivered i64 | expiring u8 | page count i32
-    page    start i64 | end i64 | live i64 | live bytes i64
+            | attempt count i32 | (offset i64, returns i64) each
+    page    start i64 | end i64 | live i64 | live bytes i64 | due i64
             | segment i64 | position i64 | length i64 | settled range count i32 | (start i64, end i64) each
+
+Version 1 has no attempts and no due.
 
 Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
 says that the broker was stopped in order, so that what was never delivered is known.
@@ -19,12 +22,13 @@ from librt.strings import BytesWriter, read_i32_be, read_i64_be, write_i32_be, w
 from mypy_extensions import i32, i64
 
 from millpond.base.errors import CorruptData, UnsupportedFormat
+from millpond.broker.queues.backlog import Backlog, queue_id
+from millpond.broker.queues.lanes import Lanes
 from millpond.broker.queues.page import Page
-from millpond.broker.queues.queue import Queue
 from millpond.storage.log import BatchPlace
 
 MAGIC: Final = b"MPCHKPT\x00"
-VERSION: Final = 1
+VERSION: Final = 2
 _HEADER_BYTES: Final = 16
 
 
@@ -38,6 +42,7 @@ class PageState:
         self.end: Final[i64] = page.end
         self.live: Final[i64] = page.live
         self.live_bytes: Final[i64] = page.live_bytes
+        self.due_ms: Final[i64] = page.due_ms
         self.settled: Final = _settled_ranges(page)
 
 
@@ -45,7 +50,7 @@ class PageState:
 class QueueState:
     """A queue as it was at the moment of the checkpoint."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Backlog) -> None:
         self.queue: Final = queue
         self.log_id: Final[i64] = queue.log_id
         self.next_offset: Final[i64] = queue.next_offset
@@ -53,7 +58,8 @@ class QueueState:
         head = queue.pages[queue.head]
         # Whatever is left before it was delivered, and has been given back or is still unsettled.
         self.first_fresh: Final[i64] = max(head.start + head.taken, queue.redelivered_before)
-        self.expiring: Final = queue.expiring
+        self.expiring: Final = queue.queue.expiring
+        self.attempts: Final = dict(queue.attempts)
         self.pages: Final[list[PageState]] = [
             PageState(page) for page in queue.pages if page.live > 0 and (page.place is not None or page.writing)
         ]
@@ -95,6 +101,10 @@ def encode_snapshot(first_file: i64, clean: bool, queues: list[QueueState]) -> b
         write_i64_be(body, queue.first_fresh)
         body.append(1 if queue.expiring else 0)
         write_i32_be(body, i32(len(queue.pages)))
+        write_i32_be(body, i32(len(queue.attempts)))
+        for offset, returns in queue.attempts.items():
+            write_i64_be(body, offset)
+            write_i64_be(body, returns)
         for state in queue.pages:
             place = state.page.place
             if place is None:
@@ -103,6 +113,7 @@ def encode_snapshot(first_file: i64, clean: bool, queues: list[QueueState]) -> b
             write_i64_be(body, state.end)
             write_i64_be(body, state.live)
             write_i64_be(body, state.live_bytes)
+            write_i64_be(body, state.due_ms)
             write_i64_be(body, place.segment_base)
             write_i64_be(body, place.position)
             write_i64_be(body, place.length)
@@ -134,40 +145,48 @@ class SnapshotReader:
         # At the same place in every version, so that damage is never mistaken for the future.
         if crc32c.crc32c(data[_HEADER_BYTES:], crc32c.crc32c(data[len(MAGIC) : 12])) != checksum:
             raise CorruptData("the checksum does not match")
-        if version != VERSION:
-            raise UnsupportedFormat(f"a checkpoint of version {version}, but only version {VERSION} is known")
+        if not 1 <= version <= VERSION:
+            raise UnsupportedFormat(f"a checkpoint of version {version}, but only versions up to {VERSION} are known")
+        self._version: Final = int(version)
         # The highest id of any queue in it, as far as it was read.
         self.log_id_max = 0
         self.first_file: Final = int(self._i64())
         self.clean: Final = self._u8() == 1
         self._queues_left = self._i32()
 
-    def restore_next(self, queues: dict[int, Queue]) -> bool:
+    def restore_next(self, lanes: Lanes) -> bool:
         """Give the next queue of the snapshot its state; False after the last. One that is gone is passed over."""
         if self._queues_left == 0:
             return False
         self._queues_left -= 1
         log_id = int(self._i64())
-        self.log_id_max = max(self.log_id_max, log_id)
-        queue = queues.get(log_id)
+        self.log_id_max = max(self.log_id_max, queue_id(log_id))
+        queue = lanes.get(log_id)
         next_offset = self._i64()
         log_end = self._i64()
         first_fresh = self._i64()
         expiring = self._u8() == 1
         if queue is not None:
             queue.restore(next_offset, log_end, first_fresh, expiring)
-        for _ in range(self._i32()):
+        pages = self._i32()
+        for _ in range(self._i32() if self._version > 1 else 0):
+            offset = int(self._i64())
+            returns = int(self._i64())
+            if queue is not None:
+                queue.attempts[offset] = returns
+        for _ in range(pages):
             start = self._i64()
             end = self._i64()
             live = self._i64()
             size = self._i64()
+            due_ms = self._i64() if self._version > 1 else i64(-1)
             place = BatchPlace(int(self._i64()), int(self._i64()), int(self._i64()))
             settled: list[tuple[int, int]] = []
             for _ in range(self._i32()):
                 first = int(self._i64())
                 settled.append((first, int(self._i64())))
             if queue is not None:
-                queue.restore_page(start, end, live, size, settled, place)
+                queue.restore_page(start, end, live, size, settled, place, due_ms)
         return True
 
     def _i64(self) -> i64:

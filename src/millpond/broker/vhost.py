@@ -16,19 +16,24 @@ from mypy_extensions import i64
 from millpond.base.clock import Timer
 from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 from millpond.broker.arguments import (
+    check_queue_arguments,
     compare_exchange_arguments,
     compare_flag,
     compare_queue_arguments,
     queue_settings,
+    queue_type,
 )
 from millpond.broker.dead_letter import carbon_copies, dead_lettered, is_cycle
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.message import Address, Message, Properties
-from millpond.broker.queues.backlog import QueueContext
+from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.entry import message_size
-from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue, QueueOwner
+from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
+from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
+from millpond.broker.queues.registry import QUEUE_TYPES
+from millpond.broker.queues.settings import QueueSettings
 from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
 
 if TYPE_CHECKING:
@@ -50,13 +55,22 @@ REPLY_PREFIX: Final = "amq.rabbitmq.reply-to."
 class Route:
     """Where messages published to one exchange with one routing key go, as long as the topology is `version`."""
 
-    def __init__(self, address: Address, exchange: Exchange, queues: list[Queue], version: i64) -> None:
+    def __init__(self, address: Address, exchange: Exchange, queues: list[MessageQueue], version: i64) -> None:
         self.address: Final = address
         self.exchange: Final = exchange
         self.queues: Final = queues
-        self.recoverable: Final[list[Queue]] = [queue for queue in queues if queue.recoverable]
+        # Where messages without a priority lie that the journal is to be told of.
+        self.recoverable: Final[list[Backlog]] = [
+            queue.lowest_backlog() for queue in queues if queue.recoverable and not queue.journals_itself
+        ]
+        self.has_priorities: Final = any([queue.settings.priority_max > 0 for queue in queues])
+        self.has_streams: Final = any([queue.recoverable and queue.journals_itself for queue in queues])
         self.version: Final[i64] = version
         self.may_refuse: Final = any([queue.settings.rejects for queue in queues])
+
+    def recoverable_for(self, message: Message) -> list[Backlog]:
+        """Where a message with a priority lies that the journal is to be told of."""
+        return [queue.backlog_for(message) for queue in self.queues if queue.recoverable and not queue.journals_itself]
 
 
 @final
@@ -67,9 +81,9 @@ class VirtualHost(QueueOwner):
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
-        self.queues: dict[str, Queue] = {}
+        self.queues: dict[str, MessageQueue] = {}
         # Of queues that expire when nobody uses them.
-        self._expiries: dict[Queue, Timer] = {}
+        self._expiries: dict[MessageQueue, Timer] = {}
         self.router: Final = Router(self.queues)
         self.published_total: i64 = 0
         self.unroutable_total: i64 = 0
@@ -98,9 +112,9 @@ class VirtualHost(QueueOwner):
         """
         headers = properties.headers() if properties is not None else None
         found = self.router.route(exchange, address.routing_key, headers, copies, properties)
-        queues: list[Queue] = []
+        queues: list[MessageQueue] = []
         for destination in found:
-            if isinstance(destination, Queue):
+            if isinstance(destination, MessageQueue):
                 queues.append(destination)
         return Route(address, exchange, queues, self.router.version)
 
@@ -111,16 +125,19 @@ class VirtualHost(QueueOwner):
         for queue in route.queues:
             queue.publish(message)
         if message.properties.persistent and route.recoverable:
-            self.context.ledger.published(message, route.recoverable)
+            recoverable = route.recoverable
+            if route.has_priorities and message.properties.priority > 0:
+                recoverable = route.recoverable_for(message)
+            self.context.ledger.published(message, recoverable)
             return JOURNALED
-        return ACCEPTED
+        return JOURNALED if route.has_streams else ACCEPTED
 
-    def _publish_unless_refused(self, queues: list[Queue], message: Message) -> i64:
+    def _publish_unless_refused(self, queues: list[MessageQueue], message: Message) -> i64:
         outcome: i64 = ACCEPTED
         size = message_size(message)
-        recoverable: list[Queue] = []
-        refused: list[Queue] = []
-        accepting: list[Queue] = []
+        recoverable: list[Backlog] = []
+        refused: list[MessageQueue] = []
+        accepting: list[MessageQueue] = []
         # All are asked first: to find out, a queue may let messages go, which may be dead-lettered to another of these.
         for queue in queues:
             if queue.refuses(size):
@@ -129,8 +146,10 @@ class VirtualHost(QueueOwner):
                 accepting.append(queue)
         for queue in accepting:
             queue.publish(message)
-            if queue.recoverable and message.properties.persistent:
-                recoverable.append(queue)
+            if queue.journals_itself:
+                outcome = JOURNALED if queue.recoverable else outcome
+            elif queue.recoverable and message.properties.persistent:
+                recoverable.append(queue.backlog_for(message))
         if recoverable:
             self.context.ledger.published(message, recoverable)
             outcome = JOURNALED
@@ -140,25 +159,42 @@ class VirtualHost(QueueOwner):
                 self.dead_letter(queue, message, REASON_LENGTH)
         return outcome
 
-    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+    def dead_letter(self, queue: MessageQueue, message: Message, reason: str) -> None:
         name = queue.settings.dead_letter_exchange
-        if name is None:
-            return
-        exchange = self.router.exchanges.get(name)
+        exchange = self.router.exchanges.get(name) if name is not None else None
+        if exchange is not None:
+            dead = self._dead(queue, message, reason, exchange)
+            self._publish_unless_refused(self._dead_letter_queues(queue, dead, reason, exchange), dead)
+
+    def dead_letter_surely(self, queue: MessageQueue, message: Message, reason: str, done: set[str]) -> bool:
+        name = queue.settings.dead_letter_exchange
+        exchange = self.router.exchanges.get(name) if name is not None else None
         if exchange is None:
-            return
-        turn = self.context.turn
-        dead = dead_lettered(
-            message, queue.name, reason, name, queue.settings.dead_letter_routing_key, int(turn.now_ms)
-        )
+            return False
+        dead = self._dead(queue, message, reason, exchange)
+        targets = self._dead_letter_queues(queue, dead, reason, exchange)
+        for target in targets:
+            if target.name not in done and self._publish_unless_refused([target], dead) != REFUSED:
+                done.add(target.name)
+        return bool(targets) and all([target.name in done for target in targets])
+
+    def _dead(self, queue: MessageQueue, message: Message, reason: str, exchange: Exchange) -> Message:
+        """The message as it goes to the dead-letter exchange."""
+        now_ms = int(self.context.turn.now_ms)
+        key = queue.settings.dead_letter_routing_key
+        return dead_lettered(message, queue.name, reason, exchange.name, key, now_ms)
+
+    def _dead_letter_queues(
+        self, queue: MessageQueue, dead: Message, reason: str, exchange: Exchange
+    ) -> list[MessageQueue]:
         headers = dead.properties.headers()
-        route = self.route(exchange, dead.address, dead.properties, carbon_copies(headers))
-        targets = route.queues
-        if reason != REASON_REJECTED:
-            targets = [target for target in targets if not is_cycle(target.name, headers)]
-            if len(targets) != len(route.queues):
-                logger.warning("a message from %s was dropped: it would be dead-lettered in a cycle", queue.name)
-        self._publish_unless_refused(targets, dead)
+        queues = self.route(exchange, dead.address, dead.properties, carbon_copies(headers)).queues
+        if reason == REASON_REJECTED:
+            return queues
+        targets = [target for target in queues if not is_cycle(target.name, headers)]
+        if len(targets) != len(queues):
+            logger.warning("a message from %s was dropped: it would be dead-lettered in a cycle", queue.name)
+        return targets
 
     # --- Exchanges ----------------------------------------------------------------------------------------------
 
@@ -264,7 +300,7 @@ class VirtualHost(QueueOwner):
             self._delete_if_unbound(source)
 
     def _is_durable(self, destination: Destination) -> bool:
-        if isinstance(destination, Queue):
+        if isinstance(destination, MessageQueue):
             return destination.durable
         return isinstance(destination, Exchange) and destination.durable
 
@@ -278,7 +314,7 @@ class VirtualHost(QueueOwner):
 
     # --- Queues -------------------------------------------------------------------------------------------------
 
-    def queue(self, name: str, connection: object) -> Queue:
+    def queue(self, name: str, connection: object) -> MessageQueue:
         """The queue called `name`, for use by `connection`. NotFound, or ResourceLocked where it is another's."""
         queue = self.queues.get(name)
         if queue is None:
@@ -286,11 +322,11 @@ class VirtualHost(QueueOwner):
         self._check_exclusive(queue, connection)
         return queue
 
-    def _check_exclusive(self, queue: Queue, connection: object) -> None:
+    def _check_exclusive(self, queue: MessageQueue, connection: object) -> None:
         if queue.exclusive_owner is not None and queue.exclusive_owner is not connection:
             raise self._locked(queue)
 
-    def _locked(self, queue: Queue) -> ResourceLocked:
+    def _locked(self, queue: MessageQueue) -> ResourceLocked:
         return ResourceLocked(
             f"cannot obtain exclusive access to locked {self.queue_resource(queue.name)}. It could be originally "
             "declared on another connection or the exclusive property value does not match that of the original "
@@ -306,7 +342,7 @@ class VirtualHost(QueueOwner):
         arguments: dict[str, object],
         connection: object,
         is_generated: bool = False,
-    ) -> Queue:
+    ) -> MessageQueue:
         """The queue called `name`, which is made where there is none, and else must be as described.
 
         `is_generated` says that the broker has chosen the name. An exclusive queue belongs to `connection` and is never
@@ -326,7 +362,9 @@ class VirtualHost(QueueOwner):
             return current
         if name.startswith(RESERVED_PREFIX) and not is_generated:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
-        settings = queue_settings(arguments, self.queue_resource(name))
+        check_queue_arguments(arguments, self.queue_resource(name))
+        kind = QUEUE_TYPES[queue_type(arguments)]
+        kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
         context = self.context
         if context.queue_count >= context.queues_max:
             raise PreconditionFailed(
@@ -338,7 +376,7 @@ class VirtualHost(QueueOwner):
             context.turn.touch()
         else:
             log_id = context.next_transient_id()
-        queue = Queue(self, context, name, log_id, durable and context.store.available, settings)
+        queue = kind.create(self, context, name, log_id, durable and context.store.available, queue_settings(arguments))
         queue.durable = durable
         queue.auto_delete = auto_delete
         queue.arguments = arguments
@@ -346,7 +384,7 @@ class VirtualHost(QueueOwner):
         self._add_queue(queue)
         return queue
 
-    def _add_queue(self, queue: Queue) -> None:
+    def _add_queue(self, queue: MessageQueue) -> None:
         self.queues[queue.name] = queue
         self.context.queue_count += 1
         self.used(queue)
@@ -356,17 +394,18 @@ class VirtualHost(QueueOwner):
         """A name for a queue that its client did not name."""
         return GENERATED_PREFIX + secrets.token_urlsafe(16)
 
-    def restore_queue(self, row: QueueRow) -> Queue:
+    def restore_queue(self, row: QueueRow) -> MessageQueue:
         """A queue that the catalog remembers, still empty."""
-        settings = queue_settings(row.arguments, self.queue_resource(row.name))
-        queue = Queue(self, self.context, row.name, row.id, self.context.store.available, settings)
+        kind = QUEUE_TYPES[queue_type(row.arguments)]
+        available = self.context.store.available
+        queue = kind.create(self, self.context, row.name, row.id, available, queue_settings(row.arguments))
         queue.durable = row.durable
         queue.auto_delete = row.auto_delete
         queue.arguments = row.arguments
         self._add_queue(queue)
         return queue
 
-    def delete_queue(self, queue: Queue, if_unused: bool, if_empty: bool) -> int:
+    def delete_queue(self, queue: MessageQueue, if_unused: bool, if_empty: bool) -> int:
         """Delete a queue, its messages and its bindings. How many messages were ready."""
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} in use")
@@ -376,7 +415,7 @@ class VirtualHost(QueueOwner):
         self.remove_queue(queue)
         return count
 
-    def remove_queue(self, queue: Queue) -> None:
+    def remove_queue(self, queue: MessageQueue) -> None:
         """Delete a queue, whatever is in it and whoever consumes from it."""
         if queue.deleted:
             return
@@ -390,13 +429,13 @@ class VirtualHost(QueueOwner):
         queue.delete()
         self._bindings_removed(leading_here)
 
-    def consumers_gone(self, queue: Queue) -> None:
+    def consumers_gone(self, queue: MessageQueue) -> None:
         if queue.auto_delete:
             self.remove_queue(queue)
         else:
             self.used(queue)
 
-    def used(self, queue: Queue) -> None:
+    def used(self, queue: MessageQueue) -> None:
         """Somebody has used the queue: where it expires without use, its time begins anew."""
         expires_ms = queue.settings.expires_ms
         if expires_ms < 0 or queue.deleted:
@@ -404,12 +443,12 @@ class VirtualHost(QueueOwner):
         self._cancel_expiry(queue)
         self._expiries[queue] = self.context.clock.call_later(int(expires_ms), partial(self._unused, queue))
 
-    def _cancel_expiry(self, queue: Queue) -> None:
+    def _cancel_expiry(self, queue: MessageQueue) -> None:
         timer = self._expiries.pop(queue, None)
         if timer is not None:
             timer.cancel()
 
-    def _unused(self, queue: Queue) -> None:
+    def _unused(self, queue: MessageQueue) -> None:
         self._expiries.pop(queue, None)
         # While it has consumers it is in use; when the last of them leaves, its time begins anew.
         if not queue.consumers:
@@ -418,16 +457,15 @@ class VirtualHost(QueueOwner):
     def reply_queue(self, connection: object) -> Queue:
         """A queue that only `connection` may use, and only those it tells the name can publish to."""
         name = f"{REPLY_PREFIX}{secrets.token_urlsafe(24)}"
-        settings = queue_settings({}, self.queue_resource(name))
         context = self.context
-        queue = Queue(self, context, name, context.next_transient_id(), False, settings)
+        queue = Queue(self, context, name, context.next_transient_id(), False, QueueSettings())
         queue.auto_delete = True
         queue.exclusive_owner = connection
         self._add_queue(queue)
         return queue
 
-    def check_consumable(self, queue: Queue, exclusive: bool) -> None:
+    def check_consumable(self, queue: MessageQueue, exclusive: bool) -> None:
         """AccessRefused where another consumer has, or this one cannot have, the queue for itself."""
         consumers = queue.consumers
-        if consumers and (exclusive or consumers[0].exclusive):
+        if (consumers and (exclusive or consumers[0].exclusive)) or (exclusive and queue.settings.single_active):
             raise AccessRefused(f"{self.queue_resource(queue.name)} in exclusive use")

@@ -48,8 +48,8 @@ from millpond.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-# How often free disk, alarms and consumers that are held are looked after, and how many rounds make one interval in
-# which an alarm that comes and goes is logged a few times only.
+# How often free disk, alarms, and consumers that are held or overdue are looked after, and how many rounds make one
+# interval in which an alarm that comes and goes is logged a few times only.
 HOUSEKEEPING_MS: Final = 1_000
 ALARM_LOG_ROUNDS: Final = 10
 
@@ -130,6 +130,7 @@ class Node:
             turn, clock, ledger, memory, store, catalog, access, alarms, commits, self._run_blocking,
             settings.message_bytes_max,
             settings.queues_max,
+            settings.consumer_timeout_ms,
         )  # fmt: skip
         state = catalog.load()
         access.load(state)
@@ -223,6 +224,7 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
+        broker.check_deliveries()
         broker.memory.grant()
         broker.store.trim_transient()
         broker.store.delete_logs()

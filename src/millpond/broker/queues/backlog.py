@@ -1,82 +1,72 @@
-"""The messages of a queue, in pages, and which of them are in memory.
+"""The messages of a queue, in pages, which of them are in memory, and in which order they leave.
 
-Messages have consecutive offsets and lie in pages (see `page.py`). Only the ends of a long queue are in memory:
-`PageStore` writes pages out and reads them back ahead of the consumers. The `restore_*` calls that recovery uses build
-the pages that publishing would have built.
+Messages have consecutive offsets and lie in pages (see `page.py`). A message is in one of four places:
+
+    fresh      at or after the head page's `taken`: never delivered; a range, not a list
+    returned   delivered and given back; delivered again before anything fresh, in offset order
+    unsettled  delivered; held by the consumer's channel, its slot in the page still filled
+    settled    acknowledged, dropped or dead-lettered; its slot is None, and an emptied page is forgotten
+
+Only the ends of a long backlog are in memory: `PageStore` writes pages out and reads them back ahead of the consumers.
+The `restore_*` calls that recovery uses build the pages that publishing would have built.
+
+A queue has one backlog, or one for each priority that its messages have: a lane. Each lane has a log of its own.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64
 
-from millpond.base.clock import Clock
-from millpond.base.limits import PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGES_AHEAD, QUEUES_MAX
-from millpond.broker.exchanges.exchange import Destination
+from millpond.base.limits import PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGES_AHEAD
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.message import Message
-from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry, memory_size, message_size
 from millpond.broker.queues.page import Page
-from millpond.broker.queues.settings import QueueSettings
-from millpond.broker.turn import Turn, TurnTask
+from millpond.broker.turn import Turn
 from millpond.storage.log import BatchPlace
 
 if TYPE_CHECKING:
+    from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.queues.page_store import PageStore
 
-
-@final
-class QueueContext:
-    """What all queues of a node share."""
-
-    def __init__(
-        self,
-        turn: Turn,
-        clock: Clock,
-        ledger: Ledger,
-        memory: MemoryBudget,
-        store: PageStore,
-        queues_max: i64 = QUEUES_MAX,
-    ) -> None:
-        self.queues_max: Final[i64] = queues_max
-        # Queues of all virtual hosts.
-        self.queue_count: i64 = 0
-        self.turn: Final = turn
-        self.clock: Final = clock
-        self.ledger: Final = ledger
-        self.memory: Final = memory
-        self.store: Final = store
-        self._transient_id: i64 = 0
-
-    def next_transient_id(self) -> i64:
-        """An id for a queue that the catalog does not know: negative, and used until the next start only."""
-        self._transient_id -= 1
-        return self._transient_id
+# A lane's log id is its queue's id and, above these bits, the number of the lane.
+LANE_SHIFT: Final = 40
+# Lanes 1 to 255 are priorities; lane 0 has those without one, and all messages where priorities do not count.
+LANE_DELAYED: Final = 256
 
 
-class Backlog(Destination, TurnTask):
-    """The pages of one queue.
+def lane_log_id(log_id: i64, lane: i64) -> i64:
+    """The id of the log of one lane of the queue `log_id`; negative where the queue's is."""
+    offset = lane << LANE_SHIFT
+    return log_id - offset if log_id < 0 else log_id + offset
 
-    `log_id` names its log and its records in the journal; it is never used again. `recoverable` queues survive a
-    restart with their persistent messages.
-    """
 
-    def __init__(
-        self, context: QueueContext, name: str, log_id: i64, recoverable: bool, settings: QueueSettings
-    ) -> None:
-        super().__init__(name, "queue")
-        self.turn_pending = False
-        self.turn: Final = context.turn
-        self.clock: Final = context.clock
-        self.ledger: Final = context.ledger
-        self.memory: Final = context.memory
-        self.store: Final = context.store
-        self.log_id: Final[i64] = log_id
-        self.recoverable: Final = recoverable
-        self.settings = settings
+def queue_id(log_id: int) -> int:
+    """The id of the recoverable queue that a log belongs to."""
+    return log_id & ((1 << LANE_SHIFT) - 1)
+
+
+def lane_number(log_id: int) -> int:
+    """The lane that a recoverable queue's log belongs to."""
+    return log_id >> LANE_SHIFT
+
+
+class Backlog:
+    """The pages of one queue, or of one lane of it."""
+
+    def __init__(self, queue: MessageQueue, lane: i64) -> None:
+        self.queue: Final = queue
+        self.lane: Final[i64] = lane
+        self.name: Final = queue.name
+        self.turn: Final[Turn] = queue.turn
+        self.ledger: Final[Ledger] = queue.ledger
+        self.memory: Final[MemoryBudget] = queue.memory
+        self.store: Final[PageStore] = queue.store
+        self.log_id: Final[i64] = lane_log_id(queue.log_id, lane)
+        self.recoverable: Final[bool] = queue.recoverable
         self.deleted = False
 
         first = Page(0)
@@ -87,6 +77,9 @@ class Backlog(Destination, TurnTask):
         self.next_offset: i64 = 0
         # Recovered messages below this offset may have been delivered before, and say so.
         self.redelivered_before: i64 = 0
+        # How often messages were given back, by offset, where the queue counts it and a restart must not forget it.
+        self.attempts: dict[int, int] = {}
+        self.returned: list[Entry] = []
         self.ready: i64 = 0
         self.ready_bytes: i64 = 0
         # Bytes of its messages in memory, each counted in full even where other queues share it.
@@ -94,15 +87,209 @@ class Backlog(Destination, TurnTask):
         self.pages_out: i64 = 0
         # Pages that are in memory and in the log as well, in the order in which they were written.
         self.kept: dict[Page, None] = {}
-        # One past the last offset that the queue's log covers, counting pages on their way to it.
+        # One past the last offset that the log covers, counting pages on their way to it.
         self.log_end: i64 = 0
         self.writes_under_way: i64 = 0
         # The page in which something was settled last.
         self._settling: Page = first
-        # Whoever reads from it: what they will need next stays in memory.
-        self.consumers: list[Consumer] = []
-        # Set for good by the first message that can expire.
-        self.expiring = False
+
+        # The offsets settled one after the other that the ledger has not been told of yet.
+        self._run_page: Page = first
+        self._run_start: i64 = 0
+        self._run_end: i64 = 0
+        self._run_count: i64 = 0
+        self._run_bytes: i64 = 0
+        self._run_open = False
+
+    # --- Putting in and taking out ----------------------------------------------------------------------------------
+
+    def append(self, message: Message) -> Entry:
+        """Put a message at the end."""
+        size = message_size(message)
+        page = self.tail
+        if len(page.entries) >= PAGE_MESSAGES_MAX or page.filled_bytes >= PAGE_BYTES_MAX:
+            page = self._open_page(self.next_offset)
+        entry = Entry(message, self.next_offset, size)
+        page.entries.append(entry)
+        page.live += 1
+        page.live_bytes += size
+        properties = message.properties
+        page.filled_bytes += size + len(properties.raw)
+        if properties.persistent:
+            page.persistent += 1
+        self.next_offset += 1
+        page.end = self.next_offset
+        self.ready += 1
+        self.ready_bytes += size
+        self._hold(message)
+        if properties.expiration_ms >= 0 or self.queue.settings.message_ttl_ms >= 0:
+            self._set_expiry(entry)
+        return entry
+
+    def take(self) -> Entry | None:
+        """Take the next message in order out of the ready ones. None when it has to be read from disk first."""
+        if self.returned:
+            entry = self.returned.pop()
+        else:
+            while True:
+                page = self.pages[self.head]
+                if not page.resident:
+                    self.store.load(self, page)
+                    return None
+                if page.taken < len(page.entries):
+                    slot = page.entries[page.taken]
+                    page.taken += 1
+                    if slot is not None:
+                        entry = slot
+                        break
+                elif self.head + 1 < len(self.pages):
+                    self.head += 1
+                    if self.pages_out > 0:
+                        self.read_ahead()
+                else:
+                    return None
+        self.ready -= 1
+        self.ready_bytes -= entry.size
+        return entry
+
+    def load_next(self) -> bool:
+        """Read the page that `take` wants before returning. False when it can't be read now."""
+        page = self.pages[self.head]
+        self.store.load_now(self, page)
+        # What cannot be read at all is gone by now, and the next page's turn.
+        return page.resident or page.live == 0
+
+    def peek(self) -> Entry | None:
+        """The next message in order. None when there is none, or it has to be read from disk first."""
+        if self.returned:
+            return self.returned[-1]
+        index = self.head
+        while index < len(self.pages):
+            page = self.pages[index]
+            if not page.resident:
+                self.store.load(self, page)
+                return None
+            at = page.taken
+            while at < len(page.entries):
+                slot = page.entries[at]
+                if slot is not None:
+                    return slot
+                at += 1
+            index += 1
+        return None
+
+    def put_back(self, entries: list[Entry]) -> None:
+        """Messages that were taken are ready again, at their old places."""
+        for entry in entries:
+            self.ready += 1
+            self.ready_bytes += entry.size
+        self.returned.extend(entries)
+        self.returned.sort(key=_newest_first)
+
+    def count_attempt(self, entry: Entry) -> None:
+        """Let the count of a message's returns survive a restart."""
+        if self.recoverable and entry.message.properties.persistent:
+            self.attempts[int(entry.offset)] = int(entry.returns)
+            self.ledger.attempted(self, entry)
+            self.turn.touch()
+
+    def settle(self, entry: Entry) -> None:
+        """Forget a message that was taken."""
+        offset = entry.offset
+        page = self._settling
+        if offset < page.start or offset >= page.end:
+            page = self.page_of(offset)
+            self._settling = page
+        page.entries[offset - page.start] = None
+        page.live -= 1
+        page.live_bytes -= entry.size
+        message = entry.message
+        persistent = message.properties.persistent
+        if persistent:
+            page.persistent -= 1
+        if self.recoverable and (persistent or page.writing or page.place is not None):
+            if not (self._run_open and page is self._run_page and offset == self._run_end):
+                self._next_run(page, offset)
+            self._run_end = offset + 1
+            self._run_count += 1
+            self._run_bytes += entry.size
+        if self.attempts:
+            self.attempts.pop(int(offset), None)
+        self._release(message)
+        if page.live == 0 and page is not self.tail:
+            self._forget_page(page)
+
+    def _next_run(self, page: Page, offset: i64) -> None:
+        if self._run_open:
+            self._write_run()
+        else:
+            self._run_open = True
+            self.ledger.open_run(self)
+            # Nobody may wait for it, but the turn's frame must be written.
+            self.turn.touch()
+        self._run_page = page
+        self._run_start = offset
+
+    def _write_run(self) -> None:
+        if self._run_count > 0:
+            self.ledger.settled(self.log_id, self._run_start, self._run_end, self._run_count, self._run_bytes)
+            self._run_count = 0
+            self._run_bytes = 0
+
+    def close_run(self) -> None:
+        """Write the open run of settled offsets to the ledger. Called at the end of the turn."""
+        self._write_run()
+        self._run_open = False
+
+    def purge(self) -> i64:
+        """Forget every ready message. How many there were."""
+        count = self.ready
+        while self.returned:
+            entry = self.returned.pop()
+            self.ready -= 1
+            self.ready_bytes -= entry.size
+            self.settle(entry)
+        for page in self.pages[self.head :]:
+            if page.resident:
+                while page.taken < len(page.entries):
+                    slot = page.entries[page.taken]
+                    page.taken += 1
+                    if slot is not None:
+                        self.settle(slot)
+            else:
+                if self.recoverable:
+                    self.ledger.settled(self.log_id, page.start, page.end, page.live, page.live_bytes)
+                    self.turn.touch()
+                page.live = 0
+                self._forget_page(page)
+        self.ready = 0
+        self.ready_bytes = 0
+        return count
+
+    def delete(self) -> None:
+        """Forget everything, and the log."""
+        self.deleted = True
+        for page in self.pages:
+            for slot in page.entries:
+                if slot is not None:
+                    self._release(slot.message)
+        empty = Page(self.next_offset)
+        self.pages = [empty]
+        self.tail = empty
+        self._settling = empty
+        self._run_page = empty
+        self._run_count = 0
+        self._run_open = False
+        self.head = 0
+        self.kept = {}
+        self.returned = []
+        self.attempts = {}
+        self.ready = 0
+        self.ready_bytes = 0
+        self.pages_out = 0
+        self.store.delete_log(self)
+
+    # --- Pages --------------------------------------------------------------------------------------------------------
 
     def page_of(self, offset: i64) -> Page:
         """The page that holds `offset`, which has not been settled."""
@@ -146,7 +333,7 @@ class Backlog(Destination, TurnTask):
         if page.place is not None:
             self.kept.pop(page, None)
             self.store.page_settled(self, page)
-        if self.pages_out > 0 and index == self.head and self.consumers:
+        if self.pages_out > 0 and index == self.head and self.queue.consumers:
             self.read_ahead()
 
     def _hold(self, message: Message) -> None:
@@ -164,13 +351,13 @@ class Backlog(Destination, TurnTask):
         self.resident_bytes -= size
 
     def _set_expiry(self, entry: Entry) -> None:
-        ttl = self.settings.message_ttl_ms
+        ttl = self.queue.settings.message_ttl_ms
         expiration = entry.message.properties.expiration_ms
         if ttl < 0 or 0 <= expiration < ttl:
             ttl = expiration
         if ttl >= 0:
             entry.expires_ms = entry.message.timestamp_ms + ttl
-            self.expiring = True
+            self.queue.expiring = True
 
     # --- Paging -----------------------------------------------------------------------------------------------
 
@@ -238,7 +425,7 @@ class Backlog(Destination, TurnTask):
         page.persistent = persistent
         if live == 0 and page is not self.tail:
             self._forget_page(page)
-        self.turn.touch_queue(self)
+        self.turn.touch_queue(self.queue)
 
     def page_lost(self, page: Page) -> None:
         """A page cannot be read back: its messages are gone, and never served."""
@@ -247,7 +434,7 @@ class Backlog(Destination, TurnTask):
             self.ready_bytes -= page.live_bytes
             page.live = 0
             self._forget_page(page)
-            self.turn.touch_queue(self)
+            self.turn.touch_queue(self.queue)
 
     # --- Recovery ---------------------------------------------------------------------------------------------
 
@@ -256,10 +443,18 @@ class Backlog(Destination, TurnTask):
         self.next_offset = next_offset
         self.log_end = log_end
         self.redelivered_before = redelivered_before
-        self.expiring = expiring
+        if expiring:
+            self.queue.expiring = True
 
     def restore_page(
-        self, start: i64, end: i64, live: i64, size: i64, settled: list[tuple[int, int]], place: BatchPlace
+        self,
+        start: i64,
+        end: i64,
+        live: i64,
+        size: i64,
+        settled: list[tuple[int, int]],
+        place: BatchPlace,
+        due_ms: i64 = -1,
     ) -> None:
         """A page that is in the log, following those already restored."""
         page = Page(start)
@@ -268,6 +463,7 @@ class Backlog(Destination, TurnTask):
         page.persistent = live
         page.live_bytes = size
         page.settled_ranges = settled
+        page.due_ms = due_ms
         page.place = place
         page.resident = False
         self.pages_out += 1
@@ -346,11 +542,32 @@ class Backlog(Destination, TurnTask):
                 # While the journal was read it was not known yet whether the stop had been a clean one.
                 for slot in page.entries:
                     if slot is not None and slot.offset < self.redelivered_before:
-                        slot.returns = 1
+                        slot.redelivered = True
+        if self.attempts:
+            self._restore_attempts()
         if len(self.pages) > 1:
             self.store.backlogs[self] = None
-        if self.expiring and self.ready > 0:
-            self.turn.touch_queue(self)
+        if self.queue.expiring and self.ready > 0:
+            self.turn.touch_queue(self.queue)
+
+    def _restore_attempts(self) -> None:
+        """Keep the counts of what is still there: messages came before their counts, and some have been settled."""
+        attempts: dict[int, int] = {}
+        for offset, returns in self.attempts.items():
+            page = self.page_of(offset)
+            if not page.start <= offset < page.end:
+                continue
+            if not page.resident:
+                if not page.is_settled_at(offset):
+                    attempts[offset] = returns
+                continue
+            index = offset - page.start
+            slot = page.entries[index] if index < len(page.entries) else None
+            if slot is not None:
+                attempts[offset] = returns
+                slot.returns = returns
+                slot.redelivered = True
+        self.attempts = attempts
 
     def _open_after_recovery(self) -> None:
         """The tail must be a page in memory that new messages can be appended to."""
@@ -364,9 +581,14 @@ class Backlog(Destination, TurnTask):
 
     def _restored(self, message: Message, offset: i64) -> Entry:
         entry = Entry(message, offset, message_size(message))
-        if offset < self.redelivered_before:
-            entry.returns = 1
+        if self.attempts:
+            entry.returns = self.attempts.get(int(offset), 0)
+        entry.redelivered = offset < self.redelivered_before or entry.returns > 0
         self._hold(message)
-        if message.properties.expiration_ms >= 0 or self.settings.message_ttl_ms >= 0:
+        if message.properties.expiration_ms >= 0 or self.queue.settings.message_ttl_ms >= 0:
             self._set_expiry(entry)
         return entry
+
+
+def _newest_first(entry: Entry) -> int:
+    return -int(entry.offset)

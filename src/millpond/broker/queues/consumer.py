@@ -10,7 +10,7 @@ from millpond.base.limits import UNSETTLED_WHEN_SHORT_MAX
 
 if TYPE_CHECKING:
     from millpond.broker.queues.entry import Entry
-    from millpond.broker.queues.queue import Queue
+    from millpond.broker.queues.message_queue import MessageQueue
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -21,7 +21,7 @@ class Consumer:
     delivery says so in `can_take` and leaves the queue's rotation; whatever changes that calls `Queue.wake`.
     """
 
-    def __init__(self, queue: Queue, tag: str, prefetch: i64, acknowledges: bool, exclusive: bool) -> None:
+    def __init__(self, queue: MessageQueue, tag: str, prefetch: i64, acknowledges: bool, exclusive: bool) -> None:
         self.queue: Final = queue
         self.tag: Final = tag
         self.prefetch: i64 = prefetch
@@ -29,6 +29,8 @@ class Consumer:
         self.exclusive: Final = exclusive
         # Those of the highest priority that can take a delivery get all of them.
         self.priority: i64 = 0
+        # How long it may leave a delivery unsettled; -1 where the queue and the node say.
+        self.timeout_ms: i64 = -1
         self.unsettled: i64 = 0
         # Unsettled messages that it may have even while memory is short.
         self.granted: i64 = UNSETTLED_WHEN_SHORT_MAX

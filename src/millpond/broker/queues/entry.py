@@ -10,7 +10,7 @@ from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Message
 
 if TYPE_CHECKING:
     from millpond.broker.queues.consumer import Consumer
-    from millpond.broker.queues.queue import Queue
+    from millpond.broker.queues.message_queue import MessageQueue
 
 
 @final
@@ -29,11 +29,14 @@ class Entry:
         self.size: Final[i64] = size
         # Wall clock; -1 where it never expires.
         self.expires_ms: i64 = -1
-        # How often it was given back after a delivery. The redelivered flag is `returns > 0`.
+        # How often it was given back after a delivery.
         self.returns: i64 = 0
-        # The tag under which it was last delivered.
+        # It was delivered before, or may have been.
+        self.redelivered = False
+        # The tag under which it was last delivered, and when (wall clock).
         self.delivery_tag: i64 = 0
-        self.queue: Queue | None = None
+        self.delivered_ms: i64 = 0
+        self.queue: MessageQueue | None = None
         self.consumer: Consumer | None = None
 
 

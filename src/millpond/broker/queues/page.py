@@ -45,6 +45,8 @@ class Page:
         self.loading = False
         # It is written because its memory is wanted.
         self.leaving = False
+        # Where messages wait for their time: the earliest of those in it (wall clock); -1 where they do not.
+        self.due_ms: i64 = -1
         # Offsets settled since the page was written, as (start, end) ranges; kept only for a page not in memory.
         self.settled_ranges: list[tuple[int, int]] = []
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
 from millpond.base.limits import LOG_UNSYNCED_BYTES_MAX, PAGES_AHEAD, PAGES_WRITING_MAX, SEGMENT_BYTES
+from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.page_codec import PageWriter, decode_page
@@ -254,7 +255,11 @@ class PageStore:
             if not queue.deleted:
                 if page.live == 0:
                     self.page_settled(queue, page)
-                elif is_leaving and page.taken == 0 and (not queue.consumers or page is not queue.pages[queue.head]):
+                elif (
+                    is_leaving
+                    and page.taken == 0
+                    and (not queue.queue.consumers or page is not queue.pages[queue.head])
+                ):
                     queue.drop_resident(page)
                 else:
                     queue.kept[page] = None
@@ -439,7 +444,7 @@ class PageStore:
         filesystem = self._filesystem
         if filesystem is None:
             return
-        folders = [self.log_folder(log_id, True) for log_id in self.folders() - known]
+        folders = [self.log_folder(log_id, True) for log_id in self.folders() if queue_id(log_id) not in known]
         if filesystem.exists(f"{self._folder}/{TRANSIENT_FOLDER}"):
             transient = f"{self._folder}/{TRANSIENT_FOLDER}"
             folders += [f"{transient}/{name}" for name in filesystem.list(transient)]

@@ -35,12 +35,12 @@ class Pager:
     """Keeps the messages of a node within the memory budget, as far as the disk can help."""
 
     def __init__(
-        self, memory: MemoryBudget, store: PageStore, turn: Turn, all_queues: Callable[[], Sequence[Backlog]]
+        self, memory: MemoryBudget, store: PageStore, turn: Turn, all_backlogs: Callable[[], Sequence[Backlog]]
     ) -> None:
         self._memory = memory
         self._store = store
         self._turn = turn
-        self._all_queues = all_queues
+        self._all_backlogs = all_backlogs
         # Queues that are still to be looked at when all pages must go.
         self._ahead: list[Backlog] = []
         self._freed_this_round = 0
@@ -80,10 +80,11 @@ class Pager:
         queues.sort(key=_most_memory_first)
         for queue in queues:
             if freed < wanted:
-                kept = PAGES_AHEAD if queue.consumers else 1
+                kept = PAGES_AHEAD if queue.queue.consumers else 1
                 if all_pages:
                     # Consumers, expiry and length limits look at the first page all the time.
-                    kept = 1 if queue.consumers or queue.expiring or queue.settings.bounded else 0
+                    owner = queue.queue
+                    kept = 1 if owner.consumers or owner.expiring or owner.settings.bounded else 0
                     if pages_max > 0 and queue.tail.memory_bytes >= TAIL_PAGED_BYTES_MIN:
                         queue.seal_tail()
                 started = store.pages_started_total
@@ -112,7 +113,7 @@ class Pager:
     def _next_of_all(self) -> list[Backlog]:
         """Some of all queues, in turn, that have something to give."""
         if not self._ahead:
-            self._ahead = list(self._all_queues())
+            self._ahead = list(self._all_backlogs())
         some = self._ahead[-QUEUES_PAGED_PER_TURN:]
         del self._ahead[-QUEUES_PAGED_PER_TURN:]
         return [queue for queue in some if queue.resident_bytes >= TAIL_PAGED_BYTES_MIN and not queue.deleted]

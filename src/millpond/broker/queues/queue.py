@@ -1,14 +1,12 @@
-"""A queue: a log plus delivery state.
+"""A queue: its messages, in one or more backlogs, and what is in the hands of its consumers.
 
-Messages have consecutive offsets and lie in pages (see `page.py`). A message is in one of four places:
+A message is ready in a backlog, unsettled in the hands of a consumer, or stuck: dead, but its dead-letter queue has not
+taken it yet. What is in here happens to messages one by one; where they lie is the backlogs' business:
 
-    fresh      at or after the head page's `taken`: never delivered; a range, not a list
-    returned   delivered and given back; delivered again before anything fresh, in offset order
-    unsettled  delivered; held by the consumer's channel, its slot in the page still filled
-    settled    acknowledged, dropped or dead-lettered; its slot is None, and an emptied page is forgotten
+    lane 0          all messages, where priorities do not count, or those without one
+    lanes 1 to 255  messages of that priority; served from the highest down
 
-`Backlog` has the pages; what is in here happens to messages one by one. All calls are synchronous and on the event
-loop's thread. Deliveries happen in `run_turn`, at the end of the turn.
+All calls are synchronous and on the event loop's thread. Deliveries happen in `run_turn`, at the end of the turn.
 """
 
 from __future__ import annotations
@@ -18,35 +16,34 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.limits import DELIVERIES_PER_TURN_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX
+from millpond.base.limits import DEAD_LETTER_RETRY_MS, DELIVERIES_PER_TURN_MAX
 from millpond.broker.message import Message
-from millpond.broker.queues.backlog import Backlog, QueueContext
+from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.consumer import Consumer
-from millpond.broker.queues.entry import Entry, message_size
-from millpond.broker.queues.page import Page
+from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, QueueSettings
 
 # Why a message left its queue without being acknowledged: the reasons of RabbitMQ's x-death header.
 REASON_REJECTED: Final = "rejected"
 REASON_EXPIRED: Final = "expired"
 REASON_LENGTH: Final = "maxlen"
-
-
-class QueueOwner:
-    """What a queue asks of its virtual host."""
-
-    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
-        """Publish `message` to the queue's dead-letter exchange, if it has one."""
-        raise NotImplementedError
-
-    def consumers_gone(self, queue: Queue) -> None:
-        """The last consumer has left: an auto-delete queue goes with it."""
-        raise NotImplementedError
+REASON_DELIVERY_LIMIT: Final = "delivery_limit"
 
 
 @final
-class Queue(Backlog):
-    """One queue of a virtual host: its messages, its consumers, and what is in their hands."""
+class _Stuck:
+    """A dead message that still has to be taken by a dead-letter queue, and the queues that have taken it."""
+
+    def __init__(self, entry: Entry, reason: str) -> None:
+        self.entry: Final = entry
+        self.reason: Final = reason
+        self.done: Final[set[str]] = set()
+
+
+@final
+class Queue(MessageQueue):
+    """One queue of a virtual host."""
 
     def __init__(
         self,
@@ -57,64 +54,102 @@ class Queue(Backlog):
         recoverable: bool,
         settings: QueueSettings,
     ) -> None:
-        super().__init__(context, name, log_id, recoverable, settings)
-        self.owner: Final = owner
-        # As declared. `exclusive_owner` is the connection that the queue belongs to.
-        self.durable = recoverable
-        self.auto_delete = False
-        self.arguments: dict[str, object] = {}
-        self.exclusive_owner: object | None = None
-
-        self.returned: list[Entry] = []
-        self.unsettled: i64 = 0
+        super().__init__(owner, context, name, log_id, recoverable, settings)
+        self.backlog: Final = Backlog(self, 0)
+        self._lanes: dict[int, Backlog] = {0: self.backlog}
+        # In the order in which they are served.
+        self._served: list[Backlog] = [self.backlog]
 
         self._rotation: list[Consumer] = []
         self._next_consumer: i64 = 0
+        # With a single active consumer: who that is.
+        self.active_consumer: Consumer | None = None
+
+        self._stuck: list[_Stuck] = []
+        self._stuck_timer: Timer | None = None
 
         self._expiry: Timer | None = None
         self._expiry_ms: i64 = 0
 
-        # The offsets settled one after the other that the ledger has not been told of yet.
-        self._run_page: Page = self.tail
-        self._run_start: i64 = 0
-        self._run_end: i64 = 0
-        self._run_count: i64 = 0
-        self._run_bytes: i64 = 0
-        self._run_open = False
+    # --- What it holds ----------------------------------------------------------------------------------------------
 
-        self.published_total: i64 = 0
-        self.delivered_total: i64 = 0
-        self.settled_total: i64 = 0
+    @property
+    def ready(self) -> i64:
+        if len(self._served) == 1:
+            return self.backlog.ready
+        count: i64 = 0
+        for backlog in self._served:
+            count += backlog.ready
+        return count
 
-    # --- Publishing ---------------------------------------------------------------------------------------------
+    @property
+    def ready_bytes(self) -> i64:
+        if len(self._served) == 1:
+            return self.backlog.ready_bytes
+        size: i64 = 0
+        for backlog in self._served:
+            size += backlog.ready_bytes
+        return size
+
+    @property
+    def resident_bytes(self) -> i64:
+        size: i64 = 0
+        for backlog in self._served:
+            size += backlog.resident_bytes
+        return size
+
+    @property
+    def stuck(self) -> i64:
+        """Dead messages that no dead-letter queue has taken yet."""
+        return len(self._stuck)
+
+    def backlogs(self) -> list[Backlog]:
+        return self._served
+
+    def details(self) -> dict[str, object]:
+        shown: dict[str, object] = {"messages_dlx": len(self._stuck)}
+        if self.settings.priority_max > 0:
+            shown["messages_ready_by_priority"] = {str(backlog.lane): int(backlog.ready) for backlog in self._served}
+        if self.settings.single_active:
+            active = self.active_consumer
+            shown["single_active_consumer_tag"] = active.tag if active is not None else None
+        return shown
+
+    def is_active(self, consumer: Consumer) -> bool:
+        return self.active_consumer is None or consumer is self.active_consumer
+
+    def lowest_backlog(self) -> Backlog:
+        return self.backlog
+
+    def backlog_for(self, message: Message) -> Backlog:
+        priority = message.properties.priority
+        if priority == 0 or self.settings.priority_max == 0:
+            return self.backlog
+        return self.lane(min(priority, int(self.settings.priority_max)))
+
+    def has_lane(self, number: int) -> bool:
+        return 0 <= number <= self.settings.priority_max
+
+    def lane(self, number: int) -> Backlog:
+        backlog = self._lanes.get(number)
+        if backlog is None:
+            backlog = Backlog(self, number)
+            self._lanes[number] = backlog
+            self._served = [self._lanes[lane] for lane in sorted(self._lanes, reverse=True)]
+        return backlog
+
+    # --- Publishing -------------------------------------------------------------------------------------------------
 
     def publish(self, message: Message) -> None:
-        """Append `message`. It is delivered at the end of the turn."""
-        size = message_size(message)
-        page = self.tail
-        if len(page.entries) >= PAGE_MESSAGES_MAX or page.filled_bytes >= PAGE_BYTES_MAX:
-            page = self._open_page(self.next_offset)
-        entry = Entry(message, self.next_offset, size)
-        page.entries.append(entry)
-        page.live += 1
-        page.live_bytes += size
-        properties = message.properties
-        page.filled_bytes += size + len(properties.raw)
-        if properties.persistent:
-            page.persistent += 1
-        self.next_offset += 1
-        page.end = self.next_offset
-        self.ready += 1
-        self.ready_bytes += size
         self.published_total += 1
-        self._hold(message)
-        if properties.expiration_ms >= 0 or self.settings.message_ttl_ms >= 0:
-            self._set_expiry(entry)
+        if self.settings.priority_max == 0:
+            self.backlog.append(message)
+        else:
+            self.backlog_for(message).append(message)
         if not self.turn_pending:
             self.turn.touch_queue(self)
 
     def refuses(self, size: i64) -> bool:
-        """Whether the queue is full and its overflow policy is to refuse a message of `size` bytes."""
         settings = self.settings
         if not settings.rejects or not settings.bounded:
             return False
@@ -125,22 +160,21 @@ class Queue(Backlog):
         return not self._has_room()
 
     def dead_letters_refused(self) -> bool:
-        """Whether a refused message goes to the dead-letter exchange."""
         return self.settings.overflow == OVERFLOW_REJECT_DEAD_LETTER
 
     def _has_room(self) -> bool:
         settings = self.settings
-        if settings.length_max >= 0 and self.ready >= settings.length_max:
+        if settings.length_max >= 0 and self.ready + len(self._stuck) >= settings.length_max:
             return False
         return settings.length_bytes_max < 0 or self.ready_bytes < settings.length_bytes_max
 
-    # --- Delivering ---------------------------------------------------------------------------------------------
+    # --- Delivering -------------------------------------------------------------------------------------------------
 
     def run_turn(self) -> None:
         """Deliver what consumers will take, then let go of what has expired or exceeds the length limit."""
         if self.deleted:
             return
-        if self.ready > 0 and self._rotation and not self._deliver(DELIVERIES_PER_TURN_MAX):
+        if self._rotation and self.ready > 0 and not self._deliver(DELIVERIES_PER_TURN_MAX):
             self.turn.touch_queue_later(self)
         if self.expiring:
             self._expire()
@@ -150,6 +184,7 @@ class Queue(Backlog):
     def _deliver(self, limit: i64) -> bool:
         """Deliver up to `limit` messages round robin. False when more could be delivered at once."""
         rotation = self._rotation
+        now_ms = self.turn.now_ms
         while self.ready > 0:
             count = len(rotation)
             if count == 0:
@@ -166,7 +201,7 @@ class Queue(Backlog):
             entry = self._take()
             if entry is None:
                 return True
-            if entry.expires_ms >= 0 and entry.expires_ms < self.turn.now_ms:
+            if entry.expires_ms >= 0 and entry.expires_ms < now_ms:
                 self._discard(entry, REASON_EXPIRED)
                 continue
             self._next_consumer += 1
@@ -176,6 +211,7 @@ class Queue(Backlog):
             if consumer.acknowledges:
                 entry.queue = self
                 entry.consumer = consumer
+                entry.delivered_ms = now_ms
                 consumer.unsettled += 1
                 self.unsettled += 1
                 consumer.deliver(entry)
@@ -185,21 +221,18 @@ class Queue(Backlog):
         return True
 
     def get(self) -> Entry | None:
-        """The next message for a client that asks for one, unsettled in the client's hands; None when empty."""
         while self.ready > 0:
             entry = self._take()
             if entry is None:
                 # The answer must come before the next method's, so this one read is not left to a thread.
-                page = self.pages[self.head]
-                self.store.load_now(self, page)
-                if not page.resident and page.live > 0:
-                    # It cannot be read now. What cannot be read at all is gone by now, and the next page's turn.
+                if not self._first_ready().load_next():
                     return None
                 continue
             if entry.expires_ms >= 0 and entry.expires_ms <= self.turn.now_ms:
                 self._discard(entry, REASON_EXPIRED)
                 continue
             entry.queue = self
+            entry.delivered_ms = self.turn.now_ms
             self.unsettled += 1
             self.delivered_total += 1
             if self.expiring and not self.turn_pending:
@@ -209,54 +242,19 @@ class Queue(Backlog):
         return None
 
     def _take(self) -> Entry | None:
-        """Take the next message in order out of the ready ones. None when it has to be read from disk first."""
-        if self.returned:
-            entry = self.returned.pop()
-        else:
-            while True:
-                page = self.pages[self.head]
-                if not page.resident:
-                    self.store.load(self, page)
-                    return None
-                if page.taken < len(page.entries):
-                    slot = page.entries[page.taken]
-                    page.taken += 1
-                    if slot is not None:
-                        entry = slot
-                        break
-                elif self.head + 1 < len(self.pages):
-                    self.head += 1
-                    if self.pages_out > 0:
-                        self.read_ahead()
-                else:
-                    return None
-        self.ready -= 1
-        self.ready_bytes -= entry.size
-        return entry
+        """Take the next message in order. None when it has to be read from disk first."""
+        return self.backlog.take() if len(self._served) == 1 else self._first_ready().take()
 
-    def _peek(self) -> Entry | None:
-        """The next message in order. None when there is none, or it has to be read from disk first."""
-        if self.returned:
-            return self.returned[-1]
-        index = self.head
-        while index < len(self.pages):
-            page = self.pages[index]
-            if not page.resident:
-                self.store.load(self, page)
-                return None
-            at = page.taken
-            while at < len(page.entries):
-                slot = page.entries[at]
-                if slot is not None:
-                    return slot
-                at += 1
-            index += 1
-        return None
+    def _first_ready(self) -> Backlog:
+        """The backlog whose turn it is."""
+        for backlog in self._served:
+            if backlog.ready > 0:
+                return backlog
+        return self.backlog
 
-    # --- Settling -----------------------------------------------------------------------------------------------
+    # --- Settling ---------------------------------------------------------------------------------------------------
 
     def settle(self, entry: Entry) -> None:
-        """A delivered message is done with: acknowledged, or rejected for good. `entry` must not be used again."""
         if self.deleted:
             entry.queue = None
             entry.consumer = None
@@ -267,28 +265,44 @@ class Queue(Backlog):
         self._settle(entry)
 
     def reject(self, entry: Entry) -> None:
-        """A delivered message is refused for good: dead-letter it, or drop it."""
-        if not self.deleted:
-            self.owner.dead_letter(self, entry.message, REASON_REJECTED)
-        self.settle(entry)
+        if self.deleted:
+            self.settle(entry)
+            return
+        self.unsettled -= 1
+        self._out_of_hands(entry)
+        entry.queue = None
+        self._discard(entry, REASON_REJECTED)
 
-    def give_back(self, entries: list[Entry]) -> None:
-        """Delivered messages come back, to their old places, and count as redelivered from now on."""
+    def give_back(self, entries: list[Entry], failed: bool) -> None:
         if self.deleted:
             for entry in entries:
                 entry.queue = None
                 entry.consumer = None
             return
+        limit = self.settings.delivery_limit
+        returned: list[Entry] = []
         for entry in entries:
             self._out_of_hands(entry)
             entry.queue = None
             entry.returns += 1
+            entry.redelivered = True
             self.unsettled -= 1
-            self.ready += 1
-            self.ready_bytes += entry.size
-        self.returned.extend(entries)
-        self.returned.sort(key=_newest_first)
+            if limit < 0:
+                returned.append(entry)
+            elif entry.returns > limit:
+                self._discard(entry, REASON_DELIVERY_LIMIT)
+            else:
+                self._backlog_of(entry).count_attempt(entry)
+                returned.append(entry)
+        if len(self._served) == 1:
+            self.backlog.put_back(returned)
+        else:
+            for backlog in self._served:
+                backlog.put_back([entry for entry in returned if self._backlog_of(entry) is backlog])
         self.turn.touch_queue(self)
+
+    def _backlog_of(self, entry: Entry) -> Backlog:
+        return self.backlog if len(self._served) == 1 else self.backlog_for(entry.message)
 
     def _out_of_hands(self, entry: Entry) -> None:
         """Whoever had the delivery, if it was not taken by `get`, may have another one."""
@@ -300,77 +314,73 @@ class Queue(Backlog):
                 self.wake(consumer)
 
     def _settle(self, entry: Entry) -> None:
-        offset = entry.offset
-        page = self._settling
-        if offset < page.start or offset >= page.end:
-            page = self.page_of(offset)
-            self._settling = page
-        page.entries[offset - page.start] = None
-        page.live -= 1
-        page.live_bytes -= entry.size
         self.settled_total += 1
-        message = entry.message
-        persistent = message.properties.persistent
-        if persistent:
-            page.persistent -= 1
-        if self.recoverable and (persistent or page.writing or page.place is not None):
-            if not (self._run_open and page is self._run_page and offset == self._run_end):
-                self._next_run(page, offset)
-            self._run_end = offset + 1
-            self._run_count += 1
-            self._run_bytes += entry.size
-        self._release(message)
-        if page.live == 0 and page is not self.tail:
-            self._forget_page(page)
+        self._backlog_of(entry).settle(entry)
 
     def _discard(self, entry: Entry, reason: str) -> None:
-        """Let go of a message that was taken but not delivered."""
-        self.owner.dead_letter(self, entry.message, reason)
+        """Let go of a message that was taken and is not in a consumer's hands."""
+        if self.settings.dead_letters_surely:
+            stuck = _Stuck(entry, reason)
+            if not self.owner.dead_letter_surely(self, entry.message, reason, stuck.done):
+                self._stuck.append(stuck)
+                self._retry_stuck_later()
+                return
+        else:
+            self.owner.dead_letter(self, entry.message, reason)
         self._settle(entry)
 
-    def _next_run(self, page: Page, offset: i64) -> None:
-        if self._run_open:
-            self._write_run()
-        else:
-            self._run_open = True
-            self.ledger.open_run(self)
-            # Nobody may wait for it, but the turn's frame must be written.
-            self.turn.touch()
-        self._run_page = page
-        self._run_start = offset
+    # --- Dead-lettering at least once -------------------------------------------------------------------------------
 
-    def _write_run(self) -> None:
-        if self._run_count > 0:
-            self.ledger.settled(self.log_id, self._run_start, self._run_end, self._run_count, self._run_bytes)
-            self._run_count = 0
-            self._run_bytes = 0
+    def _retry_stuck_later(self) -> None:
+        if self._stuck_timer is None:
+            self._stuck_timer = self.clock.call_later(DEAD_LETTER_RETRY_MS, self._retry_stuck)
 
-    def close_run(self) -> None:
-        """Write the open run of settled offsets to the ledger. Called at the end of the turn."""
-        self._write_run()
-        self._run_open = False
+    def _retry_stuck(self) -> None:
+        self._stuck_timer = None
+        if self.deleted:
+            return
+        self.turn.now_ms = self.clock.wall_ms()
+        self.turn.touch()
+        waiting, self._stuck = self._stuck, []
+        for position, stuck in enumerate(waiting):
+            if self.settings.dead_letters_surely:
+                if not self.owner.dead_letter_surely(self, stuck.entry.message, stuck.reason, stuck.done):
+                    # The others go the same way: they wait for the next attempt behind it.
+                    self._stuck = waiting[position:] + self._stuck
+                    break
+            else:
+                self.owner.dead_letter(self, stuck.entry.message, stuck.reason)
+            self._settle(stuck.entry)
+        if self._stuck:
+            self._retry_stuck_later()
 
-    # --- Expiry and length --------------------------------------------------------------------------------------
+    # --- Expiry and length ------------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
         """Discard expired messages at the head, and come back when the next one expires (RabbitMQ: head only)."""
         now_ms = self.turn.now_ms
-        while True:
-            entry = self._peek()
-            if entry is None or entry.expires_ms < 0:
-                return
-            if entry.expires_ms > now_ms:
-                break
-            taken = self._take()
-            if taken is None:
-                return
-            self._discard(taken, REASON_EXPIRED)
+        next_ms: i64 = -1
+        for backlog in self._served:
+            while True:
+                entry = backlog.peek()
+                if entry is None or entry.expires_ms < 0:
+                    break
+                if entry.expires_ms > now_ms:
+                    if next_ms < 0 or entry.expires_ms < next_ms:
+                        next_ms = entry.expires_ms
+                    break
+                taken = backlog.take()
+                if taken is None:
+                    break
+                self._discard(taken, REASON_EXPIRED)
+        if next_ms < 0:
+            return
         if self._expiry is not None:
-            if self._expiry_ms <= entry.expires_ms:
+            if self._expiry_ms <= next_ms:
                 return
             self._expiry.cancel()
-        self._expiry_ms = entry.expires_ms
-        self._expiry = self.clock.call_later(int(entry.expires_ms - now_ms), self._expiry_due)
+        self._expiry_ms = next_ms
+        self._expiry = self.clock.call_later(int(next_ms - now_ms), self._expiry_due)
 
     def _expiry_due(self) -> None:
         self._expiry = None
@@ -390,102 +400,77 @@ class Queue(Backlog):
             self._discard(entry, REASON_LENGTH)
 
     def apply_settings(self, settings: QueueSettings) -> None:
-        """Let other settings act from now on; messages already there keep the expiry they were given."""
         self.settings = settings
         self.turn.touch_queue(self)
 
-    # --- Consumers ----------------------------------------------------------------------------------------------
+    # --- Consumers --------------------------------------------------------------------------------------------------
 
     def add_consumer(self, consumer: Consumer) -> None:
-        """Let `consumer` take part. Its first delivery comes at the end of the turn."""
         self.consumers.append(consumer)
+        if self.settings.single_active and self.active_consumer is None:
+            self.active_consumer = consumer
         self.wake(consumer)
 
     def remove_consumer(self, consumer: Consumer) -> None:
-        """Let `consumer` have no further deliveries. What it holds unsettled stays with it."""
         if consumer in self.consumers:
             consumer.cancelled = True
             self.consumers.remove(consumer)
             if consumer.in_rotation:
                 consumer.in_rotation = False
                 self._rotation.remove(consumer)
+            if consumer is self.active_consumer:
+                self._activate_next()
             if not self.consumers and not self.deleted:
                 self.owner.consumers_gone(self)
 
+    def _activate_next(self) -> None:
+        """The active consumer has left: the one of the highest priority takes over, the oldest of them first."""
+        self.active_consumer = None
+        for consumer in self.consumers:
+            if self.active_consumer is None or consumer.priority > self.active_consumer.priority:
+                self.active_consumer = consumer
+        if self.active_consumer is not None:
+            self.wake(self.active_consumer)
+
     def wake(self, consumer: Consumer) -> None:
-        """`consumer` may be able to take deliveries again."""
         if not consumer.in_rotation and not consumer.cancelled:
+            if self.active_consumer is not None and consumer is not self.active_consumer:
+                return
             consumer.in_rotation = True
             rotation = self._rotation
             rotation.append(consumer)
             if len(rotation) > 1 and rotation[len(rotation) - 2].priority < consumer.priority:
                 rotation.sort(key=_highest_priority_first)
-            if self.ready > 0 and not self.turn_pending:
+            if not self.turn_pending and self.ready > 0:
                 self.turn.touch_queue(self)
 
-    # --- Purging and deleting -----------------------------------------------------------------------------------
+    # --- Purging and deleting ---------------------------------------------------------------------------------------
 
     def purge(self) -> int:
-        """Drop every ready message, without dead-lettering. How many there were."""
-        count = self.ready
-        while self.returned:
-            entry = self.returned.pop()
-            self.ready -= 1
-            self.ready_bytes -= entry.size
-            self._settle(entry)
-        for page in self.pages[self.head :]:
-            if page.resident:
-                while page.taken < len(page.entries):
-                    slot = page.entries[page.taken]
-                    page.taken += 1
-                    if slot is not None:
-                        self._settle(slot)
-            else:
-                if self.recoverable:
-                    self.ledger.settled(self.log_id, page.start, page.end, page.live, page.live_bytes)
-                    self.turn.touch()
-                self.settled_total += page.live
-                page.live = 0
-                self._forget_page(page)
-        self.ready = 0
-        self.ready_bytes = 0
+        count: i64 = 0
+        for backlog in self._served:
+            count += backlog.purge()
+        self.settled_total += count
         return int(count)
 
     def delete(self) -> None:
-        """Forget everything. The catalog, not the journal, remembers that the queue is gone."""
         self.deleted = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        for timer in (self._expiry, self._stuck_timer):
+            if timer is not None:
+                timer.cancel()
+        self._expiry = None
+        self._stuck_timer = None
+        self._stuck = []
         for consumer in self.consumers:
             consumer.cancelled = True
             consumer.in_rotation = False
             consumer.queue_deleted()
         self.consumers = []
         self._rotation = []
-        for page in self.pages:
-            for slot in page.entries:
-                if slot is not None:
-                    self._release(slot.message)
-        empty = Page(self.next_offset)
-        self.pages = [empty]
-        self.tail = empty
-        self._settling = empty
-        self._run_page = empty
-        self._run_count = 0
-        self._run_open = False
-        self.head = 0
-        self.kept = {}
-        self.returned = []
-        self.ready = 0
-        self.ready_bytes = 0
-        self.pages_out = 0
-        self.store.delete_log(self)
+        self.active_consumer = None
+        for backlog in self._served:
+            backlog.delete()
 
 
 def _highest_priority_first(consumer: Consumer) -> int:
     return -int(consumer.priority)
-
-
-def _newest_first(entry: Entry) -> int:
-    return -int(entry.offset)

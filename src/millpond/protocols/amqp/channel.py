@@ -31,8 +31,9 @@ from millpond.base.errors import (
 from millpond.base.limits import ROUTES_CACHED_MAX, TRANSACTION_BYTES_MAX
 from millpond.broker.commits import CommitWaiter
 from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Address, Message
+from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
-from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.vhost import JOURNALED, REFUSED, Route, VirtualHost
 from millpond.protocols.amqp.consumer import AmqpConsumer
 from millpond.protocols.amqp.properties import BasicProperties, parse_properties
@@ -107,7 +108,7 @@ class Channel(CommitWaiter):
         self._last_properties: BasicProperties | None = None
         self._copies: list[str] | None = None
         # Where answers to this channel's direct reply-to go.
-        self.reply_queue: Queue | None = None
+        self.reply_queue: MessageQueue | None = None
         self._content = _NO_CONTENT
         self._route: PublishRoute | None = None
         self._properties: BasicProperties | None = None
@@ -451,7 +452,7 @@ class Channel(CommitWaiter):
         if self.transaction is not None:
             self._settle_in_transaction(self.transaction, entries, outcome)
         elif requeue:
-            give_back(entries)
+            give_back(entries, False)
         else:
             for entry in entries:
                 queue = entry.queue
@@ -462,7 +463,7 @@ class Channel(CommitWaiter):
 
     def recover(self) -> None:
         """`basic.recover` with requeue: everything unsettled goes back to its queue."""
-        give_back(self._collect(0, True))
+        give_back(self._collect(0, True), False)
         if self.prefetch_global > 0:
             self.wake_consumers()
 
@@ -559,8 +560,33 @@ class Channel(CommitWaiter):
         self.connection.consumer_gone(consumer)
         self.connection.notify_cancel(self.number, consumer.tag)
 
-    def shut(self) -> None:
-        """Stop consuming and give back what is unsettled, in order; nothing is delivered or confirmed after."""
+    def overdue(self, now_ms: i64, default_ms: i64) -> i64:
+        """The timeout that an unsettled delivery has exceeded; -1 where there is none. `default_ms` is for those whose
+        consumer and queue say nothing."""
+        if self.unsettled_count == 0:
+            return -1
+        for straggler in self.stragglers.values():
+            timeout = _timeout_of(straggler, default_ms)
+            if now_ms - straggler.delivered_ms > timeout:
+                return timeout
+        shortest = default_ms
+        for consumer in self.consumers.values():
+            shortest = min(shortest, _consumer_timeout(consumer, default_ms))
+        for index in range(self.unsettled_head, len(self.unsettled)):
+            entry = self.unsettled[index]
+            if entry is not None:
+                age = now_ms - entry.delivered_ms
+                if age <= shortest:
+                    # Those after it are younger.
+                    break
+                timeout = _timeout_of(entry, default_ms)
+                if age > timeout:
+                    return timeout
+        return -1
+
+    def shut(self, failed: bool) -> None:
+        """Stop consuming and give back what is unsettled, in order; nothing is delivered or confirmed after. `failed`
+        says that this was not the client's wish."""
         self.closing = True
         consumers = list(self.consumers.values())
         self.consumers = {}
@@ -570,7 +596,7 @@ class Channel(CommitWaiter):
             unsettled.extend(self.transaction.entries)
             self.connection.buffer(-self.transaction.size)
             self.transaction = None
-        give_back(unsettled)
+        give_back(unsettled, failed)
         for consumer in consumers:
             consumer.queue.remove_consumer(consumer)
             self.connection.consumer_gone(consumer)
@@ -624,7 +650,7 @@ class Channel(CommitWaiter):
             elif outcome == REJECT:
                 queue.reject(entry)
             else:
-                queue.give_back([entry])
+                queue.give_back([entry], False)
         if self.prefetch_global > 0:
             self.wake_consumers()
         if not ledger.has_changes():
@@ -683,9 +709,27 @@ def _unknown_tag(tag: i64) -> PreconditionFailed:
     return PreconditionFailed(f"unknown delivery tag {_unsigned(tag)}")
 
 
-def give_back(entries: list[Entry]) -> None:
-    """Return deliveries to their queues, each queue's together."""
-    by_queue: dict[Queue, list[Entry]] = {}
+def _timeout_of(entry: Entry, default_ms: i64) -> i64:
+    """How long a delivery may be unsettled."""
+    consumer = entry.consumer
+    if consumer is not None:
+        return _consumer_timeout(consumer, default_ms)
+    queue = entry.queue
+    if queue is not None and queue.settings.consumer_timeout_ms >= 0:
+        return queue.settings.consumer_timeout_ms
+    return default_ms
+
+
+def _consumer_timeout(consumer: Consumer, default_ms: i64) -> i64:
+    if consumer.timeout_ms >= 0:
+        return consumer.timeout_ms
+    timeout = consumer.queue.settings.consumer_timeout_ms
+    return timeout if timeout >= 0 else default_ms
+
+
+def give_back(entries: list[Entry], failed: bool) -> None:
+    """Return deliveries to their queues, each queue's together. `failed` says that the client did not wish it."""
+    by_queue: dict[MessageQueue, list[Entry]] = {}
     for entry in entries:
         queue = entry.queue
         if queue is not None:
@@ -695,4 +739,4 @@ def give_back(entries: list[Entry]) -> None:
             else:
                 together.append(entry)
     for queue, together in by_queue.items():
-        queue.give_back(together)
+        queue.give_back(together, failed)

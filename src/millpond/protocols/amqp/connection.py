@@ -22,6 +22,7 @@ from millpond.base.errors import (
     LimitExceeded,
     NotAllowed,
     PeerError,
+    PreconditionFailed,
     UnexpectedFrame,
 )
 from millpond.base.limits import BUFFERED_BYTES_MAX, OUTPUT_BYTES_MAX
@@ -29,7 +30,7 @@ from millpond.broker.broker import Broker, ClientConnection
 from millpond.broker.commits import FLOW, Commits
 from millpond.broker.ledger import Ledger
 from millpond.broker.message import Message
-from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.turn import Turn, TurnTask
 from millpond.broker.vhost import VirtualHost
 from millpond.protocols.amqp import methods
@@ -141,7 +142,7 @@ class Connection(ClientConnection, TurnTask):
         # Channels that we have closed, whose frames are ignored until the client agrees.
         self._closing_channels: set[int] = set()
 
-        self.exclusive_queues: list[Queue] = []
+        self.exclusive_queues: list[MessageQueue] = []
 
         self.output = BytesWriter()
         self.paused = False
@@ -581,8 +582,13 @@ class Connection(ClientConnection, TurnTask):
             logger.warning("%s: connection closed: %s", self.describe_peer(), error)
             self.close_with(reply, str(error), method_id)
             return
-        logger.info("%s: channel %d closed: %s", self.describe_peer(), number, error)
-        self._remove_channel(channel)
+        self._fail_channel(channel, reply, str(error), method_id)
+
+    def _fail_channel(self, channel: Channel, reply: Reply, text: str, method_id: int) -> None:
+        """Close a channel, telling the client why."""
+        number = int(channel.number)
+        logger.info("%s: channel %d closed: %s", self.describe_peer(), number, text)
+        self._remove_channel(channel, True)
         self._closing_channels.add(number)
         # Confirms of what was done before go first.
         channel.write_confirms()
@@ -590,7 +596,7 @@ class Connection(ClientConnection, TurnTask):
             number,
             methods.ChannelClose(
                 reply_code=reply.code,
-                reply_text=reply.text(str(error)),
+                reply_text=reply.text(text),
                 failing_class_id=method_id >> 16,
                 failing_method_id=method_id & 0xFFFF,
             ),
@@ -599,19 +605,29 @@ class Connection(ClientConnection, TurnTask):
     def close_channel(self, channel: Channel) -> None:
         """The client closes a channel."""
         channel.write_confirms()
-        self._remove_channel(channel)
+        self._remove_channel(channel, False)
         self.send(channel.number, methods.ChannelCloseOk())
 
-    def _remove_channel(self, channel: Channel) -> None:
+    def check_deliveries(self, now_ms: int, timeout_ms: int) -> None:
+        for channel in list(self.channels.values()):
+            exceeded = channel.overdue(now_ms, timeout_ms)
+            if exceeded >= 0:
+                error = PreconditionFailed(
+                    f"delivery acknowledgement on channel {channel.number} timed out. Timeout value used: {exceeded} "
+                    "ms. This timeout value can be configured, see consumers doc guide to learn more"
+                )
+                self._fail_channel(channel, reply_for(error), str(error), 0)
+
+    def _remove_channel(self, channel: Channel, failed: bool) -> None:
         del self.channels[int(channel.number)]
         self._channel_number = 0
-        channel.shut()
+        channel.shut(failed)
 
     def close_with(self, reply: Reply, text: str, method_id: int = 0) -> None:
         """Close the connection, telling the client why."""
         if self.state == CLOSING or self.state == CLOSED:
             return
-        self._release()
+        self._release(True)
         self.state = CLOSING
         self.send(
             0,
@@ -627,7 +643,7 @@ class Connection(ClientConnection, TurnTask):
     def closed_by_client(self) -> None:
         """The client has asked to close. The socket is the client's to close: amqplib still has publishes of other
         channels on the way, and a socket closed before they are read is reset, close-ok and all."""
-        self._release()
+        self._release(False)
         self.state = CLOSED
         self.send(0, methods.ConnectionCloseOk())
         self._write_output()
@@ -647,7 +663,7 @@ class Connection(ClientConnection, TurnTask):
     def _end(self) -> None:
         """Write what is left, and close the socket."""
         if self.state != CLOSED:
-            self._release()
+            self._release(True)
             self.state = CLOSED
             self._write_output()
             self.transport.close()
@@ -662,20 +678,21 @@ class Connection(ClientConnection, TurnTask):
     def lost(self) -> None:
         """The socket is gone."""
         self.turn.now_ms = self.broker.clock.wall_ms()
-        self._release()
+        self._release(True)
         self.state = CLOSED
         self._liveness.stop()
         self._partial = b""
         self._stalled = {}
 
-    def _release(self) -> None:
-        """Give everything back to the core: deliveries, consumers, exclusive queues."""
+    def _release(self, failed: bool) -> None:
+        """Give everything back to the core: deliveries, consumers, exclusive queues. `failed` says that this was not
+        the client's wish."""
         if self.state == CLOSING or self.state == CLOSED:
             return
         self._channel_number = 0
         self._channel = None
         for channel in list(self.channels.values()):
-            channel.shut()
+            channel.shut(failed)
         self.channels = {}
         self._stalled = {}
         vhost = self.vhost

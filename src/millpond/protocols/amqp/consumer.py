@@ -19,8 +19,8 @@ from millpond.base.limits import UNSETTLED_WHEN_SHORT_MAX
 from millpond.broker.message import Address
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
-from millpond.broker.queues.queue import Queue
-from millpond.protocols.amqp.content import channel_bits, name_bytes, write_content
+from millpond.broker.queues.message_queue import MessageQueue
+from millpond.protocols.amqp.content import channel_bits, counted_returns, name_bytes, write_content
 
 if TYPE_CHECKING:
     from millpond.protocols.amqp.channel import Channel
@@ -35,7 +35,7 @@ class AmqpConsumer(Consumer):
     def __init__(
         self,
         channel: Channel,
-        queue: Queue,
+        queue: MessageQueue,
         tag: str,
         prefetch: i64,
         acknowledges: bool,
@@ -70,9 +70,9 @@ class AmqpConsumer(Consumer):
         output = connection.output
         output.write(self._prefix)
         write_i64_be(output, tag)
-        output.append(1 if entry.returns > 0 else 0)
+        output.append(1 if entry.redelivered else 0)
         output.write(self._suffix)
-        write_content(output, channel.number, message, connection.body_frame_bytes)
+        write_content(output, channel.number, message, connection.body_frame_bytes, counted_returns(entry, self.queue))
         connection.touch()
 
     def _prepare(self, address: Address) -> None:

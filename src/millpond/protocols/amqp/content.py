@@ -8,6 +8,8 @@ from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i16, i32, i64
 
 from millpond.broker.message import Message
+from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.protocols.amqp.properties import EMPTY, FORMAT
 
 FRAME_METHOD: Final = 1
@@ -34,9 +36,17 @@ def channel_bits(number: i64) -> i16:
     return i16(number - (number >> 15 << 16))
 
 
-def write_content(output: BytesWriter, channel: i64, message: Message, body_frame_bytes: i64) -> None:
-    """Append the header frame of `message` and its body in frames of at most `body_frame_bytes` payload."""
+def counted_returns(entry: Entry, queue: MessageQueue) -> i64:
+    """How often a message has come back, where its queue wants the consumer to know."""
+    return entry.returns if entry.returns > 0 and queue.settings.counts_returns else 0
+
+
+def write_content(output: BytesWriter, channel: i64, message: Message, body_frame_bytes: i64, returns: i64 = 0) -> None:
+    """Append the header frame of `message` and its body in frames of at most `body_frame_bytes` payload. A number of
+    `returns` goes along as RabbitMQ's header x-delivery-count."""
     properties = message.properties
+    if returns > 0:
+        properties = properties.replaced({"x-delivery-count": int(returns)}, True)
     raw = properties.raw if properties.format == FORMAT else EMPTY
     body = message.body
     size: i64 = len(body)

@@ -276,7 +276,7 @@ def check_serves(pond: Pond, attackers: list[Client]) -> None:
     for queue in list(vhost.queues.values()):
         assert queue.unsettled == 0, f"{queue.name} waits for somebody who is gone"
         assert not queue.consumers
-        assert queue.ready == sum([page.live for page in queue.pages]), queue.name
+        assert queue.ready == sum([page.live for page in queue.backlog.pages]), queue.name
         vhost.remove_queue(queue)
     assert pond.broker.memory.used == 0
     assert pond.broker.connections == {}

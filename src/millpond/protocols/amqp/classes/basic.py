@@ -11,12 +11,12 @@ import secrets
 from millpond.base.errors import NotAllowed, NotImplementedHere, PreconditionFailed
 from millpond.base.limits import CONSUMERS_PER_CHANNEL_MAX
 from millpond.broker.access import Operation
-from millpond.broker.queues.queue import Queue
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.queue import named
 from millpond.protocols.amqp.consumer import AmqpConsumer
-from millpond.protocols.amqp.content import write_content
+from millpond.protocols.amqp.content import counted_returns, write_content
 from millpond.protocols.amqp.publish_route import REPLY_TO
 from millpond.protocols.amqp.registry import check, on_channel
 
@@ -53,21 +53,24 @@ def consume(channel: Channel, method: methods.BasicConsume) -> None:
     consumer = AmqpConsumer(
         channel, queue, tag, channel.prefetch, not method.no_ack, method.exclusive, method.arguments
     )
-    consumer.priority = _priority(method.arguments)
+    consumer.priority = _integer(method.arguments, "x-priority", -(2**31), 0)
+    consumer.timeout_ms = _integer(method.arguments, "x-consumer-timeout", 0, -1)
     channel.consumers[tag] = consumer
     if not method.nowait:
         connection.send(channel.number, methods.BasicConsumeOk(consumer_tag=tag))
     queue.add_consumer(consumer)
 
 
-def _priority(arguments: dict[str, object]) -> int:
-    priority = arguments.get("x-priority", 0)
-    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
-        raise PreconditionFailed("invalid arg 'x-priority': expected integer")
-    return priority
+def _integer(arguments: dict[str, object], name: str, lowest: int, default: int) -> int:
+    value = arguments.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value < 2**31:
+        raise PreconditionFailed(f"invalid arg '{name}': expected integer")
+    return value
 
 
-def _reply_queue(channel: Channel, method: methods.BasicConsume) -> Queue:
+def _reply_queue(channel: Channel, method: methods.BasicConsume) -> MessageQueue:
     """Direct reply-to: answers come to this channel, without acknowledgement."""
     if not method.no_ack:
         raise PreconditionFailed("reply consumer cannot acknowledge")
@@ -115,13 +118,15 @@ def get(channel: Channel, method: methods.BasicGet) -> None:
         channel.number,
         methods.BasicGetOk(
             delivery_tag=tag,
-            redelivered=entry.returns > 0,
+            redelivered=entry.redelivered,
             exchange=message.address.exchange,
             routing_key=message.address.routing_key,
             message_count=int(queue.ready),
         ),
     )
-    write_content(connection.output, channel.number, message, connection.body_frame_bytes)
+    write_content(
+        connection.output, channel.number, message, connection.body_frame_bytes, counted_returns(entry, queue)
+    )
     if method.no_ack:
         queue.settle(entry)
 

@@ -1,0 +1,32 @@
+"""The backlogs of recoverable queues by the ids of their logs, for recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, final
+
+from millpond.broker.queues.backlog import Backlog, lane_number, queue_id
+from millpond.broker.queues.message_queue import MessageQueue
+
+
+@final
+class Lanes:
+    """Finds the backlog that a log belongs to; a queue's further lanes begin when something speaks of them."""
+
+    def __init__(self, queues: Iterable[MessageQueue]) -> None:
+        self._queues: Final[dict[int, MessageQueue]] = {int(queue.log_id): queue for queue in queues}
+        self._found: Final[dict[int, Backlog]] = {}
+
+    def get(self, log_id: int) -> Backlog | None:
+        """None where the queue is gone."""
+        backlog = self._found.get(log_id)
+        if backlog is None:
+            queue = self._queues.get(queue_id(log_id))
+            if queue is None or not queue.has_lane(lane_number(log_id)):
+                return None
+            backlog = self._found[log_id] = queue.lane(lane_number(log_id))
+        return backlog
+
+    def backlogs(self) -> list[Backlog]:
+        """All of them, also those that nothing was said of."""
+        return [backlog for queue in self._queues.values() for backlog in queue.backlogs()]
