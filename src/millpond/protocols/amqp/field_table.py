@@ -19,7 +19,7 @@
 
 These are the letters that RabbitMQ reads and writes, not those of the specification: see
 https://www.rabbitmq.com/amqp-0-9-1-errata.html, "Field types". Encoding takes l for every int that fits 64 bits, as
-RabbitMQ does: programs in Java cast the count of an `x-death` to Long. Larger ones are T, which is all they can come from.
+RabbitMQ does: programs in Java cast the count of an `x-death` to Long. Larger ones can only come from a T, and are T.
 
 Each length is checked against what is left before anything is read, and nesting is limited, so what a hostile table can
 take is in proportion to its bytes. pamqp's decoder is not used: 4.0.1 returns a string that is cut off as if it were
