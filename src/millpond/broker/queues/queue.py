@@ -294,11 +294,23 @@ class Queue(MessageQueue):
             else:
                 self._backlog_of(entry).count_attempt(entry)
                 returned.append(entry)
+        self._put_back(returned)
+
+    def put_back(self, entries: list[Entry]) -> None:
+        """What `get` gave was only looked at: it is ready again as if it had never been taken."""
+        if self.deleted:
+            return
+        for entry in entries:
+            entry.queue = None
+            self.unsettled -= 1
+        self._put_back(entries)
+
+    def _put_back(self, entries: list[Entry]) -> None:
         if len(self._served) == 1:
-            self.backlog.put_back(returned)
+            self.backlog.put_back(entries)
         else:
             for backlog in self._served:
-                backlog.put_back([entry for entry in returned if self._backlog_of(entry) is backlog])
+                backlog.put_back([entry for entry in entries if self._backlog_of(entry) is backlog])
         self.turn.touch_queue(self)
 
     def _backlog_of(self, entry: Entry) -> Backlog:
