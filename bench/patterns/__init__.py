@@ -1,2 +1,1 @@
-"""Patterns of messaging, measured: what a broker must do beside carrying messages fast. A pattern is a file here and a
-line in `PATTERNS`."""
+"""Patterns of messaging, measured: what one client does to another, where the workloads ask how fast one pair is."""
