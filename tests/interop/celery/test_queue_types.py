@@ -72,6 +72,7 @@ class TestQuorumQueues:
         assert all(ran >= sent_at + countdown for countdown, ran in run_at.items())
         assert sorted(run_at, key=lambda countdown: run_at[countdown]) == [1, 2, 3]
 
+    @pytest.mark.on_request
     def test_a_task_that_retries_is_done_in_the_end(
         self, broker: Endpoint, quorum: celery.Celery, start_worker: StartWorker, tmp_path: Path
     ) -> None:

@@ -157,6 +157,7 @@ def test_events_tell_what_becomes_of_tasks_and_workers(
     eventually(lambda: "worker-heartbeat" in events.of_worker(worker.hostname), "a heartbeat of the worker")
 
 
+@pytest.mark.on_request
 def test_a_pool_that_has_grown_is_given_more_tasks(
     broker: Endpoint, own_app: celery.Celery, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -18,14 +18,10 @@ import pytest
 
 from tests.support.endpoint import Endpoint
 
-INTEROP_VARIABLE = "MILLPOND_TEST_INTEROP"
 DOWNLOAD_DEADLINE_S = 120
 SUITE_DEADLINE_S = 300
 
-pytestmark = [
-    pytest.mark.skipif(INTEROP_VARIABLE not in os.environ, reason="other people's tests: `make interop` runs them"),
-    pytest.mark.timeout(DOWNLOAD_DEADLINE_S + SUITE_DEADLINE_S),
-]
+pytestmark = pytest.mark.timeout(DOWNLOAD_DEADLINE_S + SUITE_DEADLINE_S)
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,6 @@ SUITES = [
     # The others need a listener with the certificates of that repository.
     Suite("amqp", ("t/integration/test_rmq.py", "-k", "not tls and not ssl")),
 ]
-
-
-@pytest.fixture(scope="session")
-def sources() -> Path:
-    folder = Path(sys.prefix) / "interop" / "sources"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def fetched(package: str, folder: Path) -> Path:
@@ -67,8 +56,8 @@ def fetched(package: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.package)
-def test_suite(suite: Suite, sources: Path, broker: Endpoint) -> None:
-    folder = fetched(suite.package, sources)
+def test_suite(suite: Suite, packages: Path, broker: Endpoint) -> None:
+    folder = fetched(suite.package, packages)
     # Marks of plugins that are not installed, reruns of failures among them, are ignored; nothing of ours is read.
     runner = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", "-p", "no:millpond"]
     done = subprocess.run(
