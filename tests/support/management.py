@@ -46,3 +46,27 @@ def request(
         return Answer(answer.status, dict(answer.getheaders()), answer.read())
     finally:
         connection.close()
+
+
+class Management:
+    """Requests to one listener by guest, of which most are meant to succeed."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+
+    def call(self, method: str, path: str, body: object = None, *, login: str = "guest:guest") -> Answer:
+        return request(self._address, method, path, body, login)
+
+    def get(self, path: str, *, login: str = "guest:guest") -> Any:
+        """What is at a path that there is."""
+        answer = self.call("GET", path, login=login)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def put(self, path: str, body: object) -> None:
+        answer = self.call("PUT", path, body)
+        assert answer.status in {201, 204}, answer
+
+    def delete(self, path: str) -> None:
+        answer = self.call("DELETE", path)
+        assert answer.status == 204, answer

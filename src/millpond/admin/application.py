@@ -12,7 +12,18 @@ from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel
 
-from millpond.admin import changes, clients, messages, metrics, topic_permissions, topology, views
+from millpond.admin import (
+    changes,
+    clients,
+    definitions,
+    messages,
+    metrics,
+    parameters,
+    policies,
+    topic_permissions,
+    topology,
+    views,
+)
 from millpond.admin.messages import MakeProperties
 from millpond.admin.requests import (
     Asking,
@@ -28,14 +39,23 @@ from millpond.admin.requests import (
 )
 from millpond.admin.views import Node, Shown
 from millpond.base.errors import NotFound
+from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.broker import Broker
+from millpond.broker.password_hashes import from_definitions
 from millpond.broker.vhost import VirtualHost
 
 
 class UserBody(BaseModel):
     password: str | None = None
     password_hash: str | None = None
+    hashing_algorithm: str | None = None
     tags: str | list[str] = ""
+
+
+class VhostBody(BaseModel):
+    description: str = ""
+    tags: str | list[str] = ""
+    default_queue_type: str = ""
 
 
 class PermissionBody(BaseModel):
@@ -54,6 +74,9 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         _metrics(broker, Depends(monitoring_only)),
         _users(broker, Depends(administrators_only)),
         _changes(broker, Depends(administrators_only)),
+        policies.routes(broker),
+        parameters.routes(broker),
+        definitions.routes(broker),
         topic_permissions.routes(broker),
         clients.routes(broker, node),
         topology.routes(broker, node),
@@ -82,10 +105,10 @@ def _topology(node: Node) -> APIRouter:
     routes = APIRouter(prefix="/api")
 
     def queues(vhosts: list[VirtualHost]) -> Iterable[Shown]:
-        return (views.queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.queues.values())
+        return (views.listed_queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.queues.values())
 
     def exchanges(vhosts: list[VirtualHost]) -> Iterable[Shown]:
-        return (views.exchange(vhost.name, found) for vhost in vhosts for found in vhost.router.exchanges.values())
+        return (views.exchange(vhost, found) for vhost in vhosts for found in vhost.router.exchanges.values())
 
     def bindings(vhosts: list[VirtualHost]) -> Iterable[Shown]:
         return (binding for vhost in vhosts for binding in views.bindings(vhost))
@@ -144,18 +167,19 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
 
     @routes.get("/users")
     async def _list_users(page: Paged) -> Response:
-        return page.of(views.user(user) for user in access.list_users())
+        return page.of(views.user(user, broker.parameters) for user in access.list_users())
 
     @routes.get("/users/{name}")
     async def _user(name: Name) -> Response:
-        return Json(views.user(access.user(name)))
+        return Json(views.user(access.user(name), broker.parameters))
 
     @routes.put("/users/{name}")
     async def _put_user(name: Name, body: Annotated[UserBody, body_as(UserBody)]) -> Response:
         exists = any(user.name == name for user in access.list_users())
         tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
         tags = [tag.strip() for tag in tags if tag.strip()]
-        await changes.put_user(broker, name, body.password, body.password_hash, tags)
+        stored = from_definitions(body.password_hash or "", body.hashing_algorithm)
+        await changes.put_user(broker, name, body.password, stored, tags)
         return Response(status_code=204 if exists else 201)
 
     @routes.delete("/users/{name}", status_code=204)
@@ -196,9 +220,14 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     routes = APIRouter(prefix="/api", dependencies=[guard])
 
     @routes.put("/vhosts/{vhost}")
-    async def _put_vhost(vhost: Name, principal: Asking) -> Response:
+    async def _put_vhost(vhost: Name, principal: Asking, body: Annotated[VhostBody, body_as(VhostBody)]) -> Response:
         exists = vhost in broker.vhosts
+        checked_default_queue_type(body.default_queue_type)
         await changes.create_vhost(broker, vhost, principal.name)
+        if body.model_fields_set:
+            tags = body.tags.split(",") if isinstance(body.tags, str) else body.tags
+            named = tuple(tag.strip() for tag in tags if tag.strip())
+            await changes.describe_vhost(broker, vhost, body.description, named, body.default_queue_type)
         return Response(status_code=204 if exists else 201)
 
     @routes.delete("/vhosts/{vhost}", status_code=204)

@@ -69,6 +69,13 @@ async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
     await _make_durable(broker)
 
 
+async def describe_vhost(
+    broker: Broker, name: str, description: str, tags: tuple[str, ...], default_queue_type: str
+) -> None:
+    broker.describe_vhost(name, description, tags, default_queue_type)
+    await _make_durable(broker)
+
+
 async def delete_vhost(broker: Broker, name: str) -> None:
     broker.delete_vhost(name)
     await _make_durable(broker)
@@ -185,6 +192,7 @@ async def committed(broker: Broker, sequence: int) -> None:
 
 
 async def _make_durable(broker: Broker) -> None:
+    """What was changed in the catalog is durable when this returns."""
     broker.turn.touch()
     broker.catalog.commit()
     await asyncio.to_thread(broker.catalog.sync)

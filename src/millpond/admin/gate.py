@@ -19,6 +19,7 @@ from millpond.base.limits import (
     ADMIN_LARGE_REQUEST_BYTES_MAX,
     ADMIN_LARGE_REQUESTS_MAX,
     ADMIN_REQUEST_BYTES_MAX,
+    DEFINITIONS_BYTES_MAX,
 )
 from millpond.broker.access import ADMINISTRATOR
 
@@ -32,7 +33,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # RabbitMQ's tags. `management` sees the virtual hosts that it has permissions in, `monitoring` all of them.
 MONITORING: Final = "monitoring"
-SEEING_TAGS: Final = {"management", "policymaker", MONITORING, ADMINISTRATOR}
+POLICYMAKER: Final = "policymaker"
+SEEING_TAGS: Final = {"management", POLICYMAKER, MONITORING, ADMINISTRATOR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Principal:
     @property
     def is_administrator(self) -> bool:
         return ADMINISTRATOR in self.tags
+
+    @property
+    def is_policymaker(self) -> bool:
+        return self.is_administrator or POLICYMAKER in self.tags
 
     @property
     def sees_everything(self) -> bool:
@@ -74,7 +80,7 @@ class Gate:
             await _refuse(send, 411, "length_required", "a request tells its length")
             return
         is_large = int(length) > ADMIN_REQUEST_BYTES_MAX
-        bytes_max = ADMIN_LARGE_REQUEST_BYTES_MAX if _may_be_large(scope) else ADMIN_REQUEST_BYTES_MAX
+        bytes_max = _bytes_max(scope)
         if int(length) > bytes_max:
             await _refuse(send, 413, "too_large", f"a request of this kind has at most {bytes_max} bytes")
             return
@@ -111,9 +117,14 @@ class Gate:
         return Principal(name, tags)
 
 
-def _may_be_large(scope: Scope) -> bool:
-    """Whether there is a message in the request."""
-    return scope["method"] == "POST" and bytes(scope["raw_path"]).endswith(b"/publish")
+def _bytes_max(scope: Scope) -> int:
+    """The largest body that a request may have. Routes of large ones read them when they know who sends them."""
+    path: bytes = scope["raw_path"]
+    if scope["method"] == "POST" and path.endswith(b"/publish"):
+        return ADMIN_LARGE_REQUEST_BYTES_MAX
+    if scope["method"] == "POST" and path.startswith(b"/api/definitions"):
+        return DEFINITIONS_BYTES_MAX
+    return ADMIN_REQUEST_BYTES_MAX
 
 
 def _credentials(authorization: bytes) -> tuple[str, bytes]:

@@ -214,6 +214,12 @@ def administrators_only(principal: Asking) -> None:
         raise AccessRefused("Not administrator user")
 
 
+def policymakers_only(principal: Asking) -> None:
+    """RabbitMQ's rule for policies and parameters. Which virtual hosts they see, `Visible` decides."""
+    if not principal.is_policymaker:
+        raise AccessRefused("User not authorised to access object")
+
+
 def monitoring_only(principal: Asking) -> None:
     if not principal.sees_everything:
         raise AccessRefused("Not monitor user")

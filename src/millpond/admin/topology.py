@@ -105,7 +105,7 @@ def _exchanges(made: APIRouter, broker: Broker) -> None:
     @made.get("/exchanges/{vhost}/{name}")
     async def _exchange(found: InVhost, name: Name) -> Response:
         [vhost] = found
-        return Json(views.exchange(vhost.name, vhost.exchange(_exchange_name(name))))
+        return Json(views.exchange(vhost, vhost.exchange(_exchange_name(name))))
 
     @made.put("/exchanges/{vhost}/{name}")
     async def _declare(

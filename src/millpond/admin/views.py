@@ -16,7 +16,8 @@ from millpond.broker.arguments import queue_type
 if TYPE_CHECKING:
     from millpond.broker.access import User
     from millpond.broker.broker import Broker, ClientConnection
-    from millpond.broker.exchanges.exchange import Binding, Exchange
+    from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.parameters import Parameters
     from millpond.broker.queues.consumer import Consumer
     from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
@@ -37,6 +38,7 @@ class Node:
 def overview(broker: Broker, node: Node) -> Shown:
     queues = broker.all_queues()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    delayed = sum(int(queue.delayed) for queue in queues)
     connections = [connection.describe() for connection in broker.connections]
     return {
         "product_name": "Millpond",
@@ -56,7 +58,7 @@ def overview(broker: Broker, node: Node) -> Shown:
             "consumers": sum(len(queue.consumers) for queue in queues),
         },
         "queue_totals": {
-            "messages": ready + unsettled,
+            "messages": ready + unsettled + delayed,
             "messages_ready": ready,
             "messages_unacknowledged": unsettled,
         },
@@ -75,9 +77,13 @@ def overview(broker: Broker, node: Node) -> Shown:
 def vhost(shown: VirtualHost) -> Shown:
     queues = shown.queues.values()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    delayed = sum(int(queue.delayed) for queue in queues)
     return {
         "name": shown.name,
-        "messages": ready + unsettled,
+        "description": shown.description,
+        "tags": list(shown.tags),
+        "default_queue_type": shown.default_queue_type,
+        "messages": ready + unsettled + delayed,
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
         "message_stats": {"publish": int(shown.published_total), "drop_unroutable": int(shown.unroutable_total)},
@@ -96,7 +102,10 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "auto_delete": shown.auto_delete,
         "exclusive": shown.exclusive_owner is not None,
         "arguments": shown.arguments,
-        "messages": ready + unsettled,
+        "policy": _policy_name(shown),
+        "operator_policy": _operator_policy_name(shown),
+        "effective_policy_definition": shown.applied.definition if shown.applied is not None else {},
+        "messages": ready + unsettled + int(shown.delayed),
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
         "message_bytes_ready": int(shown.ready_bytes),
@@ -111,15 +120,35 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     }
 
 
-def exchange(vhost_name: str, shown: Exchange) -> Shown:
+def listed_queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
+    """A queue in a list, without what it does not have: RabbitMQ's tools print lists as tables."""
+    return {name: value for name, value in queue(vhost_name, shown, node).items() if value is not None}
+
+
+def _policy_name(shown: Destination) -> str | None:
+    applied = shown.applied
+    return applied.policy.name if applied is not None and applied.policy is not None else None
+
+
+def _operator_policy_name(shown: Destination) -> str | None:
+    applied = shown.applied
+    return applied.operator_policy.name if applied is not None and applied.operator_policy is not None else None
+
+
+def exchange(vhost: VirtualHost, shown: Exchange) -> Shown:
+    policy = _policy_name(shown)
+    holder = vhost.delay_queues.get(shown.name)
     return {
         "name": shown.name,
-        "vhost": vhost_name,
+        "vhost": vhost.name,
         "type": shown.type,
         "durable": shown.durable,
         "auto_delete": shown.auto_delete,
         "internal": shown.internal,
         "arguments": shown.arguments,
+        **({} if holder is None else {"messages_delayed": int(holder.delayed)}),
+        # As in RabbitMQ: there only where there is one.
+        **({"policy": policy} if policy is not None else {}),
     }
 
 
@@ -190,9 +219,9 @@ def channel(shown: Shown, node: Node) -> Shown:
     return {**shown, "node": node.name}
 
 
-def user(shown: User) -> Shown:
+def user(shown: User, parameters: Parameters) -> Shown:
     # Without the hash that RabbitMQ shows: what is never told cannot be cracked.
-    return {"name": shown.name, "tags": list(shown.tags), "limits": {}}
+    return {"name": shown.name, "tags": list(shown.tags), "limits": parameters.limits_of_user(shown.name)}
 
 
 def permission(shown: PermissionRow) -> Shown:

@@ -23,12 +23,15 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from millpond.base import limits
-from millpond.base.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed
+from millpond.base.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, StorageFailed
+from millpond.broker import password_hashes
+from millpond.broker.patterns import compile_pattern
 from millpond.catalog.catalog import Catalog
 from millpond.catalog.rows import CatalogState, PermissionRow, TopicPermissionRow, UserRow
 
@@ -116,6 +119,8 @@ class Access:
         # With the routing key behind the exchange.
         self._topic_decisions: Final[dict[tuple[str, str, Operation, str, str], bool]] = {}
         self._logins: Final = _Logins()
+        # Of users whose password was seen in clear: the hash they have, and one that is harder to crack.
+        self._better_hashes: Final[dict[str, tuple[str, str]]] = {}
         self._hashing: Final = threading.BoundedSemaphore(limits.PASSWORD_HASHES_AT_ONCE_MAX)
 
     def load(self, state: CatalogState) -> None:
@@ -158,8 +163,12 @@ class Access:
             return True
         row = self._users.get(name)
         stored = None if row is None else row.password_hash
+        is_rabbitmq = stored is not None and password_hashes.is_rabbitmq(stored)
         with self._hashing:
-            right = _matches(stored or DEFAULT_HASH, password)
+            # One of RabbitMQ's takes no time. So that this does not show, argon2 is computed for those too.
+            right = _matches(DEFAULT_HASH if stored is None or is_rabbitmq else stored, password)
+            if stored is not None and is_rabbitmq:
+                right = password_hashes.matches_rabbitmq(stored, password)
         # RabbitMQ's rule: the empty password is nobody's.
         if stored is None or not right or not password:
             return False
@@ -168,7 +177,20 @@ class Access:
         if row is None or row.password_hash != stored:
             return False
         self._logins.remember(self._logins.key(name, password, stored))
+        if is_rabbitmq:
+            with self._hashing:
+                self._better_hashes[name] = (stored, self.hash_password(password))
         return True
+
+    def store_better_hashes(self) -> None:
+        """Replace RabbitMQ's hashes by ours, of those who have logged in since the last call: from time to time."""
+        while self._better_hashes:
+            name, (stored, better) = self._better_hashes.popitem()
+            row = self._users.get(name)
+            if row is not None and row.password_hash == stored:
+                # A disk that fails does no harm here: the hash they have is still good.
+                with suppress(StorageFailed):
+                    self._store(replace(row, password_hash=better))
 
     def is_known_login(self, name: str, password: bytes) -> bool:
         """Whether `verify_password` said yes to the same before and still would. Takes microseconds."""
@@ -273,15 +295,23 @@ class Access:
     def list_users(self) -> list[User]:
         return [User(row.name, row.tags) for _, row in sorted(self._users.items())]
 
+    def exported_users(self) -> list[UserRow]:
+        """All users with their hashes, which are for definitions only."""
+        return [row for _, row in sorted(self._users.items())]
+
     def put_user(self, name: str, password_hash: str | None, tags: Sequence[str] = ()) -> None:
         """Create the user, or replace its password and tags.
 
         `password_hash` comes from `hash_password`; without one the user cannot log in with a password. Raises
         PreconditionFailed where a value is not acceptable.
         """
+        self._store(self.check_user(name, password_hash, tags))
+
+    def check_user(self, name: str, password_hash: str | None, tags: Sequence[str]) -> UserRow:
+        """What `put_user` would store, which is not stored. Raises PreconditionFailed."""
         if not 0 < len(name.encode(errors="surrogatepass")) <= limits.NAME_BYTES_MAX:
             raise PreconditionFailed(f"a user name has 1 to {limits.NAME_BYTES_MAX} bytes")
-        self._store(UserRow(name, _checked_hash(password_hash), _checked_tags(tags)))
+        return UserRow(name, _checked_hash(password_hash), _checked_tags(tags))
 
     def set_password_hash(self, name: str, password_hash: str | None) -> None:
         """Change the password only. Raises NotFound."""
@@ -321,6 +351,11 @@ class Access:
         self._catalog.put_permission(patterns.row)
         self._permissions[user, vhost] = patterns
         self._forget_decisions()
+
+    def check_patterns(self, *patterns: str) -> None:
+        """Raises PreconditionFailed for a pattern that `set_permission` would refuse."""
+        for pattern in patterns:
+            _compiled(pattern)
 
     def clear_permission(self, user: str, vhost: str) -> None:
         """Take the user's access to the vhost away. Raises NotFound where there is no such user."""
@@ -455,34 +490,23 @@ def _expanded(pattern: str, row: TopicPermissionRow) -> str:
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     """A pattern that somebody sets. Raises PreconditionFailed."""
-    if len(pattern) > limits.PATTERN_CHARACTERS_MAX:
-        raise PreconditionFailed(f"a permission's pattern has at most {limits.PATTERN_CHARACTERS_MAX} characters")
-    return _compiled_whatever_length(pattern)
-
-
-def _compiled_whatever_length(pattern: str) -> re.Pattern[str]:
-    # PCRE has these classes and Python has not: it would take the letters between the colons one by one.
-    if re.search(r"\[:\^?\w+:\]", pattern):
-        raise PreconditionFailed(f"invalid regular expression '{pattern}': POSIX classes are not supported")
     try:
-        return re.compile(pattern or "^$", re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise PreconditionFailed(f"invalid regular expression '{pattern}': {error}") from error
+        return compile_pattern(pattern or "^$")
+    except ValueError as error:
+        raise PreconditionFailed(f"invalid regular expression '{pattern[:80]}': {error}") from error
 
 
 def _compiled_or_nothing(pattern: str) -> re.Pattern[str]:
     """What a stored pattern means: nothing, where another version of Python accepted it and this one does not."""
     try:
-        return _compiled_whatever_length(pattern)
-    except PreconditionFailed:
+        # With the name of a user in it, it may be longer than what somebody may write.
+        return compile_pattern(pattern or "^$", characters_max=None)
+    except ValueError:
         return re.compile(r"(?!)")
 
 
 def _checked_hash(password_hash: str | None) -> str | None:
-    # Whoever passes a password by mistake must not have it stored. So the text is not shown either.
-    if password_hash is not None and not password_hash.startswith("$argon2id$"):
-        raise PreconditionFailed("a password hash is an argon2id hash in PHC format")
-    return password_hash
+    return None if password_hash is None else password_hashes.checked_hash(password_hash)
 
 
 def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def further_routing_keys(headers: dict[str, object]) -> list[str] | None:
     return keys or None
 
 
-# Encoding number -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
+# Encoding number, below 128 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
 PROPERTIES_FORMATS: Final[dict[int, Callable[[bytes], Properties]]] = {}
 
 # What a Message and its place in a queue take besides properties and body, in bytes; measured.
@@ -89,12 +89,26 @@ MESSAGE_OVERHEAD_BYTES: Final = 256
 @final
 @mypyc_attr(acyclic=True)
 class Message:
-    """One published message. `timestamp_ms` is when the broker received it (wall clock)."""
+    """One published message. `timestamp_ms` is when the broker received it (wall clock).
 
-    def __init__(self, address: Address, properties: Properties, body: bytes, timestamp_ms: i64) -> None:
+    One that waits for its time in a `DelayedBacklog` has a `due_ms` (wall clock), and `returns`: how often it was given
+    back before.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        properties: Properties,
+        body: bytes,
+        timestamp_ms: i64,
+        due_ms: i64 = 0,
+        returns: i64 = 0,
+    ) -> None:
         self.address: Final = address
         self.properties: Final = properties
         self.body: Final = body
         self.timestamp_ms: Final[i64] = timestamp_ms
+        self.due_ms: Final[i64] = due_ms
+        self.returns: Final[i64] = returns
         # How many queues hold it in memory: it counts once against the memory budget, however many they are.
         self.holders: i64 = 0

@@ -414,7 +414,8 @@ class Catalog:
         self._change(sql.PUT_USERS, (row.name, row.password_hash, encode(list(row.tags))))
 
     def delete_user(self, name: str) -> None:
-        """Delete a user with all permissions."""
+        """Delete a user with all permissions and limits."""
+        self.delete_parameter("", "user-limits", name)
         self._change(sql.DELETE_PERMISSIONS_OF_USER, (name,))
         self._change(sql.DELETE_TOPIC_PERMISSIONS_OF_USER, (name,))
         self._change(sql.DELETE_USERS, (name,))

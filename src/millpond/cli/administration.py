@@ -318,4 +318,5 @@ def _refused(status: int, content: bytes) -> MillpondError:
     except (ValueError, AttributeError):
         reason = f"the broker answered {status}"
     kinds: dict[int, type[MillpondError]] = {401: AccessRefused, 403: AccessRefused, 404: NotFound}
-    return kinds.get(status, PreconditionFailed if status < 500 else MillpondError)(reason)
+    # RabbitMQ's texts have lines; an error on a terminal is one.
+    return kinds.get(status, PreconditionFailed if status < 500 else MillpondError)(" ".join(reason.split()))

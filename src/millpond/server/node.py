@@ -228,6 +228,7 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
+        broker.access.store_better_hashes()
         broker.check_deliveries()
         broker.memory.grant()
         broker.store.trim_transient()

@@ -344,6 +344,7 @@ class Connection(ClientConnection, TurnTask):
             )
         if vhost is None:
             raise CommandInvalid("channel.open before connection.open")
+        self.broker.parameters.check_channel(self.broker.connections, self.user)
         channel = Channel(self, number, vhost)
         self.channels[int(number)] = channel
         self._channel = channel
@@ -522,6 +523,9 @@ class Connection(ClientConnection, TurnTask):
         vhost = self.vhost
         return "" if vhost is None else vhost.name
 
+    def channel_count(self) -> int:
+        return len(self.channels)
+
     def alarms_changed(self, reasons: list[str]) -> None:
         if self.state != OPEN or not self._has_published:
             return
@@ -657,12 +661,17 @@ class Connection(ClientConnection, TurnTask):
         self._liveness.expect_within(CLOSE_TIMEOUT_MS, self._timed_out)
 
     def closed_by_client(self) -> None:
-        """The client has asked to close."""
+        """The client has asked to close. The socket is the client's to close: amqplib still has publishes of other
+        channels on the way, and a socket closed before they are read is reset, close-ok and all."""
         self._release(False)
+        self.state = CLOSED
         self.send(0, methods.ConnectionCloseOk())
-        self._end()
+        self._write_output()
+        self._liveness.expect_within(CLOSE_TIMEOUT_MS, self.transport.abort)
 
     def close_by_operator(self, reason: str) -> None:
+        if self.state == CLOSED:
+            self.transport.close()
         self.close_with(CONNECTION_FORCED, reason)
 
     def abandon_turn(self) -> None:
@@ -676,12 +685,15 @@ class Connection(ClientConnection, TurnTask):
         if self.state != CLOSED:
             self._release(True)
             self.state = CLOSED
-            if len(self.output) > 0:
-                self.transport.write(self.output.getvalue())
-                self.output = BytesWriter()
+            self._write_output()
             self.transport.close()
             # A client that does not read would keep the socket open for ever.
             self._liveness.expect_within(CLOSE_TIMEOUT_MS, self.transport.abort)
+
+    def _write_output(self) -> None:
+        if len(self.output) > 0:
+            self.transport.write(self.output.getvalue())
+            self.output = BytesWriter()
 
     def lost(self) -> None:
         """The socket is gone."""

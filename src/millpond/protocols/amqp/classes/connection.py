@@ -183,6 +183,7 @@ def open_(connection: Connection, method: methods.ConnectionOpen) -> None:
         raise NotAllowed(f"vhost {name} not found") from None
     connection.access.check_vhost(connection.user, name)
     connection.handlers.check_connections(connection)
+    connection.broker.parameters.check_connection(connection.broker.connections, connection.user, vhost)
     connection.opened(vhost)
     connection.send(0, methods.ConnectionOpenOk())
 
