@@ -14,6 +14,7 @@ from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.base.limits import DELAY_MS_MAX
 from millpond.broker.commits import ALARM_MEMORY
 from millpond.broker.exchanges.delayed import delay_ms
+from millpond.broker.queues import page_store
 from millpond.broker.queues.delay_queue import DelayQueue
 from millpond.broker.queues.queue import Queue
 from tests.broker.life import KIB, MIB, Inbox, Life, PlainProperties, copy_catalog, number_of, small_pages
@@ -598,6 +599,38 @@ class TestDelayedRetry:
 
 
 class TestPaging:
+    def test_a_message_that_waits_for_long_does_not_keep_the_disk(
+        self, disk: FaultyFilesystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(page_store, "SEGMENT_BYTES", 64 * KIB)
+        life = Life(disk, tmp_path / "catalog", budget=2 * MIB, file_bytes=256 * KIB)
+        holder = delayed_exchange(life)
+        work = bound(life, "work")
+        holder.backlog.log_waste_max = 256 * KIB
+        folder = f"/data/queues/{holder.log_id}"
+        numbers: list[int] = []
+        largest = 0
+        for number in range(40_000):
+            publish_later(life, number, DAY_MS if number % 1000 == 0 else 50_000, size=500)
+            if number % 100 == 99:
+                let_pass(life, 1000)
+                life.store.resume()
+                numbers += taken(work)
+            if number % 2000 == 1999:
+                life.checkpoint()
+                if disk.exists(folder):
+                    largest = max(largest, sum(len(disk.read_bytes(f"{folder}/{name}")) for name in disk.list(folder)))
+        assert life.store.pages_written_total > 5
+        # All of it together is more than 20 MB.
+        assert largest < 6 * MIB
+        let_pass(life, DAY_MS)
+        life.pump_until(lambda: holder.delayed == 0)
+        numbers += taken(work)
+        assert numbers[-40:] == list(range(0, 40_000, 1000))
+        assert sorted(numbers) == list(range(40_000))
+        life.check_counts()
+        life.abandon()
+
     @pytest.mark.parametrize(
         ("durable", "count"), [pytest.param(True, 200_000, marks=pytest.mark.slow), (True, 60_000), (False, 60_000)]
     )

@@ -74,6 +74,10 @@ DELAYED_PAGES_AWAKE_MIN: Final = 16
 DELAYED_PAGES_LOADING_MAX: Final = 4
 # So many pages that have come back from disk more than once are sorted together by when their messages are due.
 DELAYED_PAGES_SORTED: Final = 8
+# What the log of a delayed backlog may hold in vain beside as much as it holds for good, because something at its
+# beginning still waits: two segments. It is looked at this often.
+DELAYED_LOG_WASTE_BYTES: Final = 128 * MIB
+DELAYED_LOG_CHECK_MS: Final = 10_000
 # How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 # Dead letters that an operator's order moves back in one turn, and how many it may leave aside because they cannot be.
