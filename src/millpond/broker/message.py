@@ -15,6 +15,8 @@ from typing import Final, final
 
 from mypy_extensions import i64, mypyc_attr
 
+from millpond.base.errors import PreconditionFailed
+
 
 @final
 @mypyc_attr(acyclic=True)
@@ -49,10 +51,32 @@ class Properties:
         message has none."""
         raise NotImplementedError
 
+    def described(self) -> dict[str, object]:
+        """Those that the message has, as plain values under AMQP's names, for operators to look at."""
+        raise NotImplementedError
+
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> Properties:
         """A copy whose headers named in `headers` are set (removed where the value is None), the others untouched,
         byte for byte; without the expiration unless `keep_expiration`."""
         raise NotImplementedError
+
+
+def further_routing_keys(headers: dict[str, object]) -> list[str] | None:
+    """The routing keys in the headers CC and BCC; None where there are none.
+
+    Raises PreconditionFailed where they are not lists of texts.
+    """
+    keys: list[str] = []
+    for name in ("CC", "BCC"):
+        named = headers.get(name)
+        if named is None:
+            continue
+        if not isinstance(named, list) or not all([isinstance(key, str) for key in named]):
+            raise PreconditionFailed(f"invalid message: {{unacceptable_type_in_header,{name}}}")
+        for key in named:
+            if isinstance(key, str):
+                keys.append(key)
+    return keys or None
 
 
 # Encoding number, below 128 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.

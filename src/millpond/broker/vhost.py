@@ -29,14 +29,15 @@ from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.message import Address, Message, Properties
+from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.delay_queue import DELAY_QUEUE_PREFIX, DelayQueue
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import QueueSettings
-from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
+from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
+from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
     from millpond.catalog.catalog import Catalog
@@ -49,7 +50,7 @@ ACCEPTED: Final = 0
 JOURNALED: Final = 1
 
 RESERVED_PREFIX: Final = "amq."
-GENERATED_PREFIX: Final = "amq.gen-"
+GENERATED_PREFIX: Final = "amq.gen"
 REPLY_PREFIX: Final = "amq.rabbitmq.reply-to."
 
 
@@ -89,6 +90,17 @@ class VirtualHost(QueueOwner):
         # Of queues that expire when nobody uses them.
         self._expiries: dict[MessageQueue, Timer] = {}
         self.router: Final = Router(self.queues)
+        self.policies: Final = Policies()
+        # What administrators say about it; nothing is done with it.
+        self.description = ""
+        self.tags: tuple[str, ...] = ()
+        # The type of queues whose declaration names none, where such a queue can be of this type.
+        self.default_queue_type = TYPE_CLASSIC
+        # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
+        self.queues_max: i64 = -1
+        self.connections_max: i64 = -1
+        # Of `queues`, how many are for direct reply-to: clients see no queues in them, and no limit counts them.
+        self._reply_queues: i64 = 0
         self.published_total: i64 = 0
         self.unroutable_total: i64 = 0
 
@@ -251,7 +263,7 @@ class VirtualHost(QueueOwner):
             if durable:
                 self.catalog.add_exchange(ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments))
                 self.context.turn.touch()
-            self.router.add(exchange)
+            self._add_exchange(exchange)
             return exchange
         resource = self.exchange_resource(name)
         compare_flag("type", resource, type, current.type)
@@ -263,7 +275,13 @@ class VirtualHost(QueueOwner):
 
     def restore_exchange(self, row: ExchangeRow) -> None:
         """An exchange that the catalog remembers."""
-        self.router.add(create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments))
+        self._add_exchange(
+            create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments)
+        )
+
+    def _add_exchange(self, exchange: Exchange) -> None:
+        self._apply_policies_to_exchange(exchange)
+        self.router.add(exchange)
 
     def _hold_delayed(self, exchange: Exchange) -> None:
         """Give a delayed exchange the queue where its messages wait. PreconditionFailed where there are too many."""
@@ -376,6 +394,63 @@ class VirtualHost(QueueOwner):
         if source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
             self._remove_exchange(source)
 
+    # --- Policies -----------------------------------------------------------------------------------------------
+
+    def put_policy(self, row: PolicyRow) -> None:
+        """Add or replace a policy, which acts at once on every queue and exchange that it matches or matched."""
+        if row in self.policies.rows(row.kind):
+            return
+        self.policies.put(row)
+        self.catalog.put_policy(row)
+        self._policies_changed()
+
+    def delete_policy(self, name: str, kind: str) -> None:
+        """What it set is as it was before. NotFound where there is no such policy."""
+        self.policies.remove(name, kind)
+        self.catalog.delete_policy(self.name, name, kind)
+        self._policies_changed()
+
+    def restore_policy(self, row: PolicyRow) -> None:
+        """A policy that the catalog remembers. Exchanges and queues are restored after all policies."""
+        self.policies.put(row)
+        for exchange in self.router.exchanges.values():
+            self._apply_policies_to_exchange(exchange)
+
+    def _policies_changed(self) -> None:
+        turn = self.context.turn
+        # Administrators come between two turns of the protocols: messages that go now go at this time.
+        turn.now_ms = self.context.clock.wall_ms()
+        for queue in self.queues.values():
+            if self._apply_policies_to_queue(queue):
+                # Its time to live without use may be another one now, or none.
+                self._cancel_expiry(queue)
+                self.used(queue)
+        for exchange in self.router.exchanges.values():
+            self._apply_policies_to_exchange(exchange)
+        # Remembered routes know which queues refuse messages, and which exchanges have an alternate.
+        self.router.changed()
+        turn.touch()
+
+    def _apply_policies_to_queue(self, queue: MessageQueue) -> bool:
+        """Let the policies of now act on a queue. Whether that changes anything."""
+        if queue.name.startswith(REPLY_PREFIX):
+            return False
+        kind = queue_type(queue.arguments)
+        applied = self.policies.of_queue(queue.name, kind)
+        if applied == queue.applied:
+            return False
+        queue.applied = applied
+        queue.apply_settings(queue_settings(effective_arguments(queue.arguments, applied, kind)))
+        return True
+
+    def _apply_policies_to_exchange(self, exchange: Exchange) -> None:
+        applied = self.policies.of_exchange(exchange.name)
+        exchange.applied = applied
+        alternate = exchange.arguments.get("alternate-exchange")
+        if alternate is None and applied is not None:
+            alternate = applied.definition.get("alternate-exchange")
+        exchange.alternate_exchange = alternate if isinstance(alternate, str) else None
+
     # --- Queues -------------------------------------------------------------------------------------------------
 
     def queue(self, name: str, connection: object) -> MessageQueue:
@@ -413,6 +488,11 @@ class VirtualHost(QueueOwner):
         durable.
         """
         durable = durable and not exclusive
+        if self.default_queue_type != TYPE_CLASSIC and "x-queue-type" not in arguments:
+            # Kept with the queue: it stays what it is when the default becomes another one.
+            default = QUEUE_TYPES.get(self.default_queue_type)
+            if default is not None and default.suits(durable, exclusive, auto_delete):
+                arguments = {**arguments, "x-queue-type": default.name}
         current = self.queues.get(name)
         if current is not None:
             resource = self.queue_resource(name)
@@ -431,6 +511,10 @@ class VirtualHost(QueueOwner):
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
         self._check_queue_count(self.queue_resource(name))
         context = self.context
+        if self.queues_max >= 0 and len(self.queues) - self._reply_queues >= self.queues_max:
+            raise PreconditionFailed(
+                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
+            )
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
             log_id: i64 = self.catalog.add_queue(row)
@@ -453,12 +537,13 @@ class VirtualHost(QueueOwner):
     def _add_queue(self, queue: MessageQueue) -> None:
         self.queues[queue.name] = queue
         self.context.queue_count += 1
+        self._apply_policies_to_queue(queue)
         self.used(queue)
         self.router.changed()
 
-    def generated_name(self) -> str:
+    def generated_name(self, prefix: str = GENERATED_PREFIX) -> str:
         """A name for a queue that its client did not name."""
-        return GENERATED_PREFIX + secrets.token_urlsafe(16)
+        return f"{prefix}-{secrets.token_urlsafe(16)}"
 
     def restore_queue(self, row: QueueRow) -> MessageQueue:
         """A queue that the catalog remembers, still empty."""
@@ -489,6 +574,8 @@ class VirtualHost(QueueOwner):
             return
         del self.queues[queue.name]
         self.context.queue_count -= 1
+        if queue.name.startswith(REPLY_PREFIX):
+            self._reply_queues -= 1
         self._cancel_expiry(queue)
         leading_here = self.router.unbind_destination(queue)
         if queue.durable:
@@ -529,6 +616,7 @@ class VirtualHost(QueueOwner):
         queue = Queue(self, context, name, context.next_transient_id(), False, QueueSettings())
         queue.auto_delete = True
         queue.exclusive_owner = connection
+        self._reply_queues += 1
         self._add_queue(queue)
         return queue
 

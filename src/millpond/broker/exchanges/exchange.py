@@ -17,10 +17,13 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_plus
 
 from mypy_extensions import mypyc_attr
+
+if TYPE_CHECKING:
+    from millpond.broker.policies import Applied
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -30,6 +33,8 @@ class Destination:
     def __init__(self, name: str, kind: str) -> None:
         self.name: Final = name
         self.kind: Final = kind
+        # What policies make of it.
+        self.applied: Applied | None = None
 
 
 def canonical(value: object) -> str:
