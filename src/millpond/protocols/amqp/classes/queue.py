@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from millpond.base.errors import AccessRefused, NotFound
 from millpond.broker.access import Operation
+from millpond.broker.permitted import check_binding, check_queue_declaration
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.exchange import without_line_breaks
 from millpond.protocols.amqp.publish_route import REPLY_TO
-from millpond.protocols.amqp.registry import check, on_channel
+from millpond.protocols.amqp.registry import check, check_any, on_channel
 
 
 def named(channel: Channel, name: str) -> str:
@@ -35,16 +36,14 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
             connection.send(channel.number, methods.QueueDeclareOk(queue=name))
         return
     if method.passive:
-        queue = vhost.queue(named(channel, name), connection)
+        name = named(channel, name)
+        check_any(connection, "queue", name)
+        queue = vhost.queue(name, connection)
     else:
         # What a user may not configure by that name is not to be had by leaving the choice to the broker.
         is_generated = not name
         name = name or vhost.generated_name()
-        check(connection, Operation.CONFIGURE, "queue", name)
-        dead_letter_exchange = method.arguments.get("x-dead-letter-exchange")
-        if isinstance(dead_letter_exchange, str) and name not in vhost.queues:
-            check(connection, Operation.READ, "queue", name)
-            check(connection, Operation.WRITE, "exchange", dead_letter_exchange)
+        check_queue_declaration(connection.access, connection.user, vhost, name, method.arguments)
         queue = vhost.declare_queue(
             name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection, is_generated
         )
@@ -86,8 +85,8 @@ def _ends(channel: Channel, queue: str, exchange: str, routing_key: str) -> tupl
     exchange = without_line_breaks(exchange)
     if not exchange:
         raise AccessRefused("operation not permitted on the default exchange")
-    check(channel.connection, Operation.WRITE, "queue", name)
-    check(channel.connection, Operation.READ, "exchange", exchange)
+    connection = channel.connection
+    check_binding(connection.access, connection.user, channel.vhost, "queue", name, exchange, routing_key)
     return name, exchange, routing_key
 
 
