@@ -31,6 +31,8 @@ HEARTBEAT_S: Final = 60
 OUTPUT_BYTES_MAX: Final = 1 * MIB
 # The longest name of a queue, exchange, routing key: AMQP's shortstr.
 NAME_BYTES_MAX: Final = 255
+# RabbitMQ's: what a client may put before the name that the broker makes for its queue.
+NAME_PREFIX_BYTES_MAX: Final = 64
 # Routes remembered per connection; above it the cache is dropped, so that random routing keys cannot fill memory.
 ROUTES_CACHED_MAX: Final = 4096
 # Exchanges that one publish may pass through when exchanges are bound to exchanges.

@@ -50,7 +50,7 @@ ACCEPTED: Final = 0
 JOURNALED: Final = 1
 
 RESERVED_PREFIX: Final = "amq."
-GENERATED_PREFIX: Final = "amq.gen-"
+GENERATED_PREFIX: Final = "amq.gen"
 REPLY_PREFIX: Final = "amq.rabbitmq.reply-to."
 
 
@@ -541,9 +541,9 @@ class VirtualHost(QueueOwner):
         self.used(queue)
         self.router.changed()
 
-    def generated_name(self) -> str:
+    def generated_name(self, prefix: str = GENERATED_PREFIX) -> str:
         """A name for a queue that its client did not name."""
-        return GENERATED_PREFIX + secrets.token_urlsafe(16)
+        return f"{prefix}-{secrets.token_urlsafe(16)}"
 
     def restore_queue(self, row: QueueRow) -> MessageQueue:
         """A queue that the catalog remembers, still empty."""

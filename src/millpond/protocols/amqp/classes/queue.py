@@ -6,14 +6,20 @@ also the routing key (AMQP 0-9-1, queue.bind).
 
 from __future__ import annotations
 
-from millpond.base.errors import AccessRefused, NotFound
+from typing import Final
+
+from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed
+from millpond.base.limits import NAME_PREFIX_BYTES_MAX
 from millpond.broker.access import Operation
 from millpond.broker.permitted import check_binding, check_queue_declaration
+from millpond.broker.vhost import GENERATED_PREFIX, RESERVED_PREFIX
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.exchange import without_line_breaks
 from millpond.protocols.amqp.publish_route import REPLY_TO
 from millpond.protocols.amqp.registry import check, check_any, on_channel
+
+NAME_PREFIX_ARGUMENT: Final = "x-name-prefix"
 
 
 def named(channel: Channel, name: str) -> str:
@@ -23,6 +29,14 @@ def named(channel: Channel, name: str) -> str:
     if not channel.last_queue_name:
         raise NotFound("no previously declared queue")
     return channel.last_queue_name
+
+
+def _prefix(value: object) -> str:
+    """What the name that the broker chooses begins with, before a hyphen. It is no property of the queue."""
+    prefix = without_line_breaks(value) if isinstance(value, str) else ""
+    if len(prefix.encode("utf-8", "surrogateescape")) > NAME_PREFIX_BYTES_MAX:
+        raise PreconditionFailed(f"Queue name prefix '{prefix}' exceeds the {NAME_PREFIX_BYTES_MAX}-byte limit")
+    return prefix or GENERATED_PREFIX
 
 
 @on_channel(methods.QueueDeclare)
@@ -42,7 +56,12 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
     else:
         # What a user may not configure by that name is not to be had by leaving the choice to the broker.
         is_generated = not name
-        name = name or vhost.generated_name()
+        prefix = method.arguments.pop(NAME_PREFIX_ARGUMENT, None)
+        if is_generated:
+            name = vhost.generated_name(_prefix(prefix))
+        elif name.startswith(RESERVED_PREFIX):
+            # Also where there is such a queue: one that the broker has named is not to be declared again.
+            raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         check_queue_declaration(connection.access, connection.user, vhost, name, method.arguments)
         queue = vhost.declare_queue(
             name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection, is_generated
