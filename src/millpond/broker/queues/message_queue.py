@@ -27,6 +27,8 @@ from millpond.broker.turn import Turn, TurnTask
 if TYPE_CHECKING:
     from millpond.broker.queues.backlog import Backlog
     from millpond.broker.queues.page_store import PageStore
+    from millpond.broker.streams.partition import Partition
+    from millpond.broker.streams.stream_store import StreamStore
 
 
 class QueueContext:
@@ -39,6 +41,7 @@ class QueueContext:
         ledger: Ledger,
         memory: MemoryBudget,
         store: PageStore,
+        streams: StreamStore,
         queues_max: i64 = QUEUES_MAX,
     ) -> None:
         self.queues_max: Final[i64] = queues_max
@@ -49,6 +52,7 @@ class QueueContext:
         self.ledger: Final = ledger
         self.memory: Final = memory
         self.store: Final = store
+        self.streams: Final = streams
         self._transient_id: i64 = 0
 
     def next_transient_id(self) -> i64:
@@ -59,6 +63,10 @@ class QueueContext:
 
 class QueueOwner:
     """What a queue asks of its virtual host."""
+
+    def queue_resource(self, name: str) -> str:
+        """How RabbitMQ's texts call a queue."""
+        raise NotImplementedError
 
     def dead_letter(self, queue: MessageQueue, message: Message, reason: str) -> None:
         """Publish `message` to the queue's dead-letter exchange, if it has one."""
@@ -107,6 +115,8 @@ class MessageQueue(Destination, TurnTask):
         self.exclusive_owner: object | None = None
         # It tells the journal of what it takes; otherwise whoever publishes does.
         self.journals_itself = False
+        # The log of a stream.
+        self.partition: Partition | None = None
 
         self.consumers: list[Consumer] = []
         self.unsettled: i64 = 0
@@ -169,6 +179,10 @@ class MessageQueue(Destination, TurnTask):
         raise NotImplementedError
 
     # --- Consuming --------------------------------------------------------------------------------------------------
+
+    def check_consumer(self, consumer: Consumer, has_channel_limit: bool) -> None:
+        """Refuse a consumer that cannot be served as it wishes. `has_channel_limit` says that its channel as a whole
+        may hold so many deliveries only."""
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Let `consumer` take part. Its first delivery comes at the end of the turn."""
