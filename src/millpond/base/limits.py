@@ -66,8 +66,8 @@ DEATHS_RECORDED_MAX: Final = 64
 
 # --- Streams ---------------------------------------------------------------------------------------------------------
 
-# A segment of a stream's log, which retention deletes as a whole, unless the stream says otherwise; and RabbitMQ's limit
-# for that.
+# A segment of a stream's log, which retention deletes as a whole, unless the stream says otherwise; and RabbitMQ's
+# limit for that.
 STREAM_SEGMENT_BYTES: Final = 64 * MIB
 STREAM_SEGMENT_BYTES_MAX: Final = 3_000_000_000
 # Tiny segments would be as many files.
@@ -75,8 +75,8 @@ STREAM_SEGMENT_BYTES_MIN: Final = 4 * KIB
 # Messages of a turn share a record batch up to this many, and this size: a consumer that reads it holds all of it.
 STREAM_BATCH_MESSAGES_MAX: Final = 4096
 STREAM_BATCH_BYTES: Final = 256 * KIB
-# What a stream has in memory goes to its log when it is as much as this: it all goes there some time, and a larger write
-# would not be cheaper.
+# What a stream has in memory goes to its log when it is as much as this: it all goes there some time, and a larger
+# write would not be cheaper.
 STREAM_UNWRITTEN_BYTES: Final = 1 * MIB
 # What one write of a stream takes along.
 STREAM_WRITE_BYTES_MAX: Final = 8 * MIB

@@ -175,7 +175,7 @@ class Log:
 
     def read_run(self, offset: int, max_bytes: int) -> BatchRun:
         """Whole batches from the one that covers `offset`, or the next one after it: as many as `max_bytes` have room
-        for, at least one, all of one segment. None at the end of the log. Damage is passed over and told in `damage`."""
+        for, at least one, all of one segment. None at the end of the log. Damage is passed over and told."""
         number = max(0, bisect.bisect_right(self._segments, offset, key=_base_offset) - 1)
         damage = ""
         run = BatchRun(offset)

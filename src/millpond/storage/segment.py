@@ -246,8 +246,8 @@ class Segment:
     def read_run(self, offset: int, max_bytes: int) -> BatchRun:
         """Whole batches from the one that covers `offset`: as many as `max_bytes` have room for, and at least one.
 
-        What is damaged is passed over: a batch whose checksum is wrong alone, and where the chain of batches breaks, all
-        up to the next one that the index knows."""
+        What is damaged is passed over: a batch whose checksum is wrong alone, and where the chain of batches breaks,
+        all up to the next one that the index knows."""
         try:
             start = self.seek_offset(offset)
         except CorruptData:

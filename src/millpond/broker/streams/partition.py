@@ -270,7 +270,7 @@ class Partition:
     def write_failed(self, log_end: i64) -> None:
         """The log ends here, and nothing is on its way to it."""
         self.log_end = log_end
-        self.written_end = min(self.written_end, log_end)
+        self.written_end = log_end
         unwritten: i64 = 0
         for batch in self.hot:
             if batch.base_offset >= log_end:

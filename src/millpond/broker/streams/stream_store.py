@@ -57,13 +57,13 @@ class StreamLog(LazyLog):
         # Read by the loop's thread.
         self.start_offset = 0
         self.segment_count = 0
+        # As many segments as there were when retention looked at them last.
+        self.retained_count = 0
         self.size_bytes = 0
 
-    def write(
-        self, batches: list[Batch], previous_end: int, now_ms: int, age_max_ms: int, bytes_max: int, segment_bytes: int
-    ) -> None:
-        """Append batches, and let the oldest segments go where there is a new one. `previous_end` is where those end
-        that were to be written before: where that has failed, so does this."""
+    def write(self, batches: list[Batch], previous_end: int, segment_bytes: int) -> None:
+        """Append batches. `previous_end` is where those end that were to be written before: where that has failed, so
+        does this."""
         if previous_end != self.end_offset:
             raise StorageError("it follows what could not be written")
         new = [
@@ -73,13 +73,10 @@ class StreamLog(LazyLog):
         log = self.opened()
         with self._using:
             log.segment_bytes = segment_bytes
-            count = log.segment_count
             try:
                 log.append_all(new)
             finally:
                 self.end_offset = max(self.end_offset, log.end_offset)
-            if log.segment_count > count > 0:
-                log.retain(now_ms, age_max_ms, bytes_max)
             self._note(log)
         self.grew(sum(len(batch.data) for batch in new))
 
@@ -148,6 +145,8 @@ class StreamStore(CommitWaiter):
         self._reads_waiting: dict[tuple[Partition, int], None] = {}
         # Reads that failed for the moment.
         self._unread: list[tuple[Partition, int]] = []
+        # Those in which something may be too old or too much, when all that they have is durable.
+        self._retain_later: dict[Partition, None] = {}
         # A write has failed: no further one is begun before `keep_house`.
         self._resting = False
         self._retained_ms = clock.monotonic_ms()
@@ -198,6 +197,9 @@ class StreamStore(CommitWaiter):
             partition.committed(durable_sequence)
             if not partition.has_pending or partition.deleted:
                 del self._pending[partition]
+                if self._retain_later and partition in self._retain_later:
+                    del self._retain_later[partition]
+                    self.retain(partition)
         self._is_waiting = bool(self._pending)
         return self._is_waiting
 
@@ -219,10 +221,7 @@ class StreamStore(CommitWaiter):
             if not batches:
                 return
             partition.writes_under_way += 1
-            task = partial(
-                log.write, batches, previous_end, self._clock.wall_ms(), int(partition.age_max_ms),
-                int(partition.bytes_max), _segment_bytes(partition),
-            )  # fmt: skip
+            task = partial(log.write, batches, previous_end, _segment_bytes(partition))
             end = int(batches[-1].end_offset)
             self._store.run_on_writer(task, partial(self._written, partition, log, end))
 
@@ -232,7 +231,7 @@ class StreamStore(CommitWaiter):
             pass
         elif error is None:
             partition.wrote(end)
-            partition.log_starts_at(log.start_offset)
+            self._segments_may_go(partition, log)
             if partition.is_due:
                 self.write(partition)
         else:
@@ -247,6 +246,12 @@ class StreamStore(CommitWaiter):
             self.on_written(partition)
         # Where publishers wait for memory there is no other reason for a turn.
         self.turn.touch()
+
+    def _segments_may_go(self, partition: Partition, log: StreamLog) -> None:
+        """Where a new segment has begun, retention may take the oldest."""
+        if log.segment_count > log.retained_count:
+            log.retained_count = log.segment_count
+            self.retain(partition)
 
     def relieve(self) -> None:
         """Memory is short: give up what the logs have, and write what they have not."""
@@ -280,6 +285,9 @@ class StreamStore(CommitWaiter):
             return
         if not partition.recoverable:
             partition.retain_hot(self._clock.wall_ms())
+        elif partition.has_pending:
+            # What is not durable must not push out what is.
+            self._retain_later[partition] = None
         elif partition.written_end > 0 and not partition.deleted:
             log = self._log(partition)
             task = partial(log.retain, self._clock.wall_ms(), int(partition.age_max_ms), int(partition.bytes_max))
@@ -296,6 +304,7 @@ class StreamStore(CommitWaiter):
         if error is not None:
             logger.error("the log of stream %r could not be trimmed: %s", partition.name, error)
         else:
+            log.retained_count = log.segment_count
             partition.log_starts_at(log.start_offset)
 
     def delete(self, partition: Partition) -> None:
@@ -303,6 +312,7 @@ class StreamStore(CommitWaiter):
         self._partitions.pop(partition.log_id, None)
         self._pending.pop(partition, None)
         self._hot.pop(partition, None)
+        self._retain_later.pop(partition, None)
         if partition.recoverable and partition.written_end > 0:
             self._log(partition)
         self._logs.pop(partition.log_id, None)
