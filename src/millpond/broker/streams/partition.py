@@ -154,6 +154,7 @@ class Partition:
         if at > self._pending_at:
             self._pending_at = at
             self.durable_end = hot[at - 1].end_offset
+            self._bound_tail()
             self.listener.advanced()
 
     def _all_durable(self) -> None:
@@ -265,7 +266,13 @@ class Partition:
     def wrote(self, end_offset: i64) -> None:
         """The log has all before this."""
         self.written_end = end_offset
-        self.drop_written(STREAM_TAIL_BYTES if self.memory.used < self.memory.page_out_bytes else 0)
+        self._bound_tail()
+
+    def _bound_tail(self) -> None:
+        """Keep of what the log has no more than is useful."""
+        bound: i64 = STREAM_TAIL_BYTES if self.memory.used < self.memory.page_out_bytes else 0
+        if self.hot_bytes > bound:
+            self.drop_written(bound)
 
     def write_failed(self, log_end: i64) -> None:
         """The log ends here, and nothing is on its way to it."""
