@@ -29,13 +29,13 @@ from millpond.broker.queues import backlog, page_store, pager
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.page_codec import decode_page
 from millpond.broker.queues.page_store import PageStore
-from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.queues.queue import Queue
-from millpond.broker.recovery import Recovery
 from millpond.broker.records import MessageReader
+from millpond.broker.recovery import Recovery
 from millpond.broker.streams import partition as partitions
 from millpond.broker.streams import stream_store
 from millpond.broker.streams.partition import Partition

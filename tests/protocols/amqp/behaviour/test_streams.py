@@ -413,9 +413,8 @@ def test_everything_confirmed_is_there_after_a_restart(broker_process: BrokerPro
         channel.queue_declare("s", durable=True, arguments={"x-queue-type": "stream"})
         channel.confirm_delivery()
         publish(channel, "s", *[b"%d " % number + b"x" * 20_000 for number in range(300)], delivery_mode=1)
-        if way == "kill":
-            broker_process.kill()
     if way == "kill":
+        broker_process.kill()
         broker_process.start()
     else:
         broker_process.restart()
