@@ -57,9 +57,9 @@ MIB = 1024 * KIB
 class PlainProperties(Properties):
     """Properties of a protocol that only these tests speak."""
 
-    def __init__(self, persistent: bool, expiration_ms: int, headers: dict[str, object]) -> None:
-        raw = json.dumps([persistent, expiration_ms, headers], default=str).encode()
-        super().__init__(FORMAT, raw, persistent, 0, expiration_ms)
+    def __init__(self, persistent: bool, expiration_ms: int, headers: dict[str, object], priority: int = 0) -> None:
+        raw = json.dumps([persistent, expiration_ms, headers, priority], default=str).encode()
+        super().__init__(FORMAT, raw, persistent, priority, expiration_ms)
         self._headers = headers
 
     def headers(self) -> dict[str, object]:
@@ -68,12 +68,12 @@ class PlainProperties(Properties):
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> PlainProperties:
         merged = {**self._headers, **headers}
         kept = {name: value for name, value in merged.items() if value is not None}
-        return PlainProperties(self.persistent, int(self.expiration_ms) if keep_expiration else -1, kept)
+        expiration_ms = int(self.expiration_ms) if keep_expiration else -1
+        return PlainProperties(self.persistent, expiration_ms, kept, self.priority)
 
 
 def _decode(raw: bytes) -> Properties:
-    persistent, expiration_ms, headers = json.loads(raw)
-    return PlainProperties(persistent, expiration_ms, headers)
+    return PlainProperties(*json.loads(raw))
 
 
 PROPERTIES_FORMATS[FORMAT] = _decode
@@ -305,6 +305,7 @@ class Life:
         size: int = 0,
         persistent: bool = True,
         expiration_ms: int = -1,
+        priority: int = 0,
         properties: Properties | None = None,
     ) -> None:
         """Publish a message whose body begins with `number`. It is handed over with the end of the turn."""
@@ -312,7 +313,7 @@ class Life:
         body = b"%d " % number
         body += b"x" * max(0, size - len(body))
         route = self.vhost.route(self.vhost.exchange(exchange), Address(exchange, routing_key), None)
-        properties = properties or PlainProperties(persistent, expiration_ms, {})
+        properties = properties or PlainProperties(persistent, expiration_ms, {}, priority)
         self.vhost.publish(route, Message(route.address, properties, body, self.turn.now_ms))
 
     def fill(self, name: str, numbers: range, **options: int) -> None:
@@ -369,9 +370,10 @@ class Life:
 
     def contents(self, queue: Queue) -> list[tuple[int, int, bool]]:
         """(offset, number, persistent) of every message that is not settled, without changing anything."""
-        return [described for lane in queue.backlogs() for described in self._contents(lane)]
+        return [described for lane in queue.backlogs() for described in self.contents_of(lane)]
 
-    def _contents(self, lane: Backlog) -> list[tuple[int, int, bool]]:
+    def contents_of(self, lane: Backlog) -> list[tuple[int, int, bool]]:
+        """The same of one lane."""
         found: list[tuple[int, int, bool]] = []
         for page in lane.pages:
             if page.resident:
@@ -433,7 +435,7 @@ class Life:
 
     def _check_pages(self, lane: Backlog, held: dict[int, int]) -> None:
         name, pages = lane.name, lane.pages
-        assert sum(int(page.live) for page in pages) == len(self._contents(lane)), f"{name}: live"
+        assert sum(int(page.live) for page in pages) == len(self.contents_of(lane)), f"{name}: live"
         assert all(page.live > 0 or page is lane.tail for page in pages), f"{name}: an empty page"
         assert [page.start for page in pages] == sorted({page.start for page in pages})
         assert sum(not page.resident for page in pages) == lane.pages_out, f"{name}: pages out"

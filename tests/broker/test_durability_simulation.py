@@ -17,16 +17,17 @@ import pytest
 
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker import checkpoint, ledger
+from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import Entry
 from millpond.broker.streams.stream_queue import StreamQueue
 from tests.broker.life import KIB, Inbox, Life, copy_catalog, small_pages
 
 SEED_BASE = 41_000
-NAMES = ("plain", "poison", "limited", "short-lived", "left", "right")
+NAMES = ("plain", "poison", "limited", "short-lived", "left", "right", "urgent", "tried")
 STREAMS = ("history", "recent")
 
-# Offset and number of each persistent message, by queue id.
-State = dict[int, list[tuple[int, int]]]
+# Offset and number of each persistent message, and how often it came back where that is counted, by the log's id.
+State = dict[int, list[tuple[int, int, int]]]
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,8 @@ class Simulation:
         vhost = life.vhost
         life.declare("plain")
         life.declare("poison")
+        life.declare("urgent", max_priority=4)
+        life.declare("tried", delivery_limit=2, dead_letter_exchange="", dead_letter_routing_key="poison")
         life.declare("limited", max_length=12, dead_letter_exchange="", dead_letter_routing_key="poison")
         life.declare("short-lived", message_ttl=1000, dead_letter_exchange="", dead_letter_routing_key="poison")
         for name in ("left", "right"):
@@ -109,6 +112,7 @@ class Simulation:
                 size=choose.choice([0, 30, 30, 700]),
                 persistent=choose.random() < 0.8,
                 expiration_ms=expiration_ms,
+                priority=choose.choice([0, 0, 1, 3, 9]),
             )
             self.next_number += 1
 
@@ -231,11 +235,17 @@ class Simulation:
         state: State = {}
         for queue in self.life.broker.all_queues():
             if isinstance(queue, StreamQueue):
-                state[int(queue.log_id)] = self.life.stream_contents(queue)
-            elif queue.recoverable:
-                contents = self.life.contents(queue)
-                state[int(queue.log_id)] = [(offset, number) for offset, number, persistent in contents if persistent]
-                known = self.transients.setdefault(int(queue.log_id), {})
+                contents = self.life.stream_contents(queue)
+                state[int(queue.log_id)] = [(offset, number, 0) for offset, number in contents]
+        for lane in self.life.broker.all_backlogs():
+            if lane.recoverable:
+                contents = self.life.contents_of(lane)
+                state[int(lane.log_id)] = [
+                    (offset, number, lane.attempts.get(offset, 0))
+                    for offset, number, persistent in contents
+                    if persistent
+                ]
+                known = self.transients.setdefault(int(lane.log_id), {})
                 known.update((offset, number) for offset, number, persistent in contents if not persistent)
         return state
 
@@ -289,6 +299,10 @@ class Simulation:
         # Turns that changed nothing durable share a number with the next that does.
         while promised > 0 and history[promised - 1][0] == history[promised][0]:
             promised -= 1
+        # A lane that was empty may not have been begun again.
+        queues = {int(queue.log_id) for queue in self.life.broker.all_queues()}
+        for _, state in history:
+            found.update((log_id, []) for log_id in state if log_id not in found and queue_id(log_id) in queues)
         candidates = [
             {log_id: state.get(log_id, []) for log_id in found} for _, state in history[max(0, promised - 1) :]
         ]
@@ -300,10 +314,10 @@ class Simulation:
                 if entries != candidates[-1][log_id]
             )
         )
-        for queue in self.life.broker.all_queues():
-            if queue.recoverable and not isinstance(queue, StreamQueue):
-                for offset, number, persistent in self.life.contents(queue):
-                    assert persistent or transients[int(queue.log_id)].get(offset) == number, "a phantom"
+        for lane in self.life.broker.all_backlogs():
+            if lane.recoverable:
+                for offset, number, persistent in self.life.contents_of(lane):
+                    assert persistent or transients[int(lane.log_id)].get(offset) == number, "a phantom"
 
     def _is_same(self, found: State, expected: State) -> bool:
         """Whether all is there that should be. What retention deletes from a stream, it deletes without a commit: so it
@@ -335,7 +349,7 @@ class Simulation:
             stream = life.stream(name)
             assert life.replay(stream) == life.stream_contents(stream)
             life.vhost.delete_queue(stream, False, False)
-        for queue in life.broker.all_queues():
+        for queue in map(life.queue, list(life.vhost.queues)):
             life.clock.advance(2000)
             life.turn.now_ms = life.clock.wall_ms()
             life.settle_down()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,14 +29,16 @@ def life(disk: FaultyFilesystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     life.abandon()
 
 
-def fill_watching(life: Life, names: list[str], count: int, *, persistent: bool = True) -> int:
+def fill_watching(
+    life: Life, names: list[str], count: int, *, persistent: bool = True, priorities: Sequence[int] = (0,)
+) -> int:
     """Publish `count` messages to each of the queues as a publisher does that is held back by alarms; the most memory
     that messages took."""
-    properties = PlainProperties(persistent, -1, {})
+    properties = [PlainProperties(persistent, -1, {}, priority) for priority in priorities]
     highest = 0
     for number in range(count):
         for name in names:
-            life.publish("", name, number, size=MESSAGE_BYTES, properties=properties)
+            life.publish("", name, number, size=MESSAGE_BYTES, properties=properties[number % len(properties)])
         if number % 20 == 19:
             life.end_turn()
             life.pump()
@@ -77,6 +79,19 @@ def test_a_backlog_larger_than_the_budget_is_delivered_in_order_exactly_once(lif
     assert life.memory.used == 0
     assert queue.resident_bytes == 0
     assert queue.ready_bytes == 0
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_backlog_of_several_priorities_is_delivered_highest_first(life: Life, durable: bool) -> None:
+    queue = life.declare("urgent", durable=durable, max_priority=5)
+    highest = fill_watching(life, ["urgent"], 30_000, priorities=(0, 5, 2))
+    assert sum(int(lane.pages_out) for lane in queue.backlogs()) > 0
+    life.settle_down()
+    life.check_counts()
+    expected = [number for place in (1, 2, 0) for number in range(place, 30_000, 3)]
+    assert life.drain(queue, prefetch=500) == expected
+    assert highest < life.memory.budget_bytes * 1.1
+    assert life.memory.used == 0
 
 
 def test_publishing_to_many_queues_without_consumers_does_not_block_for_ever(life: Life) -> None:

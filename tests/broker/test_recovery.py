@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import crc32c
 import pytest
 
 from millpond.base.errors import CorruptData
@@ -585,3 +587,37 @@ def test_logs_of_queues_that_are_gone_are_deleted(lives: Lives) -> None:
     life.pump_until(lambda: not disk.list(f"{DATA}/queues"))
     life = lives.after_kill()
     life.pump_until(lambda: not lives.disk.list(f"{DATA}/transient"))
+
+
+def test_a_checkpoint_of_version_1_is_read(lives: Lives) -> None:
+    life = lives.first()
+    life.declare("work")
+    life.fill("work", range(1000), size=300)
+    life.queue("work").backlog.seal_tail()
+    life.store.page_out(life.queue("work").backlog, MIB, 0, 100)
+    life.checkpoint()
+    life.fill("work", range(1000, 1010))
+    life.settle_down()
+    folder = f"{DATA}/checkpoints"
+    [name] = lives.disk.list(folder)
+    lives.disk.write_bytes_atomically(f"{folder}/{name}", as_version_1(lives.disk.read_bytes(f"{folder}/{name}")))
+    assert numbers_in(lives.after_kill(), "work") == list(range(1010))
+
+
+def as_version_1(snapshot: bytes) -> bytes:
+    """The same checkpoint as it was written before pages had a due and queues had attempts."""
+    header, position = snapshot[16:29], 29
+    content = header
+    [queues] = struct.unpack(">i", header[-4:])
+    for _ in range(queues):
+        [pages, attempts] = struct.unpack_from(">ii", snapshot, position + 33)
+        assert attempts == 0
+        content += snapshot[position : position + 37]
+        position += 41
+        for _ in range(pages):
+            [ranges] = struct.unpack_from(">i", snapshot, position + 64)
+            end = position + 68 + 16 * ranges
+            content += snapshot[position : position + 32] + snapshot[position + 40 : end]
+            position = end
+    version = struct.pack(">i", 1)
+    return snapshot[:8] + version + struct.pack(">I", crc32c.crc32c(content, crc32c.crc32c(version))) + content

@@ -339,3 +339,26 @@ def test_the_examples_of_dead_letters_retry_set_aside_and_redrive(
     _, properties, body = channel.basic_get("orders", auto_ack=True)
     assert (body, properties.headers) == (b"poison", {})
     connection.close()
+
+
+def test_the_example_of_a_delivery_limit(millpond_broker: BackgroundBroker) -> None:  # noqa: F811
+    attempts: list[bytes] = []
+
+    def handle(body: bytes) -> None:
+        attempts.append(body)
+        raise ValueError("poison")
+
+    first_block = examples_of("README.md", "session")[0].replace('"orders"', '"other"')
+    blocks = [first_block, *examples_of("docs/dead-letters.md", "delivery-limit")]
+    session = run_session(millpond_broker, blocks, handle=handle)
+    channel, connection = session["channel"], session["connection"]
+    channel.basic_publish("", "orders", b"poison")
+    channel.basic_consume("orders", session["work"])
+
+    def is_set_aside() -> bool:
+        connection.process_data_events(time_limit=0.05)
+        return bool(channel.queue_declare("failed", passive=True).method.message_count == 1)
+
+    eventually(is_set_aside, "the message is set aside")
+    assert attempts == [b"poison"] * 4
+    connection.close()

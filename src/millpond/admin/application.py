@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as Dependency
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from millpond.admin import changes, metrics, views
@@ -49,6 +49,11 @@ class PermissionBody(BaseModel):
     configure: str
     write: str
     read: str
+
+
+class RedriveBody(BaseModel):
+    to: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
 
 
 class Page:
@@ -312,6 +317,10 @@ def _changes(broker: Broker, guard: Dependency) -> APIRouter:
     @routes.delete("/queues/{vhost}/{name}/contents", status_code=204)
     async def _purge_queue(vhost: Name, name: Name) -> None:
         await changes.purge_queue(broker, vhost, name)
+
+    @routes.post("/queues/{vhost}/{name}/redrive")
+    async def _redrive(vhost: Name, name: Name, body: RedriveBody) -> Response:
+        return Json(await changes.redrive(broker, vhost, name, body.to, body.limit))
 
     @routes.delete("/connections/{name}", status_code=204)
     async def _close_connection(name: Name, request: Request) -> None:

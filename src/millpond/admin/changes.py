@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from millpond.base.errors import NotFound
+from millpond.base.errors import NotFound, StorageFailed
+from millpond.broker.commits import CommitWaiter
+from millpond.broker.redrive import Redrive
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
@@ -70,12 +72,57 @@ async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
     return purged
 
 
+async def redrive(broker: Broker, vhost: str, name: str, target: str | None, limit: int | None) -> dict[str, int]:
+    """Move dead letters back, a share a turn: how many were moved, and how many were kept."""
+    order = Redrive(broker.vhost(vhost), name, target, limit)
+    try:
+        while order.run():
+            broker.turn.touch()
+            await asyncio.sleep(0)
+    finally:
+        order.finish()
+    await _journaled(broker)
+    return {"moved": order.moved, "kept": order.kept}
+
+
 def close_connection(broker: Broker, name: str, reason: str) -> None:
     for connection in broker.connections:
         if connection.describe().get("name") == name:
             connection.close_by_operator(reason)
             return
     raise NotFound(f"no connection '{name}'")
+
+
+class _Journaled(CommitWaiter):
+    """Ends a wait when the journal has what this turn brought."""
+
+    def __init__(self, sequence: int, done: asyncio.Future[None]) -> None:
+        self._sequence = sequence
+        self._done = done
+
+    def committed(self, durable_sequence: int) -> bool:
+        if durable_sequence < self._sequence:
+            return True
+        if not self._done.done():
+            self._done.set_result(None)
+        return False
+
+    def commit_failed(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(StorageFailed("the journal cannot be written"))
+
+
+async def _journaled(broker: Broker) -> None:
+    """Wait until all that was done so far is durable."""
+    ledger = broker.ledger
+    needed = int(ledger.sequence()) - (0 if ledger.has_changes() else 1)
+    if ledger.durable() >= needed:
+        return
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ledger.sync_wanted = True
+    broker.commits.wait(_Journaled(needed, done))
+    broker.turn.touch()
+    await done
 
 
 async def _make_durable(broker: Broker) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from millpond import __version__
+from millpond.broker.arguments import queue_type
 
 if TYPE_CHECKING:
     from millpond.broker.access import User
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
     from millpond.catalog.rows import PermissionRow
-
-QUEUE_TYPE: Final = "classic"
 
 Shown = dict[str, Any]
 
@@ -90,7 +89,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     return {
         "name": shown.name,
         "vhost": vhost_name,
-        "type": QUEUE_TYPE,
+        "type": queue_type(shown.arguments),
         "node": node.name,
         "state": "running",
         "durable": shown.durable,
@@ -103,6 +102,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "message_bytes_ready": int(shown.ready_bytes),
         "message_bytes_ram": int(shown.resident_bytes),
         "consumers": len(shown.consumers),
+        **shown.details(),
         "message_stats": {
             "publish": int(shown.published_total),
             "deliver_get": int(shown.delivered_total),
@@ -158,10 +158,20 @@ def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer) -> Shown:
         "queue": {"vhost": vhost_name, "name": queue.name},
         "ack_required": shown.acknowledges,
         "exclusive": shown.exclusive,
+        "active": queue.is_active(shown),
+        "activity_status": _activity(queue, shown),
+        "priority": int(shown.priority),
         "prefetch_count": int(shown.prefetch),
         "messages_unacknowledged": int(shown.unsettled),
         "message_stats": {"deliver": int(shown.delivered)},
     }
+
+
+def _activity(queue: MessageQueue, shown: Consumer) -> str:
+    """The state of a consumer, in RabbitMQ's words."""
+    if not queue.settings.single_active:
+        return "up"
+    return "single_active" if queue.is_active(shown) else "waiting"
 
 
 def connection(shown: ClientConnection) -> Shown:

@@ -59,8 +59,9 @@ QUORUM_DELIVERY_LIMIT: Final = 20
 DEAD_LETTER_RETRY_MS: Final = 1_000
 # How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
-# How often consumers are looked at that leave deliveries unsettled for too long.
-CONSUMER_TIMEOUT_CHECK_MS: Final = 5_000
+# Dead letters that an operator's order moves back in one turn, and how many it may leave aside because they cannot be.
+REDRIVEN_PER_TURN_MAX: Final = 500
+REDRIVE_KEPT_MAX: Final = 10_000
 # Dead-letter hops recorded in x-death; beyond it the oldest is forgotten.
 DEATHS_RECORDED_MAX: Final = 64
 

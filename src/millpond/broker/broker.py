@@ -189,7 +189,7 @@ class Broker:
         return backlogs
 
     def check_deliveries(self) -> None:
-        """Take back what consumers have left unsettled for too long. To be called every CONSUMER_TIMEOUT_CHECK_MS."""
+        """Take back what consumers have left unsettled for too long. To be called now and then."""
         self.turn.now_ms = self.clock.wall_ms()
         timeout_ms = self.consumer_timeout_ms or NO_TIMEOUT_MS
         for connection in list(self.connections):

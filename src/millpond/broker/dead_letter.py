@@ -8,7 +8,7 @@ first, and `x-first-death-*` and `x-last-death-*` name the ends of its history.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, final
 
 from millpond.base.limits import DEATHS_RECORDED_MAX
 from millpond.broker.message import Address, Message
@@ -16,9 +16,18 @@ from millpond.broker.message import Address, Message
 _COUNT_MAX: Final = (1 << 63) - 1
 
 
+@final
+class DeadLetter:
+    """A message as it is published to a dead-letter exchange, and its headers, decoded."""
+
+    def __init__(self, message: Message, headers: dict[str, object]) -> None:
+        self.message: Final = message
+        self.headers: Final = headers
+
+
 def dead_lettered(
     message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, now_ms: int
-) -> Message:
+) -> DeadLetter:
     """The message as it is published to `exchange`: it does not expire again, and keeps its routing key unless
     `routing_key` says otherwise."""
     source = message.address
@@ -57,7 +66,10 @@ def dead_lettered(
         changes["CC"] = None
     address = Address(exchange, source.routing_key if routing_key is None else routing_key)
     properties = message.properties.replaced(changes, False)
-    return Message(address, properties, message.body, now_ms)
+    headers.update(changes)
+    if "CC" in changes:
+        del headers["CC"]
+    return DeadLetter(Message(address, properties, message.body, now_ms), headers)
 
 
 def carbon_copies(headers: dict[str, object]) -> list[str] | None:

@@ -23,7 +23,7 @@ from millpond.broker.arguments import (
     queue_settings,
     queue_type,
 )
-from millpond.broker.dead_letter import carbon_copies, dead_lettered, is_cycle
+from millpond.broker.dead_letter import DeadLetter, carbon_copies, dead_lettered, is_cycle
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
@@ -111,12 +111,22 @@ class VirtualHost(QueueOwner):
         several of them reach gets the message once.
         """
         headers = properties.headers() if properties is not None else None
-        found = self.router.route(exchange, address.routing_key, headers, copies, properties)
+        queues = self._reached(exchange, address, headers, copies, properties)
+        return Route(address, exchange, queues, self.router.version)
+
+    def _reached(
+        self,
+        exchange: Exchange,
+        address: Address,
+        headers: dict[str, object] | None,
+        copies: list[str] | None,
+        properties: Properties | None,
+    ) -> list[MessageQueue]:
         queues: list[MessageQueue] = []
-        for destination in found:
+        for destination in self.router.route(exchange, address.routing_key, headers, copies, properties):
             if isinstance(destination, MessageQueue):
                 queues.append(destination)
-        return Route(address, exchange, queues, self.router.version)
+        return queues
 
     def publish(self, route: Route, message: Message) -> i64:
         """Put `message` into the queues of `route`: REFUSED, ACCEPTED or JOURNALED."""
@@ -164,7 +174,7 @@ class VirtualHost(QueueOwner):
         exchange = self.router.exchanges.get(name) if name is not None else None
         if exchange is not None:
             dead = self._dead(queue, message, reason, exchange)
-            self._publish_unless_refused(self._dead_letter_queues(queue, dead, reason, exchange), dead)
+            self._publish_unless_refused(self._dead_letter_queues(queue, dead, reason, exchange), dead.message)
 
     def dead_letter_surely(self, queue: MessageQueue, message: Message, reason: str, done: set[str]) -> bool:
         name = queue.settings.dead_letter_exchange
@@ -174,21 +184,21 @@ class VirtualHost(QueueOwner):
         dead = self._dead(queue, message, reason, exchange)
         targets = self._dead_letter_queues(queue, dead, reason, exchange)
         for target in targets:
-            if target.name not in done and self._publish_unless_refused([target], dead) != REFUSED:
+            if target.name not in done and self._publish_unless_refused([target], dead.message) != REFUSED:
                 done.add(target.name)
         return bool(targets) and all([target.name in done for target in targets])
 
-    def _dead(self, queue: MessageQueue, message: Message, reason: str, exchange: Exchange) -> Message:
+    def _dead(self, queue: MessageQueue, message: Message, reason: str, exchange: Exchange) -> DeadLetter:
         """The message as it goes to the dead-letter exchange."""
         now_ms = int(self.context.turn.now_ms)
         key = queue.settings.dead_letter_routing_key
         return dead_lettered(message, queue.name, reason, exchange.name, key, now_ms)
 
     def _dead_letter_queues(
-        self, queue: MessageQueue, dead: Message, reason: str, exchange: Exchange
+        self, queue: MessageQueue, dead: DeadLetter, reason: str, exchange: Exchange
     ) -> list[MessageQueue]:
-        headers = dead.properties.headers()
-        queues = self.route(exchange, dead.address, dead.properties, carbon_copies(headers)).queues
+        headers, letter = dead.headers, dead.message
+        queues = self._reached(exchange, letter.address, headers, carbon_copies(headers), letter.properties)
         if reason == REASON_REJECTED:
             return queues
         targets = [target for target in queues if not is_cycle(target.name, headers)]

@@ -80,7 +80,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _application() -> typer.Typer:
-    from millpond.cli import messages, permission, serve, status, user
+    from millpond.cli import messages, permission, redrive, serve, status, user
 
     application = typer.Typer(
         help="Millpond: one broker for queues and streams.",
@@ -100,6 +100,7 @@ def _application() -> typer.Typer:
     serve.register(application)
     messages.register(application)
     status.register(application)
+    redrive.register(application)
     application.add_typer(user.commands, name="user")
     application.add_typer(permission.commands, name="permission")
     return application

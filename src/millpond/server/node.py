@@ -22,7 +22,6 @@ from millpond.base.clock import LoopClock
 from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
 from millpond.base.limits import (
     CLOSE_GRACE_MS,
-    CONSUMER_TIMEOUT_CHECK_MS,
     JOURNAL_FILE_BYTES,
     LISTEN_BACKLOG,
     PASSWORD_HASHES_AT_ONCE_MAX,
@@ -49,8 +48,8 @@ from millpond.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-# How often free disk, alarms and consumers that are held are looked after, and how many rounds make one interval in
-# which an alarm that comes and goes is logged a few times only.
+# How often free disk, alarms, and consumers that are held or overdue are looked after, and how many rounds make one
+# interval in which an alarm that comes and goes is logged a few times only.
 HOUSEKEEPING_MS: Final = 1_000
 ALARM_LOG_ROUNDS: Final = 10
 
@@ -225,8 +224,7 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
-        if self._rounds % (CONSUMER_TIMEOUT_CHECK_MS // HOUSEKEEPING_MS) == 0:
-            broker.check_deliveries()
+        broker.check_deliveries()
         broker.memory.grant()
         broker.store.trim_transient()
         broker.store.delete_logs()

@@ -148,6 +148,14 @@ class MessageQueue(Destination, TurnTask):
         """Its messages, in pages: a list for each way they are kept apart."""
         raise NotImplementedError
 
+    def details(self) -> dict[str, object]:
+        """What operators are shown of this type of queue besides the counts that all have."""
+        return {}
+
+    def is_active(self, consumer: Consumer) -> bool:
+        """Whether `consumer` gets messages, as far as it is the queue that decides."""
+        return True
+
     def has_lane(self, number: int) -> bool:
         """Whether `number` is a lane that this queue may have."""
         raise NotImplementedError

@@ -106,6 +106,18 @@ class Queue(MessageQueue):
     def backlogs(self) -> list[Backlog]:
         return self._served
 
+    def details(self) -> dict[str, object]:
+        shown: dict[str, object] = {"messages_dlx": len(self._stuck)}
+        if self.settings.priority_max > 0:
+            shown["messages_ready_by_priority"] = {str(backlog.lane): int(backlog.ready) for backlog in self._served}
+        if self.settings.single_active:
+            active = self.active_consumer
+            shown["single_active_consumer_tag"] = active.tag if active is not None else None
+        return shown
+
+    def is_active(self, consumer: Consumer) -> bool:
+        return self.active_consumer is None or consumer is self.active_consumer
+
     def lowest_backlog(self) -> Backlog:
         return self.backlog
 
@@ -282,11 +294,23 @@ class Queue(MessageQueue):
             else:
                 self._backlog_of(entry).count_attempt(entry)
                 returned.append(entry)
+        self._put_back(returned)
+
+    def put_back(self, entries: list[Entry]) -> None:
+        """What `get` gave was only looked at: it is ready again as if it had never been taken."""
+        if self.deleted:
+            return
+        for entry in entries:
+            entry.queue = None
+            self.unsettled -= 1
+        self._put_back(entries)
+
+    def _put_back(self, entries: list[Entry]) -> None:
         if len(self._served) == 1:
-            self.backlog.put_back(returned)
+            self.backlog.put_back(entries)
         else:
             for backlog in self._served:
-                backlog.put_back([entry for entry in returned if self._backlog_of(entry) is backlog])
+                backlog.put_back([entry for entry in entries if self._backlog_of(entry) is backlog])
         self.turn.touch_queue(self)
 
     def _backlog_of(self, entry: Entry) -> Backlog:
