@@ -71,6 +71,7 @@ class Recovery:
             messages += int(queue.ready)
         for partition in self._lanes.partitions():
             partition.restored()
+            messages += int(partition.end_offset - partition.start_offset)
         self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
         logger.info("recovered %d messages in %d durable queues", messages, len(self._queues))
         return report

@@ -133,6 +133,15 @@ class StreamQueue(MessageQueue, OpenBatch):
     def resident_bytes(self) -> i64:
         return self._log.hot_bytes
 
+    def details(self) -> dict[str, object]:
+        log = self._log
+        context = self.context
+        return {
+            "first_offset": int(log.start_offset),
+            "committed_offset": int(log.durable_end) - 1,
+            "segments": context.streams.segment_count(log),
+        }
+
     def backlogs(self) -> list[Backlog]:
         return []
 

@@ -153,6 +153,7 @@ class StreamStore(CommitWaiter):
         # Called after every write that has ended.
         self.on_written: Callable[[Partition], None] | None = None
         self.reads_total = 0
+        self.writes_total = 0
 
     @property
     def available(self) -> bool:
@@ -230,6 +231,7 @@ class StreamStore(CommitWaiter):
         if partition.deleted:
             pass
         elif error is None:
+            self.writes_total += 1
             partition.wrote(end)
             self._segments_may_go(partition, log)
             if partition.is_due:
