@@ -585,6 +585,21 @@ def test_a_log_that_lost_its_end_goes_on_after_it(lives: Lives, caplog: pytest.L
     assert life.replay(life.stream("s")) == numbered(range(base)) + numbered(range(400, 500))
 
 
+def test_what_neither_log_nor_journal_have_is_passed_over(lives: Lives) -> None:
+    life = lives.life
+    stream = life.declare_stream("s")
+    fill(life, "s", range(20))
+    log = log_of(stream)
+    life.broker.streams.write(log, everything=True)
+    finish_writes(life)
+    # As after the loss of the journal files between a checkpoint and what follows.
+    log._restored_end = 50
+    log.restored()
+    assert life.replay(stream) == numbered(range(20))
+    fill(life, "s", range(50, 60))
+    assert life.replay(stream) == numbered(range(20)) + numbered(range(50, 60))
+
+
 @pytest.mark.usefixtures("small")
 def test_without_a_checkpoint_the_log_says_what_there_is(lives: Lives) -> None:
     life = lives.life

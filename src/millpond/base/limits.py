@@ -90,8 +90,9 @@ STREAM_CACHE_BYTES: Final = 16 * MIB
 STREAM_READS_MAX: Final = 8
 # Messages delivered to one consumer of a stream before the others get their turn.
 STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
-# Batches that one consumer's filter passes over in a turn.
-STREAM_BATCHES_SKIPPED_PER_TURN_MAX: Final = 64
+# Messages that are looked at for it, of which its filter may let none pass, and batches.
+STREAM_RECORDS_PER_TURN_MAX: Final = 8192
+STREAM_BATCHES_PER_TURN_MAX: Final = 1024
 # How often retention by age is looked after.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
 

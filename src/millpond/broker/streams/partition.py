@@ -70,7 +70,6 @@ class Partition:
     def __init__(
         self,
         store: StreamStore,
-        listener: PartitionListener,
         name: str,
         log_id: i64,
         recoverable: bool,
@@ -78,7 +77,7 @@ class Partition:
         self.store: Final = store
         self.ledger: Final[Ledger] = store.ledger
         self.memory: Final[MemoryBudget] = store.memory
-        self.listener: Final = listener
+        self._listeners: list[PartitionListener] = []
         self.name: Final = name
         self.log_id: Final[i64] = log_id
         self.recoverable: Final = recoverable
@@ -106,6 +105,21 @@ class Partition:
         self.cache: Final[dict[int, Batch]] = {}
         self.loading: Final[dict[int, None]] = {}
         self._restored_end: i64 = 0
+
+    def add_listener(self, listener: PartitionListener) -> None:
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: PartitionListener) -> None:
+        self._listeners.remove(listener)
+
+    def _tell_advanced(self) -> None:
+        for listener in list(self._listeners):
+            listener.advanced()
+
+    def tell_loaded(self) -> None:
+        """What was asked for is in memory, or will never be."""
+        for listener in list(self._listeners):
+            listener.loaded()
 
     # --- Appending --------------------------------------------------------------------------------------------------
 
@@ -155,13 +169,13 @@ class Partition:
             self._pending_at = at
             self.durable_end = hot[at - 1].end_offset
             self._bound_tail()
-            self.listener.advanced()
+            self._tell_advanced()
 
     def _all_durable(self) -> None:
         self._pending_at = len(self.hot)
         if self.durable_end != self.end_offset:
             self.durable_end = self.end_offset
-            self.listener.advanced()
+            self._tell_advanced()
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
@@ -195,7 +209,7 @@ class Partition:
         return self.hot[index].base_offset if index < len(self.hot) else self.end_offset
 
     def load(self, offset: i64) -> None:
-        """Have what begins with `offset` read from the log. The listener is told when it is there."""
+        """Have what begins with `offset` read from the log. The listeners are told when it is there."""
         at = int(offset)
         if at not in self.loading and at not in self.cache and not self.deleted:
             self.loading[at] = None
@@ -334,7 +348,7 @@ class Partition:
         else:
             # Nothing is ever written, and the first of its batches are all there is.
             self._drop_before(offset)
-        self.listener.advanced()
+        self._tell_advanced()
         return True
 
     def _drop_before(self, offset: i64) -> None:

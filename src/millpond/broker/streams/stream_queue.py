@@ -17,10 +17,12 @@ from mypy_extensions import i64
 
 from millpond.base.errors import CorruptData, NotImplementedHere
 from millpond.base.limits import (
+    DELIVERIES_PER_TURN_MAX,
     STREAM_BATCH_BYTES,
     STREAM_BATCH_MESSAGES_MAX,
-    STREAM_BATCHES_SKIPPED_PER_TURN_MAX,
+    STREAM_BATCHES_PER_TURN_MAX,
     STREAM_DELIVERIES_PER_TURN_MAX,
+    STREAM_RECORDS_PER_TURN_MAX,
 )
 from millpond.broker.ledger import OpenBatch
 from millpond.broker.message import Address, Message, Properties
@@ -101,7 +103,8 @@ class StreamQueue(MessageQueue, OpenBatch):
     ) -> None:
         super().__init__(owner, context, name, log_id, recoverable, settings)
         self.journals_itself = True
-        self._log: Final = Partition(context.streams, _Readers(self), name, log_id, recoverable)
+        self._log: Final = Partition(context.streams, name, log_id, recoverable)
+        self._log.add_listener(_Readers(self))
         self.partition = self._log
         self._set_retention()
         context.streams.add(self._log)
@@ -204,7 +207,12 @@ class StreamQueue(MessageQueue, OpenBatch):
             return
         awake = self._awake
         self._awake = []
+        delivered = self.delivered_total
+        served = 0
         for cursor in awake:
+            if self.delivered_total - delivered >= DELIVERIES_PER_TURN_MAX:
+                break
+            served += 1
             consumer = cursor.consumer
             if consumer.cancelled:
                 continue
@@ -217,18 +225,22 @@ class StreamQueue(MessageQueue, OpenBatch):
                 self._loading.append(cursor)
             else:
                 self._awake.append(cursor)
-                self.turn.touch_queue_later(self)
+        if served < len(awake):
+            # They come first in the next turn.
+            self._awake = awake[served:] + self._awake
+        if self._awake:
+            self.turn.touch_queue_later(self)
 
     def _serve(self, cursor: Cursor) -> i64:
         """Deliver to one consumer what it will take, up to a limit."""
         consumer = cursor.consumer
         now_ms = self.turn.now_ms
-        limit: i64 = STREAM_DELIVERIES_PER_TURN_MAX
-        skips: i64 = STREAM_BATCHES_SKIPPED_PER_TURN_MAX
+        records_left: i64 = STREAM_RECORDS_PER_TURN_MAX
+        batches_left: i64 = STREAM_BATCHES_PER_TURN_MAX
         outcome: i64 = _FULL
         delivered: i64 = 0
         while consumer.can_take():
-            if delivered == limit:
+            if delivered == STREAM_DELIVERIES_PER_TURN_MAX or records_left == 0 or batches_left == 0:
                 outcome = _MORE
                 break
             records = cursor.records
@@ -237,11 +249,9 @@ class StreamQueue(MessageQueue, OpenBatch):
                 if outcome != _MORE:
                     break
                 outcome = _FULL
-                skips -= 1
-                if skips == 0:
-                    outcome = _MORE
-                    break
+                batches_left -= 1
                 continue
+            records_left -= 1
             message = self._next_message(cursor, records)
             if message is None:
                 cursor.records = None

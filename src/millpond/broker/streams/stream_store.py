@@ -96,6 +96,7 @@ class StreamLog(LazyLog):
     def read_run(self, offset: int, bytes_max: int) -> BatchRun:
         log = self.opened()
         with self._using:
+            self._note(log)
             return log.read_run(offset, bytes_max)
 
     def find_timestamp(self, timestamp_ms: int) -> int | None:
@@ -257,7 +258,9 @@ class StreamStore(CommitWaiter):
 
     def relieve(self) -> None:
         """Memory is short: give up what the logs have, and write what they have not."""
-        self._forget_cached(0)
+        if self.memory.used > self.memory.budget_bytes:
+            # Not before: what is read for one consumer would be gone when the next one comes.
+            self._forget_cached(1)
         for partition in list(self._hot):
             partition.drop_written(0)
             if not partition.hot:
@@ -332,16 +335,18 @@ class StreamStore(CommitWaiter):
 
     def load(self, partition: Partition, offset: int) -> None:
         """Read from the log what begins with `offset`."""
+        if partition.deleted:
+            return
         if self._reads_under_way >= STREAM_READS_MAX:
             self._reads_waiting[partition, offset] = None
             return
         self._reads_under_way += 1
         log = self._log(partition)
         self._store.run_on_reader(
-            partial(log.read_run, offset, STREAM_READ_BYTES), partial(self._loaded, partition, offset)
+            partial(log.read_run, offset, STREAM_READ_BYTES), partial(self._loaded, partition, log, offset)
         )
 
-    def _loaded(self, partition: Partition, offset: int, job: Future[BatchRun]) -> None:
+    def _loaded(self, partition: Partition, log: StreamLog, offset: int, job: Future[BatchRun]) -> None:
         self._reads_under_way -= 1
         if self._reads_waiting:
             following = next(iter(self._reads_waiting))
@@ -358,18 +363,20 @@ class StreamStore(CommitWaiter):
             self._unread.append((partition, offset))
             return
         self.reads_total += 1
+        if log.start_offset > partition.start_offset:
+            # Retention had deleted more than was remembered, or somebody else has.
+            logger.warning("stream %r begins at offset %d", partition.name, log.start_offset)
+            partition.log_starts_at(log.start_offset)
         if offset >= partition.start_offset:
             self._cache_run(partition, offset, job.result())
-        partition.listener.loaded()
+        partition.tell_loaded()
 
     def _cache_run(self, partition: Partition, offset: int, run: BatchRun) -> None:
         found: list[Batch] = []
         for data in run.batches:
             header = BatchHeader(data)
             found.append(Batch(data, header.base_offset, header.last_offset + 1, header.max_timestamp_ms, 0))
-        start = (
-            int(found[0].base_offset) if found else max(int(run.next_offset), self._readable_from(partition, offset))
-        )
+        start = int(found[0].base_offset) if found else self._readable_from(partition, offset)
         if run.damage:
             logger.critical("stream %r is damaged: %s", partition.name, run.damage)
         if start > offset:
@@ -394,7 +401,7 @@ class StreamStore(CommitWaiter):
     def _readable_from(self, partition: Partition, offset: int) -> int:
         """Where a reader goes on that found nothing in the log."""
         hot = partition.hot
-        return int(hot[0].base_offset) if hot and hot[0].base_offset > offset else int(partition.written_end)
+        return int(hot[0].base_offset) if hot and hot[0].base_offset > offset else int(partition.end_offset)
 
     def _forget_cached(self, count: int) -> None:
         """Keep the latest so many reads."""

@@ -175,7 +175,7 @@ class BasicProperties(Properties):
         """What comes before and after eight bytes that are the value of a further header, in place of any of that name:
         for one that every delivery has another value of."""
         entry = field_table.encode_entry(name, _LARGEST)
-        if name.encode() in self.headers_raw:
+        if self._has_header(name):
             return self.replaced({name: None}, True).around_number(name)
         table_start: i64 = self._headers_start - 4
         table_end: i64 = self._headers_end
@@ -188,6 +188,17 @@ class BasicProperties(Properties):
         write_i32_be(writer, len(entries))
         writer.write(entries[: len(entries) - 8])
         return writer.getvalue(), self.raw[table_end:]
+
+    def _has_header(self, name: str) -> bool:
+        raw = self.raw
+        end: i64 = self._headers_end
+        position: i64 = self._headers_start
+        while position < end:
+            value_at = field_table.name_end(raw, position, end)
+            if field_table.decode_text(raw, position + 1, value_at) == name:
+                return True
+            position = field_table.value_end(raw, value_at, end, 1)
+        return False
 
     def with_reply_to(self, reply_to: str) -> BasicProperties:
         """A copy with another `reply_to`, which must be there."""

@@ -6,6 +6,8 @@ also the routing key (AMQP 0-9-1, queue.bind).
 
 from __future__ import annotations
 
+from typing import Final
+
 from millpond.base.errors import AccessRefused, NotFound
 from millpond.broker.access import Operation
 from millpond.protocols.amqp import methods
@@ -13,6 +15,8 @@ from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.exchange import without_line_breaks
 from millpond.protocols.amqp.publish_route import REPLY_TO
 from millpond.protocols.amqp.registry import check, on_channel
+
+_COUNT_MAX: Final = (1 << 32) - 1
 
 
 def named(channel: Channel, name: str) -> str:
@@ -55,9 +59,14 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
         connection.send(
             channel.number,
             methods.QueueDeclareOk(
-                queue=queue.name, message_count=int(queue.ready), consumer_count=len(queue.consumers)
+                queue=queue.name, message_count=_count(int(queue.ready)), consumer_count=len(queue.consumers)
             ),
         )
+
+
+def _count(number: int) -> int:
+    """A number of messages in the 32 bits that there are for it: a stream can have more."""
+    return min(number, _COUNT_MAX)
 
 
 @on_channel(methods.QueueBind)
@@ -114,4 +123,4 @@ def delete(channel: Channel, method: methods.QueueDelete) -> None:
         if queue in connection.exclusive_queues:
             connection.exclusive_queues.remove(queue)
     if not method.nowait:
-        connection.send(channel.number, methods.QueueDeleteOk(message_count=count))
+        connection.send(channel.number, methods.QueueDeleteOk(message_count=_count(count)))
