@@ -38,7 +38,7 @@ from millpond.broker.streams.subscription import interval_ms
 
 QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM)
 # How RabbitMQ's texts call them.
-_TYPE_MODULES: Final = {
+TYPE_MODULES: Final = {
     TYPE_CLASSIC: "rabbit_classic_queue",
     TYPE_QUORUM: "rabbit_quorum_queue",
     TYPE_STREAM: "rabbit_stream_queue",
@@ -204,7 +204,7 @@ def check_queue_arguments(arguments: dict[str, object], resource: str) -> None:
                 raise PreconditionFailed(f"invalid arg '{name}' for {resource}: {problem}")
     for name in arguments:
         if not _is_known_to(kind, name):
-            raise PreconditionFailed(f"invalid arg '{name}' for {resource} of queue type {_TYPE_MODULES[kind]}")
+            raise PreconditionFailed(f"invalid arg '{name}' for {resource} of queue type {TYPE_MODULES[kind]}")
     if kind == TYPE_STREAM:
         _check_stream(arguments)
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from millpond.base.clock import Clock
+from millpond.base.errors import PreconditionFailed
 from millpond.base.limits import QUEUES_MAX
+from millpond.broker.arguments import TYPE_MODULES, queue_type
 from millpond.broker.exchanges.exchange import Destination
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
@@ -23,6 +25,8 @@ from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.turn import Turn, TurnTask
+
+STREAM_CONSUMER_ARGUMENTS: Final = ("x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered")
 
 if TYPE_CHECKING:
     from millpond.broker.queues.backlog import Backlog
@@ -191,6 +195,12 @@ class MessageQueue(Destination, TurnTask):
     def check_consumer(self, consumer: Consumer, has_channel_limit: bool) -> None:
         """Refuse a consumer that cannot be served as it wishes. `has_channel_limit` says that its channel as a whole
         may hold so many deliveries only."""
+        for name in STREAM_CONSUMER_ARGUMENTS:
+            if name in consumer.arguments:
+                raise PreconditionFailed(
+                    f"invalid arg '{name}' for {self.owner.queue_resource(self.name)} of queue type "
+                    f"{TYPE_MODULES[queue_type(self.arguments)]}"
+                )
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Let `consumer` take part. Its first delivery comes at the end of the turn."""

@@ -321,6 +321,15 @@ def test_a_consumer_of_a_stream_has_no_priority(connect: Connect, stream: str) -
         Inbox(channel, stream, arguments={"x-priority": 1})
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_consumer_of_another_queue_has_no_offset(connect: Connect, unique: Unique, kind: str) -> None:
+    name, channel = unique("queue"), connect().channel()
+    channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
+    text = f"invalid arg 'x-stream-offset' for {resource(name)} of queue type rabbit_{kind}_queue"
+    with channel_refused(406, f"PRECONDITION_FAILED - {text}"):
+        Inbox(channel, name, arguments={"x-stream-offset": "first"})
+
+
 @pytest.mark.parametrize(
     "argument",
     [
