@@ -36,7 +36,6 @@ from millpond.broker.queues.page_store import PageStore
 from millpond.broker.queues.queue import Queue
 from millpond.broker.records import MessageReader
 from millpond.broker.recovery import Recovery
-from millpond.broker.streams import partition as partitions
 from millpond.broker.streams import stream_store
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.stream_queue import StreamQueue
@@ -481,9 +480,9 @@ def small_pages(monkeypatch: pytest.MonkeyPatch, messages: int = 8) -> None:
 
 
 def small_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `small_pages`, for what streams write, keep and read."""
-    monkeypatch.setattr(partitions, "STREAM_UNWRITTEN_BYTES", 2 * KIB)
-    monkeypatch.setattr(partitions, "STREAM_TAIL_BYTES", KIB)
+    """As `small_pages`, for what streams write, keep and read. The module that has these limits is not compiled."""
+    monkeypatch.setattr(stream_store, "STREAM_UNWRITTEN_BYTES", 2 * KIB)
+    monkeypatch.setattr(stream_store, "STREAM_TAIL_BYTES", KIB)
     monkeypatch.setattr(stream_store, "STREAM_SEGMENT_BYTES", 4 * KIB)
     monkeypatch.setattr(stream_store, "STREAM_SEGMENT_BYTES_MIN", KIB)
     monkeypatch.setattr(stream_store, "STREAM_WRITE_BYTES_MAX", 2 * KIB)

@@ -20,7 +20,6 @@ from librt.strings import BytesWriter, write_i64_be
 from mypy_extensions import i64, mypyc_attr
 
 from millpond.base.errors import CorruptData
-from millpond.base.limits import STREAM_TAIL_BYTES, STREAM_UNWRITTEN_BYTES
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.storage.record_batch import BatchHeader
@@ -99,6 +98,7 @@ class Partition:
         # In the order of their offsets.
         self.hot: list[Batch] = []
         self.hot_bytes: i64 = 0
+        self._tail_bytes_max: Final[i64] = store.tail_bytes_max
         # Index of the first hot batch that is not known to be durable.
         self._pending_at: i64 = 0
         # What was read from the log, by the offset that it begins with or that was asked for.
@@ -152,11 +152,6 @@ class Partition:
     def has_pending(self) -> bool:
         """Whether there is something that is not known to be durable."""
         return self.durable_end < self.end_offset
-
-    @property
-    def is_due(self) -> bool:
-        """Whether there is enough to be worth a write."""
-        return self.unwritten_bytes >= STREAM_UNWRITTEN_BYTES
 
     def committed(self, durable_sequence: i64) -> None:
         """All up to this commit is durable."""
@@ -284,7 +279,7 @@ class Partition:
 
     def _bound_tail(self) -> None:
         """Keep of what the log has no more than is useful."""
-        bound: i64 = STREAM_TAIL_BYTES if self.memory.used < self.memory.page_out_bytes else 0
+        bound: i64 = self._tail_bytes_max if self.memory.used < self.memory.page_out_bytes else 0
         if self.hot_bytes > bound:
             self.drop_written(bound)
 

@@ -28,6 +28,8 @@ from millpond.base.limits import (
     STREAM_RETENTION_CHECK_MS,
     STREAM_SEGMENT_BYTES,
     STREAM_SEGMENT_BYTES_MIN,
+    STREAM_TAIL_BYTES,
+    STREAM_UNWRITTEN_BYTES,
     STREAM_WRITE_BYTES_MAX,
 )
 from millpond.broker.commits import Commits, CommitWaiter
@@ -131,6 +133,8 @@ class StreamStore(CommitWaiter):
         self.turn = turn
         self._clock = clock
         self._commits = commits
+        # What a partition keeps in memory although its log has it.
+        self.tail_bytes_max = STREAM_TAIL_BYTES
         self._partitions: dict[int, Partition] = {}
         self._logs: dict[int, StreamLog] = {}
         # Those that have something that is not known to be durable, and whether the commits know of us.
@@ -191,7 +195,7 @@ class StreamStore(CommitWaiter):
         if not self._is_waiting:
             self._is_waiting = True
             self._commits.wait(self)
-        if partition.is_due:
+        if _is_due(partition):
             self.write(partition)
 
     def committed(self, durable_sequence: i64) -> bool:
@@ -235,7 +239,7 @@ class StreamStore(CommitWaiter):
             self.writes_total += 1
             partition.wrote(end)
             self._segments_may_go(partition, log)
-            if partition.is_due:
+            if _is_due(partition):
                 self.write(partition)
         else:
             self._resting = True
@@ -275,7 +279,7 @@ class StreamStore(CommitWaiter):
         for partition, offset in unread:
             self.load(partition, offset)
         for partition in list(self._hot):
-            if partition.is_due:
+            if _is_due(partition):
                 self.write(partition)
         now_ms = self._clock.monotonic_ms()
         if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS:
@@ -467,6 +471,11 @@ class StreamStore(CommitWaiter):
             logger.critical("the log of stream %r was cut: %s", partition.name, reason)
         log.close()
         return report.start_offset, report.end_offset
+
+
+def _is_due(partition: Partition) -> bool:
+    """Whether there is enough to be worth a write."""
+    return partition.unwritten_bytes >= STREAM_UNWRITTEN_BYTES
 
 
 def _segment_bytes(partition: Partition) -> int:
