@@ -17,7 +17,7 @@ HOT_TESTS := $(wildcard tests/base tests/storage tests/broker tests/protocols)
 PYTEST := $(BIN)/python -m pytest -q
 BENCH := $(BIN)/python -m bench
 
-.PHONY: run test lint interop faults bench build clean
+.PHONY: run test lint interop faults bench patterns build clean
 .DEFAULT_GOAL := test
 
 # --- Set up -----------------------------------------------------------------------------------------------------------
@@ -76,13 +76,17 @@ test: lint
 
 # Each of these prints how long it took.
 interop: $(BUILT) $(VENV)/.tests
-	@start=$$(date +%s); $(PYTEST) tests/interop $(ARGS); code=$$?; echo "interop took $$(($$(date +%s) - start)) s"; exit $$code
+	@start=$$(date +%s); MILLPOND_TEST_INTEROP=1 $(PYTEST) tests/interop $(ARGS); code=$$?; echo "interop took $$(($$(date +%s) - start)) s"; exit $$code
 
 faults: $(BUILT) $(VENV)/.tests
 	@start=$$(date +%s); MILLPOND_TEST_BACKLOG=1 $(PYTEST) tests/faults $(ARGS); code=$$?; echo "faults took $$(($$(date +%s) - start)) s"; exit $$code
 
 bench: $(BUILT) $(VENV)/.tests
 	@start=$$(date +%s); $(BENCH) $(ARGS); code=$$?; echo "bench took $$(($$(date +%s) - start)) s"; exit $$code
+
+# What consumers that are many, slow or killed do to others: make patterns ARGS="competing --peer millpond"
+patterns: $(BUILT) $(VENV)/.tests
+	@start=$$(date +%s); $(BENCH).patterns $(ARGS); code=$$?; echo "patterns took $$(($$(date +%s) - start)) s"; exit $$code
 
 # Leaves ./data alone: what a broker keeps is not ours to delete.
 clean:

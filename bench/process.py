@@ -58,6 +58,18 @@ def machine_cpu_seconds() -> float:
     return (sum(fields) - fields[_IDLE] - fields[_WAITING_FOR_DISK]) / _TICKS_PER_SECOND
 
 
+def resident_bytes(root: int) -> int:
+    """The resident memory of `root` and its descendants."""
+    total_kib = 0
+    for pid in process_tree(root):
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total_kib += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    return total_kib * 1024
+
+
 def reset_peak_memory(root: int) -> None:
     """Let the kernel's record of peak memory begin anew, so that each run has its own peak."""
     for pid in process_tree(root):

@@ -6,15 +6,20 @@ its context returns when it accepts AMQP connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from bench.peers import ceiling, millpond, rabbitmq
 from bench.peers.server import PeerError, RunningPeer
 
-Start = Callable[[Path], AbstractContextManager[RunningPeer]]
+
+class Start(Protocol):
+    """Runs a broker from an empty folder, with further `options` of its command line where it has one."""
+
+    def __call__(self, folder: Path, options: Sequence[str] = (), /) -> AbstractContextManager[RunningPeer]: ...
+
 
 PEERS: Final[dict[str, Start]] = {"rabbitmq": rabbitmq.start, "millpond": millpond.start, "ceiling": ceiling.start}
 

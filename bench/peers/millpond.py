@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
@@ -27,12 +27,12 @@ def _version() -> str:
 
 
 @contextmanager
-def start(folder: Path) -> Iterator[RunningPeer]:
-    """Run a Millpond node with its data in `folder`, an empty folder."""
+def start(folder: Path, options: Sequence[str] = ()) -> Iterator[RunningPeer]:
+    """Run a Millpond node with its data in `folder`, an empty folder, and further options of `millpond serve`."""
     ready_file = folder / "ready.json"
     command = [sys.executable, "-m", "millpond", "serve", "--data", str(folder / "data")]
-    command += ["--amqp", "127.0.0.1:0", "--admin", "off", "--ready-file", str(ready_file)]
+    command += ["--amqp", "127.0.0.1:0", "--admin", "off", "--ready-file", str(ready_file), *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLPOND_")}
     with running("millpond", command, environment, folder / "server.log", ready_file.exists) as process:
         host, _, port = json.loads(ready_file.read_text())["listeners"]["amqp"].rpartition(":")
-        yield RunningPeer("millpond", _version(), host, int(port), process.pid)
+        yield RunningPeer("millpond", _version(), host, int(port), process.pid, folder / "data")

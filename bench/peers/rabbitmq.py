@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -71,7 +71,7 @@ def _environment(folder: Path, port: int, epmd_port: int, distribution_port: int
 
 
 @contextmanager
-def start(folder: Path) -> Iterator[RunningPeer]:
+def start(folder: Path, _options: Sequence[str] = ()) -> Iterator[RunningPeer]:
     """Run a RabbitMQ node with its data in `folder`, an empty folder."""
     _ensure_installed()
     port, epmd_port, distribution_port = free_port(), free_port(), free_port()
@@ -83,4 +83,4 @@ def start(folder: Path) -> Iterator[RunningPeer]:
         process = stack.enter_context(
             running("rabbitmq", [str(_SERVER)], environment, folder / "server.log", lambda: speaks_amqp(port))
         )
-        yield RunningPeer("rabbitmq", _version(), "127.0.0.1", port, process.pid)
+        yield RunningPeer("rabbitmq", _version(), "127.0.0.1", port, process.pid, folder / "mnesia")

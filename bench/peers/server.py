@@ -33,6 +33,8 @@ class RunningPeer:
     port: int
     pid: int
     """The root of the process tree whose CPU and memory are the broker's."""
+    data: Path
+    """Where it keeps its data."""
 
 
 def free_port() -> int:

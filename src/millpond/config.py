@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from millpond.base import limits
+from millpond.base.certificate import CertificateLogin
 from millpond.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -116,6 +117,15 @@ class Settings(BaseModel):
     tls_verify_client: bool = Field(
         default=False, description="Refuse clients without a certificate that tls_ca vouches for."
     )
+    tls_login_from: Literal["distinguished_name", "common_name", "subject_alternative_name"] = Field(
+        default="distinguished_name", description="What in a client's certificate is the user's name (SASL EXTERNAL)."
+    )
+    tls_login_san_type: Literal["dns", "ip", "email", "uri"] = Field(
+        default="dns", description="Which kind of alternative name, where tls_login_from says so."
+    )
+    tls_login_san_index: int = Field(
+        default=0, ge=0, le=1000, description="Which of the alternative names of that kind, counted from 0."
+    )
     ready_file: FilePath | None = Field(
         default=None, description="Written when all listeners accept: JSON with the pid and the bound addresses."
     )
@@ -196,6 +206,12 @@ class Settings(BaseModel):
         if self.tls_verify_client and self.tls_ca is None:
             refuse("tls_verify_client", "needs tls_ca")
         return self
+
+    def certificate_login(self) -> CertificateLogin | None:
+        """How clients log in by their certificates; None where none is verified."""
+        if self.tls_ca is None:
+            return None
+        return CertificateLogin(self.tls_login_from, self.tls_login_san_type, self.tls_login_san_index)
 
     @classmethod
     def of(cls, **values: object) -> Settings:

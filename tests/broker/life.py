@@ -48,7 +48,7 @@ from millpond.storage.record_batch import RecordReader
 
 DATA = "/data"
 DEADLINE_S = 20.0
-FORMAT = 255
+FORMAT = 127
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -311,8 +311,10 @@ class Life:
         self.turn.now_ms = self.clock.wall_ms()
         body = b"%d " % number
         body += b"x" * max(0, size - len(body))
-        route = self.vhost.route(self.vhost.exchange(exchange), Address(exchange, routing_key), None)
+        target = self.vhost.exchange(exchange)
         properties = properties or PlainProperties(persistent, expiration_ms, {}, priority)
+        looked_at = properties if self.vhost.router.needs_headers(target) else None
+        route = self.vhost.route(target, Address(exchange, routing_key), looked_at)
         self.vhost.publish(route, Message(route.address, properties, body, self.turn.now_ms))
 
     def fill(self, name: str, numbers: range, **options: int) -> None:
@@ -424,12 +426,17 @@ class Life:
                 continue
             assert isinstance(queue, Queue)
             contents = self.contents(queue)
-            assert int(queue.ready + queue.unsettled + queue.stuck) == len(contents), f"{queue.name}: ready, unsettled"
-            if queue.unsettled == queue.stuck == 0:
+            known = int(queue.ready + queue.delayed + queue.unsettled + queue.stuck)
+            assert known == len(contents), f"{queue.name}: ready, unsettled"
+            if queue.delayed == queue.unsettled == queue.stuck == 0:
                 live_bytes = sum(int(page.live_bytes) for lane in queue.backlogs() for page in lane.pages)
                 assert live_bytes == queue.ready_bytes, f"{queue.name}: bytes"
             for lane in queue.backlogs():
                 self._check_pages(lane, held)
+        for vhost in self.broker.vhosts.values():
+            for holder in vhost.delay_queues.values():
+                assert holder.delayed == len(self.contents_of(holder.backlog)), f"{holder.name}: delayed"
+                self._check_pages(holder.backlog, held)
         assert sum(held.values()) + self.broker.streams._cached_bytes == self.memory.used, "memory"
 
     def _check_pages(self, lane: Backlog, held: dict[int, int]) -> None:
@@ -474,7 +481,6 @@ def small_pages(monkeypatch: pytest.MonkeyPatch, messages: int = 8) -> None:
     monkeypatch.setattr(page_store, "SEGMENT_BYTES", 4 * KIB)
     monkeypatch.setattr(pager, "TAIL_PAGED_BYTES_MIN", 1)
     monkeypatch.setattr(pager, "PAGES_AHEAD", 2)
-    monkeypatch.setattr(page_store, "PAGES_AHEAD", 2)
     monkeypatch.setattr(backlog, "PAGES_AHEAD", 2)
     small_streams(monkeypatch)
 

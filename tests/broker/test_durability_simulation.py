@@ -15,16 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from millpond.base.clock import ManualClock
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker import checkpoint, ledger
+from millpond.broker.queues import delayed_backlog
 from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import Entry
 from millpond.broker.streams.stream_queue import StreamQueue
-from tests.broker.life import KIB, Inbox, Life, copy_catalog, small_pages
+from tests.broker.life import KIB, Inbox, Life, PlainProperties, copy_catalog, small_pages
 
 SEED_BASE = 41_000
-NAMES = ("plain", "poison", "limited", "short-lived", "left", "right", "urgent", "tried")
+NAMES = ("plain", "poison", "limited", "short-lived", "left", "right", "urgent", "tried", "retried")
 STREAMS = ("history", "recent")
+# The delayed exchange.
+LATER = "later"
 
 # Offset and number of each persistent message, and how often it came back where that is counted, by the log's id.
 State = dict[int, list[tuple[int, int, int]]]
@@ -37,6 +41,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where the source runs uncompiled a turn takes several frames, and must be atomic all the same.
     monkeypatch.setattr(ledger, "LEDGER_FRAME_BYTES", 4000)
     monkeypatch.setattr(ledger, "LEDGER_BATCH_BYTES", 2000)
+    # So that memory is often too short for what waits for its time.
+    monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_AWAKE_MIN", 3)
+    monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_SORTED", 2)
 
 
 class Simulation:
@@ -51,14 +58,15 @@ class Simulation:
         self.lives = 0
         self.catalog = folder / "catalog-0"
         self.recent = -1
-        self.life = self._new_life(set())
+        self.life = self._new_life(set(), 1_700_000_000_000)
 
-    def _new_life(self, deleted: set[int]) -> Life:
+    def _new_life(self, deleted: set[int], wall_ms: int) -> Life:
         life = Life(
             self.disk,
             self.catalog,
             budget=self.choose.choice([20 * KIB, 40 * KIB, 1 << 30]),
             file_bytes=self.choose.choice([8 * KIB, 30 * KIB, 256 * KIB]),
+            clock=ManualClock(wall_ms),
         )
         self.life = life
         self.deleted: set[int] = set()
@@ -97,6 +105,10 @@ class Simulation:
         vhost.bind(vhost.exchange("amq.fanout"), life.declare_stream("history"), "", {})
         recent = life.declare_stream("recent", max_length_bytes=6 * KIB, stream_max_segment_size_bytes=2 * KIB)
         self.recent = int(recent.log_id)
+        life.declare("retried", queue_type="quorum", delivery_limit=4, delayed_retry_type="all", delayed_retry_min=700)
+        vhost.declare_exchange(LATER, "x-delayed-message", True, False, False, {"x-delayed-type": "direct"})
+        for name in ("plain", "retried"):
+            vhost.bind(vhost.exchange(LATER), life.queue(name), name, {})
 
     def publish(self) -> None:
         choose = self.choose
@@ -113,6 +125,19 @@ class Simulation:
                 persistent=choose.random() < 0.8,
                 expiration_ms=expiration_ms,
                 priority=choose.choice([0, 0, 1, 3, 9]),
+            )
+            self.next_number += 1
+
+    def publish_later(self) -> None:
+        choose = self.choose
+        for _ in range(choose.choice([1, 3, 20])):
+            headers: dict[str, object] = {"x-delay": choose.choice([5, 300, 3000, choose.randrange(10_000)])}
+            self.life.publish(
+                LATER,
+                choose.choice(["plain", "retried", "nowhere"]),
+                self.next_number,
+                size=choose.choice([0, 30, 700]),
+                properties=PlainProperties(choose.random() < 0.8, -1, headers),
             )
             self.next_number += 1
 
@@ -201,7 +226,12 @@ class Simulation:
 
     def step(self) -> None:
         actions = (
-            [self.publish] * 8 + [self.consume] * 2 + [self.read_along] + [self.settle] * 5 + [self.transaction] * 2
+            [self.publish] * 8
+            + [self.publish_later] * 3
+            + [self.consume] * 2
+            + [self.read_along]
+            + [self.settle] * 5
+            + [self.transaction] * 2
         )
         actions += [self.get, self.get, self.purge, self.redeclare, self.let_time_pass, self.let_time_pass]
         actions += [self.checkpoint, self.fill_disk]
@@ -279,7 +309,7 @@ class Simulation:
         self.catalog = catalog
         self.recent = int(old.stream("recent").log_id) if "recent" in old.vhost.queues else -1
         history, deleted, transients = self.history, self.deleted, self.transients
-        life = self._new_life(deleted)
+        life = self._new_life(deleted, old.clock.wall_ms() + self.choose.choice([0, 1000, 100_000]))
         life.check_counts()
         self._check(way, told, history, transients)
         if life.checkpoint_wanted and self.choose.random() < 0.8:
@@ -300,7 +330,7 @@ class Simulation:
         while promised > 0 and history[promised - 1][0] == history[promised][0]:
             promised -= 1
         # A lane that was empty may not have been begun again.
-        queues = {int(queue.log_id) for queue in self.life.broker.all_queues()}
+        queues = {queue_id(int(lane.log_id)) for lane in self.life.broker.all_backlogs() if lane.recoverable}
         for _, state in history:
             found.update((log_id, []) for log_id in state if log_id not in found and queue_id(log_id) in queues)
         candidates = [
@@ -341,10 +371,14 @@ class Simulation:
         for entry in self.unsettled:
             if entry.queue is not None:
                 entry.queue.give_back([entry], False)
-        life.clock.advance(10_000)
-        life.store.resume()
-        life.settle_down()
+        for _ in range(20):
+            # Until nothing waits for its time any more.
+            life.clock.advance(1000)
+            life.turn.now_ms = life.clock.wall_ms()
+            life.store.resume()
+            life.settle_down()
         life.check_counts()
+        assert life.vhost.delay_queues[LATER].delayed == life.queue("retried").delayed == 0
         for name in STREAMS:
             stream = life.stream(name)
             assert life.replay(stream) == life.stream_contents(stream)
@@ -357,6 +391,10 @@ class Simulation:
             drained = life.drain(queue)
             # An expired message that is not at the head is discarded when its turn comes.
             expired = self.may_expire - set(drained)
+            if queue.name == "retried":
+                # What came back leaves in the order of its times.
+                drained.sort()
+                expected.sort()
             assert drained == [number for number in expected if number not in expired]
         poison = life.queue("poison")
         life.drain(poison)

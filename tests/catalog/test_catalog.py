@@ -28,6 +28,7 @@ from millpond.catalog.rows import (
     PermissionRow,
     PolicyRow,
     QueueRow,
+    TopicPermissionRow,
     UserRow,
     VhostRow,
 )
@@ -73,6 +74,7 @@ def fill(catalog: Catalog) -> CatalogState:
     vhosts = [VhostRow("/", "the default", ("a", "b")), VhostRow("v2", default_queue_type="stream")]
     users = [UserRow("alice", "$argon2id$x", ("administrator",)), UserRow("nopassword", None)]
     permission = PermissionRow("alice", "/", ".*", "^a", "")
+    topic = TopicPermissionRow("alice", "/", "amq.topic", "^a", "^{username}")
     exchange = ExchangeRow("/", "e", "topic", durable=True, auto_delete=True, internal=True, arguments=ARGUMENTS)
     queue = QueueRow("/", "q", durable=False, auto_delete=True, exclusive=True, arguments=ARGUMENTS)
     bindings = [
@@ -86,6 +88,7 @@ def fill(catalog: Catalog) -> CatalogState:
     for user in users:
         catalog.put_user(user)
     catalog.put_permission(permission)
+    catalog.put_topic_permission(topic)
     catalog.add_exchange(exchange)
     number = catalog.add_queue(queue)
     for binding in bindings:
@@ -95,7 +98,9 @@ def fill(catalog: Catalog) -> CatalogState:
     catalog.put_setting("cluster_name", "pond")
     settings = {**catalog.load().settings, "cluster_name": "pond"}
     stored = QueueRow("/", "q", durable=False, auto_delete=True, exclusive=True, arguments=ARGUMENTS, id=number)
-    return CatalogState(settings, vhosts, users, [permission], [exchange], [stored], bindings, [policy], [parameter])
+    return CatalogState(
+        settings, vhosts, users, [permission], [topic], [exchange], [stored], bindings, [policy], [parameter]
+    )
 
 
 def test_everything_written_is_loaded(catalog: Catalog) -> None:
@@ -189,7 +194,8 @@ def test_deleting_a_vhost_deletes_all_that_is_in_it(catalog: Catalog) -> None:
     state = catalog.load()
     assert [row.name for row in state.vhosts] == ["v2"]
     assert [row.vhost for row in state.queues] == ["v2"]
-    for rows in (state.exchanges, state.bindings, state.permissions, state.policies, state.parameters):
+    permissions = (state.permissions, state.topic_permissions)
+    for rows in (state.exchanges, state.bindings, *permissions, state.policies, state.parameters):
         assert rows == []
     assert [row.name for row in state.users] == ["alice", "nopassword"]
 
@@ -199,7 +205,7 @@ def test_deleting_a_user_deletes_the_permissions(catalog: Catalog) -> None:
     catalog.delete_user("alice")
     state = catalog.load()
     assert [row.name for row in state.users] == ["nopassword"]
-    assert state.permissions == []
+    assert (state.permissions, state.topic_permissions) == ([], [])
 
 
 def test_each_row_can_be_deleted(catalog: Catalog) -> None:
@@ -207,29 +213,41 @@ def test_each_row_can_be_deleted(catalog: Catalog) -> None:
     for binding in state.bindings:
         catalog.delete_binding(binding)
     catalog.delete_permission("alice", "/")
+    catalog.delete_topic_permission("alice", "/", "amq.topic")
     catalog.delete_policy("/", "ttl", "policy")
     catalog.delete_parameter("/", "shovel", "s")
     state = catalog.load()
-    for rows in (state.bindings, state.permissions, state.policies, state.parameters):
+    for rows in (state.bindings, state.permissions, state.topic_permissions, state.policies, state.parameters):
         assert rows == []
+
+
+def test_topic_permissions_of_a_user_in_a_vhost_are_deleted_together(catalog: Catalog) -> None:
+    kept = [TopicPermissionRow("alice", "v2", "e", "", ""), TopicPermissionRow("bob", "/", "e", "", "")]
+    for row in (*kept, TopicPermissionRow("alice", "/", "e", "", ""), TopicPermissionRow("alice", "/", "f", "", "")):
+        catalog.put_topic_permission(row)
+    catalog.delete_topic_permissions("alice", "/")
+    assert catalog.load().topic_permissions == kept
 
 
 def test_putting_again_replaces(catalog: Catalog) -> None:
     fill(catalog)
     user = UserRow("alice", "$argon2id$new", ())
     permission = PermissionRow("alice", "/", "", "", "new")
+    topic = TopicPermissionRow("alice", "/", "amq.topic", "", "new")
     policy = PolicyRow("/", "ttl", "policy", "new", "all", {}, 1)
     parameter = ParameterRow("/", "shovel", "s", None)
     vhost = VhostRow("/", "new")
     catalog.put_user(user)
     catalog.put_permission(permission)
+    catalog.put_topic_permission(topic)
     catalog.put_policy(policy)
     catalog.put_parameter(parameter)
     catalog.add_vhost(vhost)
     state = catalog.load()
     assert user in state.users
     assert vhost in state.vhosts
-    assert (state.permissions, state.policies, state.parameters) == ([permission], [policy], [parameter])
+    assert (state.permissions, state.topic_permissions) == ([permission], [topic])
+    assert (state.policies, state.parameters) == ([policy], [parameter])
 
 
 def test_a_binding_is_the_same_whatever_the_order_of_its_arguments(catalog: Catalog) -> None:

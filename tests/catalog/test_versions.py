@@ -11,14 +11,14 @@ import pytest
 from millpond.base.errors import CorruptData, UnsupportedFormat
 from millpond.catalog import migrate, sqlite_statements, tables
 from millpond.catalog.catalog import Catalog
-from millpond.catalog.rows import QueueRow, VhostRow
+from millpond.catalog.rows import PermissionRow, QueueRow, TopicPermissionRow, VhostRow
 
 NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade():
@@ -47,9 +47,9 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes this Millpond one version newer than it is, with a revision more. Returns the revision's file."""
     folder = tmp_path / "revisions"
     folder.mkdir()
-    revision = folder / "revision_0002.py"
+    revision = folder / "revision_0003.py"
     revision.write_text(NEXT_REVISION)
-    monkeypatch.setattr(sqlite_statements, "VERSIONS", (*sqlite_statements.VERSIONS, "0002"))
+    monkeypatch.setattr(sqlite_statements, "VERSIONS", (*sqlite_statements.VERSIONS, "0003"))
     upgrade = migrate.upgrade
     monkeypatch.setattr(migrate, "upgrade", lambda database: upgrade(database, (migrate.REVISIONS, folder)))
     return revision
@@ -89,7 +89,7 @@ def test_a_new_catalog_has_the_latest_version(path: Path) -> None:
 @pytest.mark.usefixtures("next_version")
 def test_an_older_catalog_is_brought_up_to_date_and_keeps_its_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as yesterday:
-        yesterday.setattr(sqlite_statements, "VERSIONS", ("0001",))
+        yesterday.setattr(sqlite_statements, "VERSIONS", sqlite_statements.VERSIONS[:-1])
         make_catalog(path)
     catalog = Catalog(path)
     catalog.open()
@@ -100,25 +100,40 @@ def test_an_older_catalog_is_brought_up_to_date_and_keeps_its_rows(path: Path, m
     assert catalog.add_queue(QueueRow("/", "r")) == 2
     catalog.commit()
     catalog.close()
-    assert version(path) == [("0002",)]
+    assert version(path) == [("0003",)]
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT colour FROM vhosts").fetchall() == [("blue",)]
+
+
+def test_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        migrate.upgrade(database, to="0001")
+        database.execute("INSERT INTO permissions VALUES ('alice', '/', 'a', 'b', 'c')")
+    catalog = Catalog(path)
+    catalog.open()
+    row = TopicPermissionRow("alice", "/", "amq.topic", "^a", "^b")
+    catalog.put_topic_permission(row)
+    catalog.commit()
+    state = catalog.load()
+    assert (state.permissions, state.topic_permissions) == ([PermissionRow("alice", "/", "a", "b", "c")], [row])
+    catalog.close()
+    assert version(path) == [(sqlite_statements.VERSIONS[-1],)]
 
 
 def test_a_failed_migration_leaves_the_catalog_as_it_was(
     path: Path, next_version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as yesterday:
-        yesterday.setattr(sqlite_statements, "VERSIONS", ("0001",))
+        yesterday.setattr(sqlite_statements, "VERSIONS", sqlite_statements.VERSIONS[:-1])
         make_catalog(path)
     next_version.write_text(f"{NEXT_REVISION}    op.execute('this is no SQL')\n")
     with closing(sqlite3.connect(path)) as database:
         before = schema(database)
-    with pytest.raises(CorruptData, match="from version 0001 to 0002, and was left as it was"):
+    with pytest.raises(CorruptData, match="from version 0002 to 0003, and was left as it was"):
         Catalog(path).open()
     with closing(sqlite3.connect(path)) as database:
         assert schema(database) == before
-    assert version(path) == [("0001",)]
+    assert version(path) == [("0002",)]
 
 
 def test_a_catalog_without_a_stamp_is_built_by_the_revisions(path: Path) -> None:
@@ -128,13 +143,13 @@ def test_a_catalog_without_a_stamp_is_built_by_the_revisions(path: Path) -> None
     assert version(path) == [(sqlite_statements.VERSIONS[-1],)]
 
 
-@pytest.mark.parametrize("stamp", ["0002", "9999", "ae1027a6acf"])
+@pytest.mark.parametrize("stamp", ["0003", "9999", "ae1027a6acf"])
 def test_a_newer_catalog_is_refused_and_left_as_it_is(path: Path, stamp: str) -> None:
     make_catalog(path)
     with closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (stamp,))
         database.commit()
-    with pytest.raises(UnsupportedFormat, match=f"has version {stamp}, but this Millpond knows versions up to 0001"):
+    with pytest.raises(UnsupportedFormat, match=f"has version {stamp}, but this Millpond knows versions up to 0002"):
         Catalog(path).open()
     assert version(path) == [(stamp,)]
 

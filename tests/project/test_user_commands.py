@@ -60,6 +60,9 @@ def test_a_user_is_added_changed_and_deleted_while_the_broker_is_stopped(
     capsys.readouterr()
     assert command("permission", "list", *where) == 0
     assert "ann\t/\t^ann-\t.*\t\n" in capsys.readouterr().out
+    assert command("permission", "clear", "ann", *where) == 0
+    assert command("permission", "list", *where) == 0
+    assert "ann" not in capsys.readouterr().out
     assert command("user", "delete", "ann", *where) == 0
     assert command("user", "list", "--json", *where) == 0
     assert json.loads(capsys.readouterr().out) == [{"name": "guest", "tags": ["administrator"]}]

@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from millpond.base.errors import NotFound, StorageFailed
+from millpond.base.errors import StorageFailed
 from millpond.broker.commits import CommitWaiter
 from millpond.broker.redrive import Redrive
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
+    from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.vhost import VirtualHost
 
 
 async def put_user(
@@ -29,7 +31,7 @@ async def put_user(
 
 
 async def delete_user(broker: Broker, name: str) -> None:
-    broker.access.delete_user(name)
+    broker.delete_user(name)
     await _make_durable(broker)
 
 
@@ -45,6 +47,19 @@ async def clear_permission(broker: Broker, user: str, vhost: str) -> None:
     await _make_durable(broker)
 
 
+async def set_topic_permission(broker: Broker, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+    broker.vhost(vhost).exchange(exchange)
+    broker.access.set_topic_permission(user, vhost, exchange, write, read)
+    await _make_durable(broker)
+
+
+async def clear_topic_permissions(broker: Broker, user: str, vhost: str, exchange: str | None) -> None:
+    """Those at one exchange, or at all."""
+    broker.vhost(vhost)
+    broker.access.clear_topic_permissions(user, vhost, exchange)
+    await _make_durable(broker)
+
+
 async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
     """Create the virtual host if there is none. Who creates it may do anything in it, as in RabbitMQ."""
     created = name not in broker.vhosts
@@ -54,22 +69,77 @@ async def create_vhost(broker: Broker, name: str, creator: str | None) -> None:
     await _make_durable(broker)
 
 
+async def describe_vhost(
+    broker: Broker, name: str, description: str, tags: tuple[str, ...], default_queue_type: str
+) -> None:
+    broker.describe_vhost(name, description, tags, default_queue_type)
+    await _make_durable(broker)
+
+
 async def delete_vhost(broker: Broker, name: str) -> None:
     broker.delete_vhost(name)
     await _make_durable(broker)
 
 
-async def delete_queue(broker: Broker, vhost: str, name: str, if_unused: bool, if_empty: bool) -> None:
-    where = broker.vhost(vhost)
-    where.delete_queue(where.queue(name, None), if_unused, if_empty)
+async def declare_queue(
+    broker: Broker, vhost: VirtualHost, name: str, durable: bool, auto_delete: bool, arguments: dict[str, object]
+) -> None:
+    vhost.declare_queue(name, durable, False, auto_delete, arguments, None)
     await _make_durable(broker)
 
 
-async def purge_queue(broker: Broker, vhost: str, name: str) -> int:
-    """The number of messages that are gone."""
-    purged = broker.vhost(vhost).queue(name, None).purge()
+async def delete_queue(broker: Broker, vhost: VirtualHost, name: str, if_unused: bool, if_empty: bool) -> None:
+    vhost.delete_queue(vhost.queue(name, None), if_unused, if_empty)
+    await _make_durable(broker)
+
+
+def purge_queue(broker: Broker, vhost: VirtualHost, name: str) -> None:
+    vhost.queue(name, None).purge()
     broker.turn.touch()
-    return purged
+
+
+async def declare_exchange(
+    broker: Broker,
+    vhost: VirtualHost,
+    name: str,
+    type: str,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    arguments: dict[str, object],
+) -> None:
+    vhost.declare_exchange(name, type, durable, auto_delete, internal, arguments)
+    await _make_durable(broker)
+
+
+async def delete_exchange(broker: Broker, vhost: VirtualHost, name: str, if_unused: bool) -> None:
+    vhost.delete_exchange(name, if_unused)
+    await _make_durable(broker)
+
+
+async def bind(
+    broker: Broker,
+    vhost: VirtualHost,
+    source: Exchange,
+    destination: Destination,
+    routing_key: str,
+    arguments: dict[str, object],
+) -> None:
+    _check_shared(vhost, destination)
+    vhost.bind(source, destination, routing_key, arguments)
+    await _make_durable(broker)
+
+
+async def unbind(broker: Broker, vhost: VirtualHost, binding: Binding) -> None:
+    _check_shared(vhost, binding.destination)
+    vhost.unbind(binding.source, binding.destination, binding.routing_key, binding.arguments)
+    await _make_durable(broker)
+
+
+def _check_shared(vhost: VirtualHost, destination: Destination) -> None:
+    """ResourceLocked where it is a queue that belongs to a connection."""
+    if destination.kind == "queue":
+        vhost.queue(destination.name, None)
 
 
 async def redrive(broker: Broker, vhost: str, name: str, target: str | None, limit: int | None) -> dict[str, int]:
@@ -83,14 +153,6 @@ async def redrive(broker: Broker, vhost: str, name: str, target: str | None, lim
         order.finish()
     await _journaled(broker)
     return {"moved": order.moved, "kept": order.kept}
-
-
-def close_connection(broker: Broker, name: str, reason: str) -> None:
-    for connection in broker.connections:
-        if connection.describe().get("name") == name:
-            connection.close_by_operator(reason)
-            return
-    raise NotFound(f"no connection '{name}'")
 
 
 class _Journaled(CommitWaiter):
@@ -116,16 +178,21 @@ async def _journaled(broker: Broker) -> None:
     """Wait until all that was done so far is durable."""
     ledger = broker.ledger
     needed = int(ledger.sequence()) - (0 if ledger.has_changes() else 1)
-    if ledger.durable() >= needed:
-        return
+    if ledger.durable() < needed:
+        await committed(broker, needed)
+
+
+async def committed(broker: Broker, sequence: int) -> None:
+    """Wait until the journal has this commit."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    ledger.sync_wanted = True
-    broker.commits.wait(_Journaled(needed, done))
+    broker.ledger.sync_wanted = True
+    broker.commits.wait(_Journaled(sequence, done))
     broker.turn.touch()
     await done
 
 
 async def _make_durable(broker: Broker) -> None:
+    """What was changed in the catalog is durable when this returns."""
     broker.turn.touch()
     broker.catalog.commit()
     await asyncio.to_thread(broker.catalog.sync)

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AccessRefused, NotFound
-from millpond.base.limits import ADMIN_REQUEST_BYTES_MAX
+from millpond.base.limits import (
+    ADMIN_LARGE_REQUEST_BYTES_MAX,
+    ADMIN_LARGE_REQUESTS_MAX,
+    ADMIN_REQUEST_BYTES_MAX,
+    DEFINITIONS_BYTES_MAX,
+)
 from millpond.broker.access import ADMINISTRATOR
 
 if TYPE_CHECKING:
@@ -28,7 +33,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # RabbitMQ's tags. `management` sees the virtual hosts that it has permissions in, `monitoring` all of them.
 MONITORING: Final = "monitoring"
-SEEING_TAGS: Final = {"management", "policymaker", MONITORING, ADMINISTRATOR}
+POLICYMAKER: Final = "policymaker"
+SEEING_TAGS: Final = {"management", POLICYMAKER, MONITORING, ADMINISTRATOR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,10 @@ class Principal:
     @property
     def is_administrator(self) -> bool:
         return ADMINISTRATOR in self.tags
+
+    @property
+    def is_policymaker(self) -> bool:
+        return self.is_administrator or POLICYMAKER in self.tags
 
     @property
     def sees_everything(self) -> bool:
@@ -58,6 +68,7 @@ class Gate:
         self._access: Final = access
         self._logins: Final = logins
         self._trusted: Final = trusted
+        self._large: Final = asyncio.Semaphore(ADMIN_LARGE_REQUESTS_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +79,10 @@ class Gate:
         if b"transfer-encoding" in headers or not length.isdigit():
             await _refuse(send, 411, "length_required", "a request tells its length")
             return
-        if int(length) > ADMIN_REQUEST_BYTES_MAX:
-            await _refuse(send, 413, "too_large", f"a request has at most {ADMIN_REQUEST_BYTES_MAX} bytes")
+        is_large = int(length) > ADMIN_REQUEST_BYTES_MAX
+        bytes_max = _bytes_max(scope)
+        if int(length) > bytes_max:
+            await _refuse(send, 413, "too_large", f"a request of this kind has at most {bytes_max} bytes")
             return
         try:
             scope["principal"] = OWNER if self._trusted else await self._principal(scope, headers)
@@ -81,7 +94,11 @@ class Gate:
         scope["headers"].append((b"content-type", b"application/json"))
         # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote.
         scope["path"] = scope["raw_path"].decode("ascii")
-        await self._application(scope, receive, send)
+        if is_large:
+            async with self._large:
+                await self._application(scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
 
     async def _principal(self, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
         name, password = _credentials(headers.get(b"authorization", b""))
@@ -98,6 +115,16 @@ class Gate:
         if not tags & SEEING_TAGS:
             raise AccessRefused("Not management user")
         return Principal(name, tags)
+
+
+def _bytes_max(scope: Scope) -> int:
+    """The largest body that a request may have. Routes of large ones read them when they know who sends them."""
+    path: bytes = scope["raw_path"]
+    if scope["method"] == "POST" and path.endswith(b"/publish"):
+        return ADMIN_LARGE_REQUEST_BYTES_MAX
+    if scope["method"] == "POST" and path.startswith(b"/api/definitions"):
+        return DEFINITIONS_BYTES_MAX
+    return ADMIN_REQUEST_BYTES_MAX
 
 
 def _credentials(authorization: bytes) -> tuple[str, bytes]:

@@ -33,6 +33,7 @@ QUEUE_METRICS: Final[list[tuple[Family, str, str, Callable[[MessageQueue], int]]
         "Not settled yet",
         lambda queue: int(queue.unsettled),
     ),
+    (GaugeMetricFamily, "millpond_queue_messages_delayed", "Held for a later retry", lambda queue: int(queue.delayed)),
     (GaugeMetricFamily, "rabbitmq_queue_messages_ready_bytes", "Bytes ready", lambda queue: int(queue.ready_bytes)),
     (GaugeMetricFamily, "rabbitmq_queue_messages_ram_bytes", "In memory", lambda queue: int(queue.resident_bytes)),
     (CounterMetricFamily, "rabbitmq_queue_messages_published", "Routed here", lambda queue: int(queue.published_total)),
@@ -63,6 +64,9 @@ class BrokerCollector(Collector):
         yield CounterMetricFamily("rabbitmq_global_messages_received", "Messages published", published)
         yield CounterMetricFamily("rabbitmq_global_messages_unroutable_dropped", "Messages without a queue", unroutable)
         yield from self._queue_metrics(queues)
+        holders = [holder for vhost in broker.vhosts.values() for holder in vhost.delay_queues.values()]
+        delayed = sum(int(holder.delayed) for holder in holders)
+        yield GaugeMetricFamily("millpond_exchange_messages_delayed", "Held by delayed exchanges", delayed)
         yield GaugeMetricFamily("millpond_memory_messages_bytes", "Memory that messages take", int(broker.memory.used))
         yield GaugeMetricFamily("millpond_memory_budget_bytes", "Memory that they may", int(broker.memory.budget_bytes))
         store, alarmed = broker.store, broker.alarms.raised_total

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from millpond.admin.messages import MakeProperties
     from millpond.admin.views import Node
     from millpond.broker.broker import Broker
 
@@ -34,7 +35,8 @@ class AdminServer:
     """The management API of one broker.
 
     `listener` is that of the TCP address, where every request brings a name and a password; `unix_socket` listens at
-    `unix_path`, whose mode has let in whoever connects. The server closes both and removes the path.
+    `unix_path`, whose mode has let in whoever connects. The server closes both and removes the path. `make_properties`
+    encodes the properties of messages that are published here.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class AdminServer:
         listener: socket.socket | None,
         unix_socket: socket.socket | None,
         unix_path: Path,
+        make_properties: MakeProperties,
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
+        self._make_properties: Final = make_properties
         # Each with whether its clients are trusted.
         given = [(listener, False), (unix_socket, True)]
         self._sockets: Final = [(sock, trusted) for sock, trusted in given if sock is not None]
@@ -103,7 +107,7 @@ class AdminServer:
                 # Signals are the node's, or the embedding program's.
                 yield
 
-        routes = application(self._broker, self._node)
+        routes = application(self._broker, self._node, self._make_properties)
         serving = []
         for sock, trusted in self._sockets:
             config = uvicorn.Config(

@@ -16,11 +16,12 @@ from millpond.broker.arguments import queue_type
 if TYPE_CHECKING:
     from millpond.broker.access import User
     from millpond.broker.broker import Broker, ClientConnection
-    from millpond.broker.exchanges.exchange import Binding, Exchange
+    from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.parameters import Parameters
     from millpond.broker.queues.consumer import Consumer
     from millpond.broker.queues.message_queue import MessageQueue
     from millpond.broker.vhost import VirtualHost
-    from millpond.catalog.rows import PermissionRow
+    from millpond.catalog.rows import PermissionRow, TopicPermissionRow
 
 Shown = dict[str, Any]
 
@@ -37,6 +38,7 @@ class Node:
 def overview(broker: Broker, node: Node) -> Shown:
     queues = broker.all_queues()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    delayed = sum(int(queue.delayed) for queue in queues)
     connections = [connection.describe() for connection in broker.connections]
     return {
         "product_name": "Millpond",
@@ -56,7 +58,7 @@ def overview(broker: Broker, node: Node) -> Shown:
             "consumers": sum(len(queue.consumers) for queue in queues),
         },
         "queue_totals": {
-            "messages": ready + unsettled,
+            "messages": ready + unsettled + delayed,
             "messages_ready": ready,
             "messages_unacknowledged": unsettled,
         },
@@ -75,9 +77,13 @@ def overview(broker: Broker, node: Node) -> Shown:
 def vhost(shown: VirtualHost) -> Shown:
     queues = shown.queues.values()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
+    delayed = sum(int(queue.delayed) for queue in queues)
     return {
         "name": shown.name,
-        "messages": ready + unsettled,
+        "description": shown.description,
+        "tags": list(shown.tags),
+        "default_queue_type": shown.default_queue_type,
+        "messages": ready + unsettled + delayed,
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
         "message_stats": {"publish": int(shown.published_total), "drop_unroutable": int(shown.unroutable_total)},
@@ -96,7 +102,10 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "auto_delete": shown.auto_delete,
         "exclusive": shown.exclusive_owner is not None,
         "arguments": shown.arguments,
-        "messages": ready + unsettled,
+        "policy": _policy_name(shown),
+        "operator_policy": _operator_policy_name(shown),
+        "effective_policy_definition": shown.applied.definition if shown.applied is not None else {},
+        "messages": ready + unsettled + int(shown.delayed),
         "messages_ready": ready,
         "messages_unacknowledged": unsettled,
         "message_bytes_ready": int(shown.ready_bytes),
@@ -111,33 +120,58 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
     }
 
 
-def exchange(vhost_name: str, shown: Exchange) -> Shown:
+def listed_queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
+    """A queue in a list, without what it does not have: RabbitMQ's tools print lists as tables."""
+    return {name: value for name, value in queue(vhost_name, shown, node).items() if value is not None}
+
+
+def _policy_name(shown: Destination) -> str | None:
+    applied = shown.applied
+    return applied.policy.name if applied is not None and applied.policy is not None else None
+
+
+def _operator_policy_name(shown: Destination) -> str | None:
+    applied = shown.applied
+    return applied.operator_policy.name if applied is not None and applied.operator_policy is not None else None
+
+
+def exchange(vhost: VirtualHost, shown: Exchange) -> Shown:
+    policy = _policy_name(shown)
+    holder = vhost.delay_queues.get(shown.name)
     return {
         "name": shown.name,
-        "vhost": vhost_name,
+        "vhost": vhost.name,
         "type": shown.type,
         "durable": shown.durable,
         "auto_delete": shown.auto_delete,
         "internal": shown.internal,
         "arguments": shown.arguments,
+        **({} if holder is None else {"messages_delayed": int(holder.delayed)}),
+        # As in RabbitMQ: there only where there is one.
+        **({"policy": policy} if policy is not None else {}),
     }
 
 
 def bindings(vhost: VirtualHost) -> Iterator[Shown]:
     """All bindings, first those of the default exchange, which every queue has by its name."""
     for name in vhost.queues:
-        yield {
-            "source": "",
-            "vhost": vhost.name,
-            "destination": name,
-            "destination_type": "queue",
-            "routing_key": name,
-            "arguments": {},
-            "properties_key": name,
-        }
+        yield default_binding(vhost.name, name)
     for source in vhost.router.exchanges.values():
         for found in source.bindings():
             yield binding(vhost.name, found)
+
+
+def default_binding(vhost_name: str, queue_name: str) -> Shown:
+    """What every queue has: a binding by its name to the default exchange."""
+    return {
+        "source": "",
+        "vhost": vhost_name,
+        "destination": queue_name,
+        "destination_type": "queue",
+        "routing_key": queue_name,
+        "arguments": {},
+        "properties_key": queue_name,
+    }
 
 
 def binding(vhost_name: str, shown: Binding) -> Shown:
@@ -152,9 +186,12 @@ def binding(vhost_name: str, shown: Binding) -> Shown:
     }
 
 
-def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer) -> Shown:
+def consumer(vhost_name: str, queue: MessageQueue, shown: Consumer, node: Node) -> Shown:
+    place = shown.describe_channel()
     return {
         "consumer_tag": shown.tag,
+        "channel_details": {**place, "node": node.name} if place else {},
+        "arguments": shown.described_arguments(),
         "queue": {"vhost": vhost_name, "name": queue.name},
         "ack_required": shown.acknowledges,
         "exclusive": shown.exclusive,
@@ -174,13 +211,17 @@ def _activity(queue: MessageQueue, shown: Consumer) -> str:
     return "single_active" if queue.is_active(shown) else "waiting"
 
 
-def connection(shown: ClientConnection) -> Shown:
-    return shown.describe()
+def connection(shown: ClientConnection, node: Node) -> Shown:
+    return {**shown.describe(), "node": node.name}
 
 
-def user(shown: User) -> Shown:
+def channel(shown: Shown, node: Node) -> Shown:
+    return {**shown, "node": node.name}
+
+
+def user(shown: User, parameters: Parameters) -> Shown:
     # Without the hash that RabbitMQ shows: what is never told cannot be cracked.
-    return {"name": shown.name, "tags": list(shown.tags), "limits": {}}
+    return {"name": shown.name, "tags": list(shown.tags), "limits": parameters.limits_of_user(shown.name)}
 
 
 def permission(shown: PermissionRow) -> Shown:
@@ -188,6 +229,16 @@ def permission(shown: PermissionRow) -> Shown:
         "user": shown.user,
         "vhost": shown.vhost,
         "configure": shown.configure,
+        "write": shown.write,
+        "read": shown.read,
+    }
+
+
+def topic_permission(shown: TopicPermissionRow) -> Shown:
+    return {
+        "user": shown.user,
+        "vhost": shown.vhost,
+        "exchange": shown.exchange,
         "write": shown.write,
         "read": shown.read,
     }

@@ -31,6 +31,8 @@ HEARTBEAT_S: Final = 60
 OUTPUT_BYTES_MAX: Final = 1 * MIB
 # The longest name of a queue, exchange, routing key: AMQP's shortstr.
 NAME_BYTES_MAX: Final = 255
+# RabbitMQ's: what a client may put before the name that the broker makes for its queue.
+NAME_PREFIX_BYTES_MAX: Final = 64
 # Routes remembered per connection; above it the cache is dropped, so that random routing keys cannot fill memory.
 ROUTES_CACHED_MAX: Final = 4096
 # Exchanges that one publish may pass through when exchanges are bound to exchanges.
@@ -57,6 +59,23 @@ QUORUM_PRIORITY_MAX: Final = 31
 QUORUM_DELIVERY_LIMIT: Final = 20
 # A dead message that no dead-letter queue takes is offered again so often.
 DEAD_LETTER_RETRY_MS: Final = 1_000
+# The longest delay of a message that is published to a delayed exchange, as in RabbitMQ's plugin: 49 days. One with a
+# longer delay is not delayed.
+DELAY_MS_MAX: Final = 4_294_967_295
+# A page of messages that wait for their time is brought back from disk so long before the first of them is due.
+DELAY_READ_AHEAD_MS: Final = 2_000
+# The clock may be set while messages wait for their time: it is looked at this often at least.
+DELAY_CHECK_MS: Final = 60_000
+# Messages of one backlog that are due and wait to be taken; the rest stay where they are. Each of them may keep a page
+# of its own in memory, so where that is short they are few.
+DELAYED_READY_MAX: Final = 1024
+DELAYED_READY_WHEN_SHORT_MAX: Final = 64
+# Pages that messages are taken from as they become due, also where memory is short: those of several publishers.
+DELAYED_PAGES_AWAKE_MIN: Final = 16
+# Pages of one backlog that are being read back because their messages are due.
+DELAYED_PAGES_LOADING_MAX: Final = 4
+# So many pages that have come back from disk more than once are sorted together by when their messages are due.
+DELAYED_PAGES_SORTED: Final = 8
 # How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 # Dead letters that an operator's order moves back in one turn, and how many it may leave aside because they cannot be.
@@ -139,6 +158,10 @@ FIELD_VALUE_DEPTH_MAX: Final = 32
 CATALOG_WAL_BYTES: Final = 4 * MIB
 # RabbitMQ's limit for the patterns of permissions.
 PATTERN_CHARACTERS_MAX: Final = 1024
+# Policies of one kind in a virtual host. Each is matched against every queue and exchange when one of them changes.
+POLICIES_PER_VHOST_MAX: Final = 1_000
+# Runtime parameters of the node, global ones included. Values are as large as a request, so it bounds their memory.
+PARAMETERS_MAX: Final = 4_096
 # RabbitMQ's limit.
 TAGS_PER_USER_MAX: Final = 32
 # More than any password; it keeps the hash's input small.
@@ -162,8 +185,19 @@ LISTEN_BACKLOG: Final = 4096
 CONSUMERS_PER_CHANNEL_MAX: Final = 10_000
 # --- Management API ---------------------------------------------------------------------------------------------------
 
-# The largest request is a user with its tags, or a permission with three patterns.
+# The largest request, but for those below, is a queue with its arguments, or a permission with three patterns.
 ADMIN_REQUEST_BYTES_MAX: Final = 64 * KIB
+# Definitions are one document: RabbitMQ's limit, some 100,000 queues. One is read at a time.
+DEFINITIONS_BYTES_MAX: Final = 20 * MIB
+# RabbitMQ's limit for all requests: one that publishes has a whole message in it. Few of those are read at once, since
+# what is being read is outside the memory budget.
+ADMIN_LARGE_REQUEST_BYTES_MAX: Final = 10_000_000
+ADMIN_LARGE_REQUESTS_MAX: Final = 4
+# What one request gets from a queue at the most: it is all in memory at once, on top of the budget.
+ADMIN_GET_MESSAGES_MAX: Final = 10_000
+ADMIN_GET_BYTES_MAX: Final = 16 * MIB
+# Who publishes by a request is told after this long that the disk has not taken the message yet.
+ADMIN_CONFIRM_TIMEOUT_MS: Final = 5_000
 # Requests under way; above it the answer is 503. Operators and monitoring are few.
 ADMIN_REQUESTS_MAX: Final = 64
 # Logins that wait for a password hash share this many threads, so that a flood of them leaves the broker its cores.

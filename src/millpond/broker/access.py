@@ -7,8 +7,11 @@ transaction of the caller's turn. All methods belong on the event loop's thread 
 Permissions are RabbitMQ's: a user has access to a vhost when there is a row for both, and its three regular expressions
 say which names may be configured, written to and read from. A pattern is searched in the name, so it is anchored
 only where it says so; the empty pattern matches the empty name only, that is nothing; the default exchange is
-called "amq.default" here. Patterns are Python's, with ASCII classes, where RabbitMQ's are PCRE: docs/security.md says
-where they differ. They come from administrators, who are trusted not to write one that backtracks without end.
+called "amq.default" here. At a topic exchange a user may have topic permissions besides: patterns for the routing keys
+that may be published with and bound by, in which {username} and {vhost} stand for those.
+
+Patterns are Python's, with ASCII classes, where RabbitMQ's are PCRE: docs/security.md says where they differ. They come
+from administrators, who are trusted not to write one that backtracks without end.
 """
 
 from __future__ import annotations
@@ -20,14 +23,17 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from millpond.base import limits
-from millpond.base.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed
+from millpond.base.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, StorageFailed
+from millpond.broker import password_hashes
+from millpond.broker.patterns import compile_pattern
 from millpond.catalog.catalog import Catalog
-from millpond.catalog.rows import CatalogState, PermissionRow, UserRow
+from millpond.catalog.rows import CatalogState, PermissionRow, TopicPermissionRow, UserRow
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -81,6 +87,19 @@ class _Patterns:
         }
 
 
+class _TopicPatterns:
+    """A topic permission row with its patterns compiled."""
+
+    __slots__ = ("by_operation", "row")
+
+    def __init__(self, row: TopicPermissionRow) -> None:
+        self.row: Final = row
+        self.by_operation: Final = {
+            Operation.WRITE: _compiled_or_nothing(_expanded(row.write, row)),
+            Operation.READ: _compiled_or_nothing(_expanded(row.read, row)),
+        }
+
+
 class Access:
     """All users and permissions of a broker.
 
@@ -94,8 +113,14 @@ class Access:
         self._loopback_users: Final = frozenset(loopback_users)
         self._users: Final[dict[str, UserRow]] = {}
         self._permissions: Final[dict[tuple[str, str], _Patterns]] = {}
+        # By user and vhost, then by exchange.
+        self._topic_permissions: Final[dict[tuple[str, str], dict[str, _TopicPatterns]]] = {}
         self._decisions: Final[dict[tuple[str, str, Operation, str], bool]] = {}
+        # With the routing key behind the exchange.
+        self._topic_decisions: Final[dict[tuple[str, str, Operation, str, str], bool]] = {}
         self._logins: Final = _Logins()
+        # Of users whose password was seen in clear: the hash they have, and one that is harder to crack.
+        self._better_hashes: Final[dict[str, tuple[str, str]]] = {}
         self._hashing: Final = threading.BoundedSemaphore(limits.PASSWORD_HASHES_AT_ONCE_MAX)
 
     def load(self, state: CatalogState) -> None:
@@ -106,6 +131,10 @@ class Access:
         self._permissions.update(
             ((row.user, row.vhost), _Patterns(row, _compiled_or_nothing)) for row in state.permissions
         )
+        self._topic_permissions.clear()
+        for row in state.topic_permissions:
+            patterns = _TopicPatterns(row)
+            self._topic_permissions.setdefault((row.user, row.vhost), {})[row.exchange] = patterns
         self._forget_decisions()
 
     def create_default_user(
@@ -134,8 +163,12 @@ class Access:
             return True
         row = self._users.get(name)
         stored = None if row is None else row.password_hash
+        is_rabbitmq = stored is not None and password_hashes.is_rabbitmq(stored)
         with self._hashing:
-            right = _matches(stored or DEFAULT_HASH, password)
+            # One of RabbitMQ's takes no time. So that this does not show, argon2 is computed for those too.
+            right = _matches(DEFAULT_HASH if stored is None or is_rabbitmq else stored, password)
+            if stored is not None and is_rabbitmq:
+                right = password_hashes.matches_rabbitmq(stored, password)
         # RabbitMQ's rule: the empty password is nobody's.
         if stored is None or not right or not password:
             return False
@@ -144,7 +177,20 @@ class Access:
         if row is None or row.password_hash != stored:
             return False
         self._logins.remember(self._logins.key(name, password, stored))
+        if is_rabbitmq:
+            with self._hashing:
+                self._better_hashes[name] = (stored, self.hash_password(password))
         return True
+
+    def store_better_hashes(self) -> None:
+        """Replace RabbitMQ's hashes by ours, of those who have logged in since the last call: from time to time."""
+        while self._better_hashes:
+            name, (stored, better) = self._better_hashes.popitem()
+            row = self._users.get(name)
+            if row is not None and row.password_hash == stored:
+                # A disk that fails does no harm here: the hash they have is still good.
+                with suppress(StorageFailed):
+                    self._store(replace(row, password_hash=better))
 
     def is_known_login(self, name: str, password: bytes) -> bool:
         """Whether `verify_password` said yes to the same before and still would. Takes microseconds."""
@@ -161,6 +207,10 @@ class Access:
         if not 0 < len(password) <= limits.PASSWORD_BYTES_MAX:
             raise PreconditionFailed(f"a password has 1 to {limits.PASSWORD_BYTES_MAX} bytes")
         return _hasher().hash(password)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a user, for who has proved to be it without a password."""
+        return name in self._users
 
     def check_address(self, name: str, address: str | None) -> None:
         """Raises AccessRefused where the user may log in from this machine only and `address` is another.
@@ -201,6 +251,40 @@ class Access:
                 f"{operation.value} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'"
             )
 
+    def check_any(self, user: str, vhost: str, kind: str, name: str) -> None:
+        """Raises AccessRefused where the user may do nothing at all to it; in the words of a refused `configure`."""
+        for operation in (Operation.READ, Operation.WRITE):
+            try:
+                self.check(user, vhost, operation, kind, name)
+            except AccessRefused:
+                continue
+            return
+        self.check(user, vhost, Operation.CONFIGURE, kind, name)
+
+    def check_topic(self, user: str, vhost: str, operation: Operation, exchange: str, routing_key: str) -> None:
+        """Raises AccessRefused where the user may not write or read by the routing key at a topic exchange.
+
+        Where nothing is said of the user and the exchange, every routing key is allowed.
+        """
+        if not self._topic_permissions:
+            return
+        permissions = self._topic_permissions.get((user, vhost))
+        patterns = None if permissions is None else permissions.get(exchange)
+        if patterns is None:
+            return
+        decision = (user, vhost, operation, exchange, routing_key)
+        allowed = self._topic_decisions.get(decision)
+        if allowed is None:
+            allowed = patterns.by_operation[operation].search(routing_key) is not None
+            if len(self._topic_decisions) >= limits.ACCESS_DECISIONS_CACHED_MAX:
+                self._topic_decisions.clear()
+            self._topic_decisions[decision] = allowed
+        if not allowed:
+            raise AccessRefused(
+                f"{operation.value} access to topic '{routing_key}' in exchange '{exchange}' in vhost '{vhost}' "
+                f"refused for user '{user}'"
+            )
+
     # --- Administration --------------------------------------------------------------------------------------------
 
     def user(self, name: str) -> User:
@@ -211,15 +295,23 @@ class Access:
     def list_users(self) -> list[User]:
         return [User(row.name, row.tags) for _, row in sorted(self._users.items())]
 
+    def exported_users(self) -> list[UserRow]:
+        """All users with their hashes, which are for definitions only."""
+        return [row for _, row in sorted(self._users.items())]
+
     def put_user(self, name: str, password_hash: str | None, tags: Sequence[str] = ()) -> None:
         """Create the user, or replace its password and tags.
 
         `password_hash` comes from `hash_password`; without one the user cannot log in with a password. Raises
         PreconditionFailed where a value is not acceptable.
         """
+        self._store(self.check_user(name, password_hash, tags))
+
+    def check_user(self, name: str, password_hash: str | None, tags: Sequence[str]) -> UserRow:
+        """What `put_user` would store, which is not stored. Raises PreconditionFailed."""
         if not 0 < len(name.encode(errors="surrogatepass")) <= limits.NAME_BYTES_MAX:
             raise PreconditionFailed(f"a user name has 1 to {limits.NAME_BYTES_MAX} bytes")
-        self._store(UserRow(name, _checked_hash(password_hash), _checked_tags(tags)))
+        return UserRow(name, _checked_hash(password_hash), _checked_tags(tags))
 
     def set_password_hash(self, name: str, password_hash: str | None) -> None:
         """Change the password only. Raises NotFound."""
@@ -236,6 +328,8 @@ class Access:
         del self._users[name]
         for key in [key for key in self._permissions if key[0] == name]:
             del self._permissions[key]
+        for key in [key for key in self._topic_permissions if key[0] == name]:
+            del self._topic_permissions[key]
         self._logins.forget_all()
         self._forget_decisions()
 
@@ -258,6 +352,11 @@ class Access:
         self._permissions[user, vhost] = patterns
         self._forget_decisions()
 
+    def check_patterns(self, *patterns: str) -> None:
+        """Raises PreconditionFailed for a pattern that `set_permission` would refuse."""
+        for pattern in patterns:
+            _compiled(pattern)
+
     def clear_permission(self, user: str, vhost: str) -> None:
         """Take the user's access to the vhost away. Raises NotFound where there is no such user."""
         self._existing(user)
@@ -265,10 +364,49 @@ class Access:
         self._permissions.pop((user, vhost), None)
         self._forget_decisions()
 
+    def list_topic_permissions(self, user: str | None = None, vhost: str | None = None) -> list[TopicPermissionRow]:
+        """All topic permissions, or those of a user, or those in a vhost."""
+        return [
+            patterns.row
+            for key, permissions in sorted(self._topic_permissions.items(), key=lambda item: item[0])
+            if user in {None, key[0]} and vhost in {None, key[1]}
+            for _, patterns in sorted(permissions.items())
+        ]
+
+    def set_topic_permission(self, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+        """Say by which routing keys the user may write to and read from a topic exchange.
+
+        The caller knows vhost and exchange to exist. Raises NotFound where there is no such user, PreconditionFailed
+        for a pattern that does not compile.
+        """
+        self._existing(user)
+        for pattern in (write, read):
+            _compiled(pattern)
+        patterns = _TopicPatterns(TopicPermissionRow(user, vhost, exchange, write, read))
+        self._catalog.put_topic_permission(patterns.row)
+        self._topic_permissions.setdefault((user, vhost), {})[exchange] = patterns
+        self._forget_decisions()
+
+    def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None = None) -> None:
+        """Allow every routing key again, at one exchange or at all. Raises NotFound where there is no such user."""
+        self._existing(user)
+        permissions = self._topic_permissions.get((user, vhost), {})
+        if exchange is None:
+            self._catalog.delete_topic_permissions(user, vhost)
+            permissions.clear()
+        else:
+            self._catalog.delete_topic_permission(user, vhost, exchange)
+            permissions.pop(exchange, None)
+        if not permissions:
+            self._topic_permissions.pop((user, vhost), None)
+        self._forget_decisions()
+
     def forget_vhost(self, vhost: str) -> None:
         """Forget the permissions in a vhost that is deleted; `Catalog.delete_vhost` deletes them there."""
         for key in [key for key in self._permissions if key[1] == vhost]:
             del self._permissions[key]
+        for key in [key for key in self._topic_permissions if key[1] == vhost]:
+            del self._topic_permissions[key]
         self._forget_decisions()
 
     def _existing(self, name: str) -> UserRow:
@@ -285,6 +423,7 @@ class Access:
 
     def _forget_decisions(self) -> None:
         self._decisions.clear()
+        self._topic_decisions.clear()
         self.version += 1
 
 
@@ -344,31 +483,30 @@ def is_loopback(address: str | None) -> bool:
     return (mapped or ip).is_loopback
 
 
+def _expanded(pattern: str, row: TopicPermissionRow) -> str:
+    """A pattern for the row's user and vhost, whose names are no patterns themselves."""
+    return pattern.replace("{username}", re.escape(row.user)).replace("{vhost}", re.escape(row.vhost))
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
-    if len(pattern) > limits.PATTERN_CHARACTERS_MAX:
-        raise PreconditionFailed(f"a permission's pattern has at most {limits.PATTERN_CHARACTERS_MAX} characters")
-    # PCRE has these classes and Python has not: it would take the letters between the colons one by one.
-    if re.search(r"\[:\^?\w+:\]", pattern):
-        raise PreconditionFailed(f"invalid regular expression '{pattern}': POSIX classes are not supported")
+    """A pattern that somebody sets. Raises PreconditionFailed."""
     try:
-        return re.compile(pattern or "^$", re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise PreconditionFailed(f"invalid regular expression '{pattern}': {error}") from error
+        return compile_pattern(pattern or "^$")
+    except ValueError as error:
+        raise PreconditionFailed(f"invalid regular expression '{pattern[:80]}': {error}") from error
 
 
 def _compiled_or_nothing(pattern: str) -> re.Pattern[str]:
     """What a stored pattern means: nothing, where another version of Python accepted it and this one does not."""
     try:
-        return _compiled(pattern)
-    except PreconditionFailed:
+        # With the name of a user in it, it may be longer than what somebody may write.
+        return compile_pattern(pattern or "^$", characters_max=None)
+    except ValueError:
         return re.compile(r"(?!)")
 
 
 def _checked_hash(password_hash: str | None) -> str | None:
-    # Whoever passes a password by mistake must not have it stored. So the text is not shown either.
-    if password_hash is not None and not password_hash.startswith("$argon2id$"):
-        raise PreconditionFailed("a password hash is an argon2id hash in PHC format")
-    return password_hash
+    return None if password_hash is None else password_hashes.checked_hash(password_hash)
 
 
 def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:

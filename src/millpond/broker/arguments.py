@@ -7,7 +7,7 @@ type, and a second declaration must repeat those that matter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from millpond.base.errors import PreconditionFailed
 from millpond.base.limits import (
@@ -182,6 +182,160 @@ _STREAM_REFUSED: Final = (
 # RabbitMQ's range for the size of its filters of batches. Here there are none, as messages are filtered one by one.
 FILTER_BYTES: Final = (16, 255)
 
+# --- What policies may set ------------------------------------------------------------------------------------------
+
+# A setting's value by one side, by the other, and the queue's type -> the value that acts.
+Merge = Callable[[object, object, str], object]
+
+
+def _first(first: object, second: object, queue_type: str) -> object:
+    return first
+
+
+def _second(first: object, second: object, queue_type: str) -> object:
+    return second
+
+
+def _smaller(first: object, second: object, queue_type: str) -> object:
+    return min(first, second) if isinstance(first, int) and isinstance(second, int) else second
+
+
+def _greater(first: object, second: object, queue_type: str) -> object:
+    return max(first, second) if isinstance(first, int) and isinstance(second, int) else second
+
+
+def _stricter_limit(first: object, second: object, queue_type: str) -> object:
+    """The smaller limit. A negative one is none."""
+    if isinstance(first, int) and isinstance(second, int) and (first < 0 or second < 0):
+        return max(first, second)
+    return _smaller(first, second, queue_type)
+
+
+def _smaller_but_streams(first: object, second: object, queue_type: str) -> object:
+    """The smaller, but for a stream, where the policy wins."""
+    return first if queue_type == TYPE_STREAM else _smaller(first, second, queue_type)
+
+
+def _second_but_quorum(first: object, second: object, queue_type: str) -> object:
+    """The argument, but for a quorum queue, where the policy wins."""
+    return first if queue_type == TYPE_QUORUM else second
+
+
+def _check_any_integer(value: object, arguments: dict[str, object]) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return "expected integer"
+    return None if abs(value) <= COUNT_MAX else f"{{value_too_big,{value}}}"
+
+
+def _check_positive(value: object, arguments: dict[str, object]) -> str | None:
+    return "expected a positive integer" if value == 0 else _check_ttl(value, arguments)
+
+
+def _check_routing_key(value: object, arguments: dict[str, object]) -> str | None:
+    # Unlike as an argument it may come without an exchange: then it does nothing.
+    return _check_dead_letter_key(value, {**arguments, "x-dead-letter-exchange": ""})
+
+
+def _check_max_age(value: object, arguments: dict[str, object]) -> str | None:
+    is_age = isinstance(value, str) and interval_ms(value) >= 0
+    return None if is_age else "expected a number and a unit of Y, M, D, h, m, s"
+
+
+def _check_some_text(value: object, arguments: dict[str, object]) -> str | None:
+    return None if isinstance(value, str) and value else "expected a text"
+
+
+def _check_names(value: object, arguments: dict[str, object]) -> str | None:
+    if isinstance(value, list):
+        return None if all([isinstance(item, (str, dict)) for item in value]) else "expected a list of names"
+    return _check_text(value, arguments)
+
+
+def _one_of(*allowed: object) -> Callable[[object, dict[str, object]], str | None]:
+    return lambda value, arguments: None if value in allowed and not isinstance(value, bool) else "not one of those"
+
+
+def _between(low: int, high: int) -> Callable[[object, dict[str, object]], str | None]:
+    return lambda value, arguments: (
+        None if _check_count(value, arguments) is None and low <= value <= high else "out of range"  # type: ignore[operator]
+    )
+
+
+_CLASSIC: Final = frozenset({TYPE_CLASSIC})
+_QUORUM: Final = frozenset({TYPE_QUORUM})
+_STREAM: Final = frozenset({TYPE_STREAM})
+
+
+class PolicyKey(NamedTuple):
+    """A key that the definition of a policy may have. The argument of the same meaning is called "x-" and the key.
+
+    what           completes "... is not a valid", when `check` finds something wrong
+    with_argument  what acts when a policy and a queue's own argument both say something
+    with_operator  what acts when a policy and an operator policy both do; None: operator policies may not have it
+    not_for        types of queues; a policy that has the key does not apply to such a queue at all (RabbitMQ's rule)
+    """
+
+    what: str
+    check: Callable[[object, dict[str, object]], str | None]
+    with_argument: Merge = _second
+    with_operator: Merge | None = None
+    not_for: frozenset[str] = frozenset()
+
+
+# RabbitMQ 4's, and its rules. A new argument that policies may set too is one more line here. Those after
+# "alternate-exchange" act on nothing: they are about clusters, or about how classic queues once kept their messages.
+POLICY_KEYS: Final[dict[str, PolicyKey]] = {
+    "message-ttl": PolicyKey("message TTL", _check_ttl, _smaller, _smaller, _STREAM),
+    "expires": PolicyKey("queue expiry", _check_expires, _smaller, _smaller, _STREAM),
+    "max-length": PolicyKey("maximum length", _check_count, _smaller, _smaller, _STREAM),
+    "max-length-bytes": PolicyKey("maximum length in bytes", _check_count, _smaller_but_streams, _smaller),
+    "overflow": PolicyKey("overflow value", _check_overflow, _second_but_quorum, _second, _STREAM),
+    "dead-letter-exchange": PolicyKey("dead letter exchange name", _check_text, not_for=_STREAM),
+    "dead-letter-routing-key": PolicyKey("dead letter routing key", _check_routing_key, not_for=_STREAM),
+    "dead-letter-strategy": PolicyKey("dead letter strategy", _check_strategy, not_for=_CLASSIC | _STREAM),
+    "delivery-limit": PolicyKey(
+        "delivery limit", _check_any_integer, _stricter_limit, _stricter_limit, _CLASSIC | _STREAM
+    ),
+    "delayed-retry-type": PolicyKey(
+        "delayed retry type. Must be one of: all, failed, returned, disabled",
+        _one_of(RETRY_ALL, RETRY_FAILED, RETRY_RETURNED, RETRY_DISABLED),
+        _first,
+        _second,
+    ),
+    "delayed-retry-min": PolicyKey(
+        "delayed retry minimum delay. Must be a positive integer", _check_retry_min, _smaller, _greater
+    ),
+    "delayed-retry-max": PolicyKey(
+        "delayed retry maximum delay. Must be a positive integer", _check_retry_min, _smaller, _smaller
+    ),
+    # Not RabbitMQ's, whose delays grow linearly.
+    "delayed-retry-backoff": PolicyKey("backoff", _check_backoff, _first, _second),
+    "consumer-timeout": PolicyKey("consumer timeout", _check_count, _smaller),
+    "consumer-disconnected-timeout": PolicyKey("consumer disconnected timeout", _check_count, _smaller),
+    "max-age": PolicyKey("max age", _check_max_age, _first, not_for=_CLASSIC | _QUORUM),
+    "stream-max-segment-size-bytes": PolicyKey(
+        "segment size", _between(0, STREAM_SEGMENT_BYTES_MAX), _first, not_for=_CLASSIC | _QUORUM
+    ),
+    "stream-filter-size-bytes": PolicyKey("filter size. Valid range is 16-255", _between(16, 255), _first),
+    "alternate-exchange": PolicyKey("alternate exchange name", _check_text),
+    "max-in-memory-length": PolicyKey("maximum memory in bytes", _check_count, _smaller, _smaller, _CLASSIC | _STREAM),
+    "max-in-memory-bytes": PolicyKey("maximum memory in bytes", _check_count, _smaller, _smaller, _CLASSIC | _STREAM),
+    "queue-mode": PolicyKey("queue-mode value", _one_of("default", "lazy"), not_for=_QUORUM | _STREAM),
+    "queue-version": PolicyKey("queue-version value", _one_of(1, 2), _second, _second),
+    "queue-master-locator": PolicyKey("master locator", _check_text, _second, _second, _QUORUM | _STREAM),
+    "queue-leader-locator": PolicyKey(
+        "queue leader locator value", _one_of("client-local", "balanced", "random", "least-leaders")
+    ),
+    "initial-cluster-size": PolicyKey("cluster size", _check_count, not_for=_CLASSIC | _QUORUM),
+    "target-group-size": PolicyKey("qq target count value", _check_positive, _second, _greater, _CLASSIC | _STREAM),
+    "member-placement-tag": PolicyKey(
+        "member-placement-tag value. Must be a non-empty string", _check_some_text, _second, _second
+    ),
+    "federation-upstream": PolicyKey("upstream name", _check_text),
+    "federation-upstream-set": PolicyKey("upstream set name", _check_names),
+    "federation-upstream-pattern": PolicyKey("pattern of upstream names", _check_text),
+}
+
 # Arguments that a second declaration must repeat.
 _QUEUE_IDENTITY: Final = tuple(_CHECKS)
 
@@ -189,6 +343,17 @@ _QUEUE_IDENTITY: Final = tuple(_CHECKS)
 def queue_type(arguments: dict[str, object]) -> str:
     """The type of queue that a declaration asks for."""
     return _text(arguments, "x-queue-type") or TYPE_CLASSIC
+
+
+def checked_default_queue_type(name: str) -> str:
+    """The queue type that a virtual host's setting means; RabbitMQ's files have older spellings. PreconditionFailed
+    where there is none such."""
+    if name in ("", "undefined"):
+        return TYPE_CLASSIC
+    short = name.removeprefix("rabbit_").removesuffix("_queue")
+    if short not in (TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM):
+        raise PreconditionFailed(f"{name} is not a valid queue type")
+    return short
 
 
 def check_queue_arguments(arguments: dict[str, object], resource: str) -> None:
@@ -282,9 +447,11 @@ def compare_exchange_arguments(resource: str, received: dict[str, object], curre
 
 
 def _compare_argument(name: str, resource: str, received: object, current: object) -> None:
+    if name == "x-queue-type":
+        # RabbitMQ adds the type to a declaration that has none, before it compares.
+        received = TYPE_CLASSIC if received is None else received
+        current = TYPE_CLASSIC if current is None else current
     if received == current and type(received) is type(current):
-        return
-    if name == "x-queue-type" and received in (None, "classic") and current in (None, "classic"):
         return
     if received is not None and current is not None:
         compare_flag(name, resource, received, current)

@@ -14,9 +14,11 @@ from mypy_extensions import i64, mypyc_attr
 from millpond.base.clock import Clock
 from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
 from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, QUEUES_MAX
+from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.parameters import Parameters
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
@@ -43,14 +45,25 @@ class ClientConnection(AlarmListener):
     """A client's connection, whatever protocol it speaks, as operators see it."""
 
     protocol = ""
+    # "PEER:PORT -> HOST:PORT", and who has logged in; both empty before.
+    name = ""
+    user = ""
 
     def vhost_name(self) -> str:
         """The virtual host that it has opened; empty before."""
         raise NotImplementedError
 
+    def channel_count(self) -> int:
+        """How many channels it has open, in the sense of its protocol."""
+        raise NotImplementedError
+
     def describe(self) -> dict[str, object]:
         """Plain values under the names of RabbitMQ's management API."""
         raise NotImplementedError
+
+    def describe_channels(self) -> list[dict[str, object]]:
+        """Its channels in the same way, where the protocol has such."""
+        return []
 
     def abandon_turn(self) -> None:
         """This turn could not be made durable: if the client is to be told of it, cut the connection instead."""
@@ -120,6 +133,7 @@ class Broker:
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
+        self.parameters: Final = Parameters(catalog, self.vhosts)
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
@@ -131,13 +145,19 @@ class Broker:
 
     def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
-        for vhost in state.vhosts:
-            self.vhosts[vhost.name] = VirtualHost(vhost.name, self.context, self.catalog)
+        for row in state.vhosts:
+            vhost = VirtualHost(row.name, self.context, self.catalog)
+            vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
+            self.vhosts[row.name] = vhost
+        # Before the exchanges and queues, which are so restored with what policies make of them.
+        for policy in state.policies:
+            self.vhosts[policy.vhost].restore_policy(policy)
+        self.parameters.load(state.parameters)
         for exchange in state.exchanges:
             self.vhosts[exchange.vhost].restore_exchange(exchange)
         queues: list[MessageQueue] = []
-        for row in state.queues:
-            queues.append(self.vhosts[row.vhost].restore_queue(row))
+        for queue in state.queues:
+            queues.append(self.vhosts[queue.vhost].restore_queue(queue))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
         return queues
@@ -159,6 +179,15 @@ class Broker:
             self.vhosts[name] = vhost
         return vhost
 
+    def describe_vhost(self, name: str, description: str, tags: tuple[str, ...], default_queue_type: str) -> None:
+        """Say about a virtual host what there is to say. NotFound where there is none such, PreconditionFailed where
+        there is no such queue type."""
+        vhost = self.vhost(name)
+        default_queue_type = checked_default_queue_type(default_queue_type)
+        self.catalog.add_vhost(VhostRow(name, description, tags, default_queue_type))
+        self.turn.touch()
+        vhost.description, vhost.tags, vhost.default_queue_type = description, tags, default_queue_type
+
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all that is in it."""
         if name == DEFAULT_VHOST:
@@ -169,10 +198,22 @@ class Broker:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)
+        for delay_queue in list(vhost.delay_queues.values()):
+            vhost.remove_delay_queue(delay_queue)
         self.catalog.delete_vhost(name)
         self.access.forget_vhost(name)
+        self.parameters.forget_vhost(name)
         self.turn.touch()
         del self.vhosts[name]
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user with all permissions, and close the user's connections. NotFound where there is none."""
+        self.access.delete_user(name)
+        self.parameters.forget_user(name)
+        for connection in list(self.connections):
+            if connection.user == name:
+                connection.close_by_operator(f"user '{name}' is deleted")
+        self.turn.touch()
 
     def all_queues(self) -> list[MessageQueue]:
         """Every queue of every virtual host."""
@@ -186,6 +227,9 @@ class Broker:
         backlogs: list[Backlog] = []
         for queue in self.all_queues():
             backlogs.extend(queue.backlogs())
+        for vhost in self.vhosts.values():
+            for delay_queue in vhost.delay_queues.values():
+                backlogs.extend(delay_queue.backlogs())
         return backlogs
 
     def check_deliveries(self) -> None:

@@ -127,8 +127,10 @@ class Ledger:
         self._close_batch(CHANGE_CARRIED)
 
     def _append(self, message: Message, delta: i64) -> None:
-        if message.address is not self._address or message.properties is not self._properties:
-            self._address = message.address
+        timed = message.due_ms != 0
+        if timed or message.address is not self._address or message.properties is not self._properties:
+            # The header of a message that waits for its time has the time in it, and no other message's.
+            self._address = None if timed else message.address
             self._properties = message.properties
             self._key = message.address.routing_key.encode("utf-8", "surrogateescape")
             self._header = record_header(message)

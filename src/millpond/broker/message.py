@@ -15,6 +15,8 @@ from typing import Final, final
 
 from mypy_extensions import i64, mypyc_attr
 
+from millpond.base.errors import PreconditionFailed
+
 
 @final
 @mypyc_attr(acyclic=True)
@@ -49,13 +51,35 @@ class Properties:
         message has none."""
         raise NotImplementedError
 
+    def described(self) -> dict[str, object]:
+        """Those that the message has, as plain values under AMQP's names, for operators to look at."""
+        raise NotImplementedError
+
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> Properties:
         """A copy whose headers named in `headers` are set (removed where the value is None), the others untouched,
         byte for byte; without the expiration unless `keep_expiration`."""
         raise NotImplementedError
 
 
-# Encoding number -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
+def further_routing_keys(headers: dict[str, object]) -> list[str] | None:
+    """The routing keys in the headers CC and BCC; None where there are none.
+
+    Raises PreconditionFailed where they are not lists of texts.
+    """
+    keys: list[str] = []
+    for name in ("CC", "BCC"):
+        named = headers.get(name)
+        if named is None:
+            continue
+        if not isinstance(named, list) or not all([isinstance(key, str) for key in named]):
+            raise PreconditionFailed(f"invalid message: {{unacceptable_type_in_header,{name}}}")
+        for key in named:
+            if isinstance(key, str):
+                keys.append(key)
+    return keys or None
+
+
+# Encoding number, below 128 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
 PROPERTIES_FORMATS: Final[dict[int, Callable[[bytes], Properties]]] = {}
 
 # What a Message and its place in a queue take besides properties and body, in bytes; measured.
@@ -65,12 +89,26 @@ MESSAGE_OVERHEAD_BYTES: Final = 256
 @final
 @mypyc_attr(acyclic=True)
 class Message:
-    """One published message. `timestamp_ms` is when the broker received it (wall clock)."""
+    """One published message. `timestamp_ms` is when the broker received it (wall clock).
 
-    def __init__(self, address: Address, properties: Properties, body: bytes, timestamp_ms: i64) -> None:
+    One that waits for its time in a `DelayedBacklog` has a `due_ms` (wall clock), and `returns`: how often it was given
+    back before.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        properties: Properties,
+        body: bytes,
+        timestamp_ms: i64,
+        due_ms: i64 = 0,
+        returns: i64 = 0,
+    ) -> None:
         self.address: Final = address
         self.properties: Final = properties
         self.body: Final = body
         self.timestamp_ms: Final[i64] = timestamp_ms
+        self.due_ms: Final[i64] = due_ms
+        self.returns: Final[i64] = returns
         # How many queues hold it in memory: it counts once against the memory budget, however many they are.
         self.holders: i64 = 0

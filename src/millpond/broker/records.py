@@ -5,6 +5,8 @@ A message is one record of a batch:
     key      routing key
     value    body
     header   "millpond": format u8 | exchange length u8 | exchange | properties, in the encoding that `format` names
+             of a message that waits for its time, bit 7 of the format is set, and before the properties come
+             due i64 | returns i32
 
 The core writes one journal frame a turn (kind TURN), whose payload is a sequence of changes that recovery applies
 together or not at all. A turn that is too large for one frame is written as several, TURN_BEGIN, TURN_MORE and so on up
@@ -29,8 +31,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from librt.strings import read_i16_be, read_i32_be, read_i64_be
-from mypy_extensions import i64
+from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i32_be, write_i64_be
+from mypy_extensions import i32, i64
 
 from millpond.base.errors import CorruptData, PeerError
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
@@ -50,6 +52,10 @@ CHANGE_TRIMMED: Final = 5
 # A message may be routed to more queues than a batch has room for as targets: it is then written once for so many.
 TARGETS_PER_BATCH_MAX: Final = 30_000
 
+# The format byte of a message that waits for its time, and what that adds to the header.
+TIMED: Final = 0x80
+TIMED_BYTES: Final = 12
+
 SETTLED_BYTES: Final = 36
 ATTEMPTED_BYTES: Final = 24
 TRIMMED_BYTES: Final = 16
@@ -58,7 +64,16 @@ TRIMMED_BYTES: Final = 16
 def record_header(message: Message) -> bytes:
     """The value of the reserved header: where the message was published to, and its properties."""
     exchange = message.address.exchange.encode("utf-8", "surrogateescape")
-    return bytes((message.properties.format, len(exchange))) + exchange + message.properties.raw
+    if message.due_ms == 0 and message.returns == 0:
+        return bytes((message.properties.format, len(exchange))) + exchange + message.properties.raw
+    writer = BytesWriter()
+    writer.append(message.properties.format | TIMED)
+    writer.append(len(exchange))
+    writer.write(exchange)
+    write_i64_be(writer, message.due_ms)
+    write_i32_be(writer, i32(message.returns))
+    writer.write(message.properties.raw)
+    return writer.getvalue()
 
 
 @final
@@ -70,6 +85,8 @@ class MessageReader:
         self._header = b""
         self._address: Address | None = None
         self._properties: Properties | None = None
+        self._due_ms: i64 = 0
+        self._returns: i64 = 0
 
     def message(self, record: RecordReader) -> Message:
         """The message in the reader's present record. CorruptData where it is none."""
@@ -82,13 +99,23 @@ class MessageReader:
         if address is None or properties is None or key != self._key or header != self._header:
             if len(header) < 2 or len(header) < 2 + header[1]:
                 raise CorruptData("a record's properties are cut short")
-            start = 2 + header[1]
-            decode = PROPERTIES_FORMATS.get(header[0])
-            if decode is None:
-                raise CorruptData(f"a record's properties have the unknown format {header[0]}")
+            start: i64 = 2 + header[1]
             address = Address(
                 header[2:start].decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape")
             )
+            number: i64 = header[0]
+            due_ms: i64 = 0
+            returns: i64 = 0
+            if number & TIMED != 0:
+                if len(header) < start + TIMED_BYTES:
+                    raise CorruptData("a record's due time is cut short")
+                due_ms = read_i64_be(header, start)
+                returns = i64(read_i32_be(header, start + 8))
+                start += TIMED_BYTES
+                number ^= TIMED
+            decode = PROPERTIES_FORMATS.get(int(number))
+            if decode is None:
+                raise CorruptData(f"a record's properties have the unknown format {header[0]}")
             try:
                 properties = decode(header[start:])
             except PeerError as error:
@@ -98,7 +125,9 @@ class MessageReader:
             self._header = header
             self._address = address
             self._properties = properties
-        return Message(address, properties, record.value or b"", record.timestamp_ms)
+            self._due_ms = due_ms
+            self._returns = returns
+        return Message(address, properties, record.value or b"", record.timestamp_ms, self._due_ms, self._returns)
 
 
 @final

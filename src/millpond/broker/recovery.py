@@ -126,7 +126,7 @@ class Recovery:
                 continue
             for page in self._store.surviving_pages(queue):
                 queue.restore(page.end, page.end, 0, True)
-                queue.restore_page(page.start, page.end, page.live, page.live_bytes, [], page.place)
+                queue.restore_page(page.start, page.end, page.live, page.live_bytes, [], page.place, page.due_ms)
 
     def _apply(self, kind: int, payload: bytes) -> None:
         if kind == KIND_TURN:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from millpond.base.errors import AccessRefused, CorruptData, NotFound, PreconditionFailed, ResourceLocked
 from millpond.broker.arguments import (
     check_queue_arguments,
     compare_exchange_arguments,
@@ -24,17 +24,20 @@ from millpond.broker.arguments import (
     queue_type,
 )
 from millpond.broker.dead_letter import DeadLetter, carbon_copies, dead_lettered, is_cycle
+from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.message import Address, Message, Properties
+from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
+from millpond.broker.queues.delay_queue import DELAY_QUEUE_PREFIX, DelayQueue
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import QueueSettings
-from millpond.catalog.rows import BindingRow, ExchangeRow, QueueRow
+from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
+from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
     from millpond.catalog.catalog import Catalog
@@ -47,7 +50,7 @@ ACCEPTED: Final = 0
 JOURNALED: Final = 1
 
 RESERVED_PREFIX: Final = "amq."
-GENERATED_PREFIX: Final = "amq.gen-"
+GENERATED_PREFIX: Final = "amq.gen"
 REPLY_PREFIX: Final = "amq.rabbitmq.reply-to."
 
 
@@ -82,9 +85,22 @@ class VirtualHost(QueueOwner):
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: dict[str, MessageQueue] = {}
+        # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
+        self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
         self._expiries: dict[MessageQueue, Timer] = {}
         self.router: Final = Router(self.queues)
+        self.policies: Final = Policies()
+        # What administrators say about it; nothing is done with it.
+        self.description = ""
+        self.tags: tuple[str, ...] = ()
+        # The type of queues whose declaration names none, where such a queue can be of this type.
+        self.default_queue_type = TYPE_CLASSIC
+        # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
+        self.queues_max: i64 = -1
+        self.connections_max: i64 = -1
+        # Of `queues`, how many are for direct reply-to: clients see no queues in them, and no limit counts them.
+        self._reply_queues: i64 = 0
         self.published_total: i64 = 0
         self.unroutable_total: i64 = 0
 
@@ -188,6 +204,16 @@ class VirtualHost(QueueOwner):
                 done.add(target.name)
         return bool(targets) and all([target.name in done for target in targets])
 
+    def route_delayed(self, queue: MessageQueue, message: Message) -> None:
+        if not isinstance(queue, DelayQueue):
+            return
+        copies = carbon_copies(message.properties.headers())
+        route = self.route(queue.exchange, message.address, message.properties, copies)
+        if route.queues:
+            self._publish_unless_refused(route.queues, message)
+        else:
+            self.unroutable_total += 1
+
     def _dead(self, queue: MessageQueue, message: Message, reason: str, exchange: Exchange) -> DeadLetter:
         """The message as it goes to the dead-letter exchange."""
         now_ms = int(self.context.turn.now_ms)
@@ -233,10 +259,11 @@ class VirtualHost(QueueOwner):
             if alternate is not None and not isinstance(alternate, str):
                 raise PreconditionFailed(f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}")
             exchange = create_exchange(name, type, durable, auto_delete, internal, arguments)
+            self._hold_delayed(exchange)
             if durable:
                 self.catalog.add_exchange(ExchangeRow(self.name, name, type, durable, auto_delete, internal, arguments))
                 self.context.turn.touch()
-            self.router.add(exchange)
+            self._add_exchange(exchange)
             return exchange
         resource = self.exchange_resource(name)
         compare_flag("type", resource, type, current.type)
@@ -248,7 +275,49 @@ class VirtualHost(QueueOwner):
 
     def restore_exchange(self, row: ExchangeRow) -> None:
         """An exchange that the catalog remembers."""
-        self.router.add(create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments))
+        self._add_exchange(
+            create_exchange(row.name, row.type, row.durable, row.auto_delete, row.internal, row.arguments)
+        )
+
+    def _add_exchange(self, exchange: Exchange) -> None:
+        self._apply_policies_to_exchange(exchange)
+        self.router.add(exchange)
+
+    def _hold_delayed(self, exchange: Exchange) -> None:
+        """Give a delayed exchange the queue where its messages wait. PreconditionFailed where there are too many."""
+        if not isinstance(exchange, DelayedExchange):
+            return
+        self._check_queue_count(self.exchange_resource(exchange.name))
+        context = self.context
+        if exchange.durable:
+            name = DELAY_QUEUE_PREFIX + exchange.name
+            log_id: i64 = self.catalog.add_queue(QueueRow(self.name, name, True, False, False, {}))
+        else:
+            log_id = context.next_transient_id()
+        self._add_delay_queue(DelayQueue(self, context, exchange, log_id, exchange.durable and context.store.available))
+
+    def _add_delay_queue(self, queue: DelayQueue) -> None:
+        queue.exchange.holder = queue
+        self.delay_queues[queue.exchange.name] = queue
+        self.context.queue_count += 1
+
+    def _restore_delay_queue(self, row: QueueRow) -> DelayQueue:
+        exchange = self.router.exchanges.get(row.name[len(DELAY_QUEUE_PREFIX) :])
+        if not isinstance(exchange, DelayedExchange):
+            raise CorruptData(f"{self.queue_resource(row.name)} belongs to no delayed exchange")
+        queue = DelayQueue(self, self.context, exchange, row.id, self.context.store.available)
+        self._add_delay_queue(queue)
+        return queue
+
+    def remove_delay_queue(self, queue: DelayQueue) -> None:
+        """Delete what waits for its time, with the exchange that it belongs to or before it."""
+        del self.delay_queues[queue.exchange.name]
+        queue.exchange.holder = None
+        self.context.queue_count -= 1
+        if queue.durable:
+            self.catalog.delete_queue(queue.log_id)
+            self.context.turn.touch()
+        queue.delete()
 
     def delete_exchange(self, name: str, if_unused: bool) -> None:
         """Delete an exchange and its bindings. It need not exist."""
@@ -265,6 +334,9 @@ class VirtualHost(QueueOwner):
 
     def _remove_exchange(self, exchange: Exchange) -> None:
         leading_here = self.router.remove(exchange)
+        delay_queue = self.delay_queues.get(exchange.name)
+        if delay_queue is not None:
+            self.remove_delay_queue(delay_queue)
         if exchange.durable:
             self.catalog.delete_exchange(self.name, exchange.name)
             self.context.turn.touch()
@@ -322,6 +394,63 @@ class VirtualHost(QueueOwner):
         if source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
             self._remove_exchange(source)
 
+    # --- Policies -----------------------------------------------------------------------------------------------
+
+    def put_policy(self, row: PolicyRow) -> None:
+        """Add or replace a policy, which acts at once on every queue and exchange that it matches or matched."""
+        if row in self.policies.rows(row.kind):
+            return
+        self.policies.put(row)
+        self.catalog.put_policy(row)
+        self._policies_changed()
+
+    def delete_policy(self, name: str, kind: str) -> None:
+        """What it set is as it was before. NotFound where there is no such policy."""
+        self.policies.remove(name, kind)
+        self.catalog.delete_policy(self.name, name, kind)
+        self._policies_changed()
+
+    def restore_policy(self, row: PolicyRow) -> None:
+        """A policy that the catalog remembers. Exchanges and queues are restored after all policies."""
+        self.policies.put(row)
+        for exchange in self.router.exchanges.values():
+            self._apply_policies_to_exchange(exchange)
+
+    def _policies_changed(self) -> None:
+        turn = self.context.turn
+        # Administrators come between two turns of the protocols: messages that go now go at this time.
+        turn.now_ms = self.context.clock.wall_ms()
+        for queue in self.queues.values():
+            if self._apply_policies_to_queue(queue):
+                # Its time to live without use may be another one now, or none.
+                self._cancel_expiry(queue)
+                self.used(queue)
+        for exchange in self.router.exchanges.values():
+            self._apply_policies_to_exchange(exchange)
+        # Remembered routes know which queues refuse messages, and which exchanges have an alternate.
+        self.router.changed()
+        turn.touch()
+
+    def _apply_policies_to_queue(self, queue: MessageQueue) -> bool:
+        """Let the policies of now act on a queue. Whether that changes anything."""
+        if queue.name.startswith(REPLY_PREFIX):
+            return False
+        kind = queue_type(queue.arguments)
+        applied = self.policies.of_queue(queue.name, kind)
+        if applied == queue.applied:
+            return False
+        queue.applied = applied
+        queue.apply_settings(queue_settings(effective_arguments(queue.arguments, applied, kind)))
+        return True
+
+    def _apply_policies_to_exchange(self, exchange: Exchange) -> None:
+        applied = self.policies.of_exchange(exchange.name)
+        exchange.applied = applied
+        alternate = exchange.arguments.get("alternate-exchange")
+        if alternate is None and applied is not None:
+            alternate = applied.definition.get("alternate-exchange")
+        exchange.alternate_exchange = alternate if isinstance(alternate, str) else None
+
     # --- Queues -------------------------------------------------------------------------------------------------
 
     def queue(self, name: str, connection: object) -> MessageQueue:
@@ -359,6 +488,11 @@ class VirtualHost(QueueOwner):
         durable.
         """
         durable = durable and not exclusive
+        if self.default_queue_type != TYPE_CLASSIC and "x-queue-type" not in arguments:
+            # Kept with the queue: it stays what it is when the default becomes another one.
+            default = QUEUE_TYPES.get(self.default_queue_type)
+            if default is not None and default.suits(durable, exclusive, auto_delete):
+                arguments = {**arguments, "x-queue-type": default.name}
         current = self.queues.get(name)
         if current is not None:
             resource = self.queue_resource(name)
@@ -375,10 +509,11 @@ class VirtualHost(QueueOwner):
         check_queue_arguments(arguments, self.queue_resource(name))
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
+        self._check_queue_count(self.queue_resource(name))
         context = self.context
-        if context.queue_count >= context.queues_max:
+        if self.queues_max >= 0 and len(self.queues) - self._reply_queues >= self.queues_max:
             raise PreconditionFailed(
-                f"cannot declare {self.queue_resource(name)}: node queue limit ({context.queues_max}) is reached"
+                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
             )
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
@@ -394,18 +529,26 @@ class VirtualHost(QueueOwner):
         self._add_queue(queue)
         return queue
 
+    def _check_queue_count(self, resource: str) -> None:
+        context = self.context
+        if context.queue_count >= context.queues_max:
+            raise PreconditionFailed(f"cannot declare {resource}: node queue limit ({context.queues_max}) is reached")
+
     def _add_queue(self, queue: MessageQueue) -> None:
         self.queues[queue.name] = queue
         self.context.queue_count += 1
+        self._apply_policies_to_queue(queue)
         self.used(queue)
         self.router.changed()
 
-    def generated_name(self) -> str:
+    def generated_name(self, prefix: str = GENERATED_PREFIX) -> str:
         """A name for a queue that its client did not name."""
-        return GENERATED_PREFIX + secrets.token_urlsafe(16)
+        return f"{prefix}-{secrets.token_urlsafe(16)}"
 
     def restore_queue(self, row: QueueRow) -> MessageQueue:
         """A queue that the catalog remembers, still empty."""
+        if row.name.startswith(DELAY_QUEUE_PREFIX):
+            return self._restore_delay_queue(row)
         kind = QUEUE_TYPES[queue_type(row.arguments)]
         available = self.context.store.available
         queue = kind.create(self, self.context, row.name, row.id, available, queue_settings(row.arguments))
@@ -419,7 +562,7 @@ class VirtualHost(QueueOwner):
         """Delete a queue, its messages and its bindings. How many messages were ready."""
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} in use")
-        if if_empty and queue.ready > 0:
+        if if_empty and queue.ready + queue.delayed > 0:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} not empty")
         count = int(queue.ready)
         self.remove_queue(queue)
@@ -431,6 +574,8 @@ class VirtualHost(QueueOwner):
             return
         del self.queues[queue.name]
         self.context.queue_count -= 1
+        if queue.name.startswith(REPLY_PREFIX):
+            self._reply_queues -= 1
         self._cancel_expiry(queue)
         leading_here = self.router.unbind_destination(queue)
         if queue.durable:
@@ -471,6 +616,7 @@ class VirtualHost(QueueOwner):
         queue = Queue(self, context, name, context.next_transient_id(), False, QueueSettings())
         queue.auto_delete = True
         queue.exclusive_owner = connection
+        self._reply_queues += 1
         self._add_queue(queue)
         return queue
 

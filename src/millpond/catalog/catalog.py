@@ -44,6 +44,7 @@ from millpond.catalog.rows import (
     PermissionRow,
     PolicyRow,
     QueueRow,
+    TopicPermissionRow,
     UserRow,
     VhostRow,
 )
@@ -340,6 +341,10 @@ class Catalog:
                 permissions=[
                     PermissionRow(*row) for row in self._rows(sql.SELECT_PERMISSIONS, str, str, str, str, str)
                 ],
+                topic_permissions=[
+                    TopicPermissionRow(*row)
+                    for row in self._rows(sql.SELECT_TOPIC_PERMISSIONS, str, str, str, str, str)
+                ],
                 exchanges=[
                     ExchangeRow(vhost, name, kind, bool(durable), bool(auto_delete), bool(internal), decode_table(text))
                     for vhost, name, kind, durable, auto_delete, internal, text in self._rows(
@@ -400,6 +405,7 @@ class Catalog:
             sql.DELETE_POLICIES_OF_VHOST,
             sql.DELETE_PARAMETERS_OF_VHOST,
             sql.DELETE_PERMISSIONS_OF_VHOST,
+            sql.DELETE_TOPIC_PERMISSIONS_OF_VHOST,
             sql.DELETE_VHOSTS,
         ):
             self._change(statement, (name,))
@@ -408,8 +414,10 @@ class Catalog:
         self._change(sql.PUT_USERS, (row.name, row.password_hash, encode(list(row.tags))))
 
     def delete_user(self, name: str) -> None:
-        """Delete a user with all permissions."""
+        """Delete a user with all permissions and limits."""
+        self.delete_parameter("", "user-limits", name)
         self._change(sql.DELETE_PERMISSIONS_OF_USER, (name,))
+        self._change(sql.DELETE_TOPIC_PERMISSIONS_OF_USER, (name,))
         self._change(sql.DELETE_USERS, (name,))
 
     def put_permission(self, row: PermissionRow) -> None:
@@ -417,6 +425,16 @@ class Catalog:
 
     def delete_permission(self, user: str, vhost: str) -> None:
         self._change(sql.DELETE_PERMISSIONS, (user, vhost))
+
+    def put_topic_permission(self, row: TopicPermissionRow) -> None:
+        self._change(sql.PUT_TOPIC_PERMISSIONS, (row.user, row.vhost, row.exchange, row.write, row.read))
+
+    def delete_topic_permission(self, user: str, vhost: str, exchange: str) -> None:
+        self._change(sql.DELETE_TOPIC_PERMISSIONS, (user, vhost, exchange))
+
+    def delete_topic_permissions(self, user: str, vhost: str) -> None:
+        """Delete those of a user at all exchanges of a vhost."""
+        self._change(sql.DELETE_TOPIC_PERMISSIONS_OF_USER_IN_VHOST, (user, vhost))
 
     def add_exchange(self, row: ExchangeRow) -> None:
         values = (row.vhost, row.name, row.type, row.durable, row.auto_delete, row.internal, encode(row.arguments))

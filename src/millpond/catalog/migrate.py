@@ -25,8 +25,8 @@ class Failed(Exception):
     """A revision could not be applied. The database is as it was."""
 
 
-def upgrade(database: sqlite3.Connection, folders: Sequence[Path] = (REVISIONS,)) -> None:
-    """Run the revisions in `folders` that `database` does not have yet, all in one transaction.
+def upgrade(database: sqlite3.Connection, folders: Sequence[Path] = (REVISIONS,), to: str = "head") -> None:
+    """Run the revisions in `folders` that `database` does not have yet, up to `to`, all in one transaction.
 
     `database` must be in autocommit mode, and stays open.
     """
@@ -44,6 +44,6 @@ def upgrade(database: sqlite3.Connection, folders: Sequence[Path] = (REVISIONS,)
     try:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
     except (SQLAlchemyError, CommandError, sqlite3.Error) as error:
         raise Failed(str(error).splitlines()[0]) from error

@@ -22,7 +22,8 @@ class VhostRow:
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
-    """`password_hash` is a PHC string of argon2, or None for a user who cannot log in with a password."""
+    """`password_hash` is a PHC string of argon2, or one of RabbitMQ's with a prefix of its own, or None for a user who
+    cannot log in with a password."""
 
     name: str
     password_hash: str | None = field(repr=False)
@@ -36,6 +37,17 @@ class PermissionRow:
     user: str
     vhost: str
     configure: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPermissionRow:
+    """Regular expressions for the routing keys that `user` may write to and read from at the topic exchange."""
+
+    user: str
+    vhost: str
+    exchange: str
     write: str
     read: str
 
@@ -91,7 +103,8 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True)
 class ParameterRow:
-    """A runtime parameter of `component` (shovel, federation-upstream, ...). Global ones have "" as their vhost."""
+    """A runtime parameter of `component` (shovel, federation-upstream, ...). Global ones have "" as their vhost, and as
+    their component, but for "user-limits"."""
 
     vhost: str
     component: str
@@ -107,6 +120,7 @@ class CatalogState:
     vhosts: list[VhostRow]
     users: list[UserRow]
     permissions: list[PermissionRow]
+    topic_permissions: list[TopicPermissionRow]
     exchanges: list[ExchangeRow]
     queues: list[QueueRow]
     bindings: list[BindingRow]

@@ -59,6 +59,17 @@ permissions: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+topic_permissions: Final = sa.Table(
+    "topic_permissions",
+    metadata,
+    sa.Column("user", sa.Text, primary_key=True),
+    sa.Column("vhost", sa.Text, primary_key=True),
+    sa.Column("exchange", sa.Text, primary_key=True),
+    sa.Column("write", sa.Text, nullable=False),
+    sa.Column("read", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 exchanges: Final = sa.Table(
     "exchanges",
     metadata,
@@ -161,7 +172,7 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
         yield f"select_{table.name}", select(table)
     for table in (exchanges, queues, version):
         yield f"insert_{table.name}", insert(table)
-    for table in (settings, vhosts, users, permissions, policies, parameters):
+    for table in (settings, vhosts, users, permissions, topic_permissions, policies, parameters):
         yield f"put_{table.name}", put(table)
     yield "put_bindings", insert(bindings).on_conflict_do_nothing()
     for table in metadata.sorted_tables:
@@ -171,6 +182,8 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
         if "vhost" in table.columns:
             yield f"delete_{table.name}_of_vhost", delete(table, "vhost")
     yield "delete_permissions_of_user", delete(permissions, "user")
+    yield "delete_topic_permissions_of_user", delete(topic_permissions, "user")
+    yield "delete_topic_permissions_of_user_in_vhost", delete(topic_permissions, "user", "vhost")
     yield "delete_bindings_of_source", delete(bindings, "vhost", "source")
     yield "delete_bindings_of_destination", delete(bindings, "vhost", "destination_type", "destination")
     yield "select_queue_name", sa.select(queues.c.vhost, queues.c.name).where(queues.c.id == sa.bindparam("id"))

@@ -58,8 +58,8 @@ class Administration(ABC):
     def users(self) -> list[dict[str, Any]]: ...
 
     @abstractmethod
-    def put_user(self, name: str, password: str, tags: Sequence[str]) -> None:
-        """Create the user, or replace its password and tags."""
+    def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
+        """Create the user, or replace its password and tags. Without a password it cannot log in by one."""
 
     @abstractmethod
     def delete_user(self, name: str) -> None: ...
@@ -69,6 +69,19 @@ class Administration(ABC):
 
     @abstractmethod
     def set_permission(self, user: str, vhost: str, configure: str, write: str, read: str) -> None: ...
+
+    @abstractmethod
+    def clear_permission(self, user: str, vhost: str) -> None: ...
+
+    @abstractmethod
+    def topic_permissions(self) -> list[dict[str, Any]]: ...
+
+    @abstractmethod
+    def set_topic_permission(self, user: str, vhost: str, exchange: str, write: str, read: str) -> None: ...
+
+    @abstractmethod
+    def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None) -> None:
+        """Those at one exchange, or at all."""
 
     def user(self, name: str) -> dict[str, Any]:
         for user in self.users():
@@ -101,7 +114,7 @@ class RunningBroker(Administration):
     def users(self) -> list[dict[str, Any]]:
         return list(self.request("GET", "/api/users"))
 
-    def put_user(self, name: str, password: str, tags: Sequence[str]) -> None:
+    def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
         self.request("PUT", f"/api/users/{_quoted(name)}", {"password": password, "tags": ",".join(tags)})
 
     def delete_user(self, name: str) -> None:
@@ -114,18 +127,35 @@ class RunningBroker(Administration):
         body = {"configure": configure, "write": write, "read": read}
         self.request("PUT", f"/api/permissions/{_quoted(vhost)}/{_quoted(user)}", body)
 
+    def clear_permission(self, user: str, vhost: str) -> None:
+        self.request("DELETE", f"/api/permissions/{_quoted(vhost)}/{_quoted(user)}")
+
+    def topic_permissions(self) -> list[dict[str, Any]]:
+        return list(self.request("GET", "/api/topic-permissions"))
+
+    def set_topic_permission(self, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+        body = {"exchange": exchange, "write": write, "read": read}
+        self.request("PUT", f"/api/topic-permissions/{_quoted(vhost)}/{_quoted(user)}", body)
+
+    def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None) -> None:
+        path = f"/api/topic-permissions/{_quoted(vhost)}/{_quoted(user)}"
+        self.request("DELETE", path if exchange is None else f"{path}/{_quoted(exchange)}")
+
 
 class StoppedBroker(Administration):
     """The catalog of a broker that does not run. Each change is durable when the method returns."""
 
     def __init__(self, path: Path) -> None:
         from millpond.broker.access import Access
+        from millpond.broker.exchanges.registry import PREDECLARED
         from millpond.catalog.catalog import Catalog
 
         self._catalog: Final = Catalog(path)
         self._catalog.open()
         state = self._catalog.load()
         self._vhosts: Final = {row.name for row in state.vhosts}
+        self._exchanges: Final = {(row.vhost, row.name) for row in state.exchanges}
+        self._exchanges.update((vhost, name) for vhost in self._vhosts for name, _ in PREDECLARED)
         self._access: Final = Access(self._catalog)
         self._access.load(state)
 
@@ -135,8 +165,9 @@ class StoppedBroker(Administration):
     def users(self) -> list[dict[str, Any]]:
         return [{"name": user.name, "tags": list(user.tags)} for user in self._access.list_users()]
 
-    def put_user(self, name: str, password: str, tags: Sequence[str]) -> None:
-        self._access.put_user(name, self._access.hash_password(password.encode()), tags)
+    def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
+        stored = None if password is None else self._access.hash_password(password.encode())
+        self._access.put_user(name, stored, tags)
         self._catalog.commit()
 
     def delete_user(self, name: str) -> None:
@@ -150,10 +181,36 @@ class StoppedBroker(Administration):
         ]
 
     def set_permission(self, user: str, vhost: str, configure: str, write: str, read: str) -> None:
-        if vhost not in self._vhosts:
-            raise NotFound(f"vhost '{vhost}' not found")
+        self._check_vhost(vhost)
         self._access.set_permission(user, vhost, configure, write, read)
         self._catalog.commit()
+
+    def clear_permission(self, user: str, vhost: str) -> None:
+        self._check_vhost(vhost)
+        self._access.clear_permission(user, vhost)
+        self._catalog.commit()
+
+    def topic_permissions(self) -> list[dict[str, Any]]:
+        return [
+            {"user": row.user, "vhost": row.vhost, "exchange": row.exchange, "write": row.write, "read": row.read}
+            for row in self._access.list_topic_permissions()
+        ]
+
+    def set_topic_permission(self, user: str, vhost: str, exchange: str, write: str, read: str) -> None:
+        self._check_vhost(vhost)
+        if (vhost, exchange) not in self._exchanges:
+            raise NotFound(f"no exchange '{exchange}' in vhost '{vhost}'")
+        self._access.set_topic_permission(user, vhost, exchange, write, read)
+        self._catalog.commit()
+
+    def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None) -> None:
+        self._check_vhost(vhost)
+        self._access.clear_topic_permissions(user, vhost, exchange)
+        self._catalog.commit()
+
+    def _check_vhost(self, vhost: str) -> None:
+        if vhost not in self._vhosts:
+            raise NotFound(f"vhost '{vhost}' not found")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -261,4 +318,5 @@ def _refused(status: int, content: bytes) -> MillpondError:
     except (ValueError, AttributeError):
         reason = f"the broker answered {status}"
     kinds: dict[int, type[MillpondError]] = {401: AccessRefused, 403: AccessRefused, 404: NotFound}
-    return kinds.get(status, PreconditionFailed if status < 500 else MillpondError)(reason)
+    # RabbitMQ's texts have lines; an error on a terminal is one.
+    return kinds.get(status, PreconditionFailed if status < 500 else MillpondError)(" ".join(reason.split()))

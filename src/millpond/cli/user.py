@@ -20,6 +20,9 @@ Name = Annotated[str, typer.Argument(help="The user's name.")]
 def add(
     name: Name,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag, such as administrator.")] = None,
+    no_password: Annotated[
+        bool, typer.Option("--no-password", help="Nobody logs in by a password: for who has a certificate.")
+    ] = False,
     data: DataOption = None,
     url: UrlOption = None,
 ) -> None:
@@ -28,7 +31,7 @@ def add(
         try:
             broker.user(name)
         except NotFound:
-            broker.put_user(name, _new_password(name), tag or [])
+            broker.put_user(name, None if no_password else _new_password(name), tag or [])
         else:
             raise PreconditionFailed(f"user '{name}' exists already")
 

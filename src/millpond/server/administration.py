@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from millpond.admin.server import AdminServer
 from millpond.admin.views import Node
 from millpond.broker.broker import Broker
+from millpond.broker.message import Properties
 from millpond.config import Settings
+from millpond.protocols.amqp.properties import encode_properties, parse_properties
 from millpond.server.data_directory import ADMIN_SOCKET, bind_admin_socket
 
 logger = logging.getLogger(__name__)
@@ -33,4 +36,8 @@ def administration(
             # Some file systems hold no sockets. The broker does not need one to do its work.
             logger.warning("the operator's commands cannot reach this broker: %s", error)
     node = Node(f"millpond@{socket.gethostname()}", broker.clock.monotonic_ms(), addresses)
-    return AdminServer(broker, node, listener, unix_socket, settings.data / ADMIN_SOCKET)
+    return AdminServer(broker, node, listener, unix_socket, settings.data / ADMIN_SOCKET, _amqp_properties)
+
+
+def _amqp_properties(values: dict[str, Any]) -> Properties:
+    return parse_properties(encode_properties(**values))

@@ -166,7 +166,11 @@ class Node:
         settings = self.settings
         loop = asyncio.get_running_loop()
         connection_settings = ConnectionSettings(
-            settings.frame_max, settings.channel_max, settings.heartbeat_s, settings.handshake_timeout_ms
+            settings.frame_max,
+            settings.channel_max,
+            settings.heartbeat_s,
+            settings.handshake_timeout_ms,
+            settings.certificate_login(),
         )
         handlers = amqp.load(settings.connections_max)
 
@@ -224,6 +228,7 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
+        broker.access.store_better_hashes()
         broker.check_deliveries()
         broker.memory.grant()
         broker.store.trim_transient()

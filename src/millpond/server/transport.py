@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from millpond.base.certificate import Certificate
 from millpond.base.limits import SOCKET_BUFFER_BYTES_HIGH, SOCKET_BUFFER_BYTES_LOW
 from millpond.protocols.amqp.transport import Transport
 
@@ -54,6 +57,17 @@ class SocketTransport(Transport):
     def is_tls(self) -> bool:
         return self._transport.get_extra_info("sslcontext") is not None
 
+    def peer_certificate(self) -> Certificate | None:
+        # Python shows what is in a certificate only where it was verified.
+        shown = self._transport.get_extra_info("peercert")
+        return Certificate.of_peer(shown) if shown else None
+
+
+def _has_outlived_certificate(transport: asyncio.Transport) -> bool:
+    """Whether the peer has taken up a TLS session whose certificate has expired since: TLS looks at it but once."""
+    shown = transport.get_extra_info("peercert")
+    return bool(shown) and ssl.cert_time_to_seconds(shown["notAfter"]) < time.time()
+
 
 class ServerProtocol(asyncio.Protocol):
     """Accepts one client. `connect` makes its connection from its transport."""
@@ -67,6 +81,9 @@ class ServerProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)
         self._transport = stream
+        if _has_outlived_certificate(stream):
+            stream.abort()
+            return
         stream.set_write_buffer_limits(high=SOCKET_BUFFER_BYTES_HIGH, low=SOCKET_BUFFER_BYTES_LOW)
         sock = stream.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -143,8 +143,7 @@ def test_every_type_of_rabbitmq_is_read(letter: bytes, content: bytes, value: ob
 @pytest.mark.parametrize(
     ("value", "encoded"),
     [
-        (2**31 - 1, b"I\x7f\xff\xff\xff"),
-        (-(2**31), b"I\x80\x00\x00\x00"),
+        (1, b"l\x00\x00\x00\x00\x00\x00\x00\x01"),
         (2**31, b"l\x00\x00\x00\x00\x80\x00\x00\x00"),
         (-(2**63), b"l\x80" + b"\x00" * 7),
         (2**64 - 1, b"T" + b"\xff" * 8),
@@ -152,7 +151,7 @@ def test_every_type_of_rabbitmq_is_read(letter: bytes, content: bytes, value: ob
         (datetime(1970, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), b"T" + b"\x00" * 8),
         (datetime(1970, 1, 1, 0, 0, 1), b"T" + b"\x00" * 7 + b"\x01"),  # noqa: DTZ001  (without a zone it is UTC)
         (bytearray(b"ab"), b"x\x00\x00\x00\x02ab"),
-        ((1,), b"A\x00\x00\x00\x05I\x00\x00\x00\x01"),
+        ((1,), b"A\x00\x00\x00\x09l\x00\x00\x00\x00\x00\x00\x00\x01"),
         (Decimal("1.50"), b"D\x02\x00\x00\x00\x96"),
         (Decimal("2E+3"), b"D\x00\x00\x00\x07\xd0"),
         (Decimal("-0.1"), b"D\x01\xff\xff\xff\xff"),

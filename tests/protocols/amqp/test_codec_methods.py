@@ -38,7 +38,7 @@ SAMPLES: dict[str, Any] = {
     "Bit": True,
     "ShortString": "sample",
     "LongString": b"sample",
-    "Table": {"sample": [100_000, "two", {"three": None}]},
+    "Table": {"sample": [100_000_000_000, "two", {"three": None}]},
 }
 ALL = sorted(METHODS.values(), key=lambda each: each.method_id)
 every_method = pytest.mark.parametrize("method_class", ALL, ids=[each.name for each in ALL])

@@ -50,7 +50,7 @@ everything: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 FULL: dict[str, Any] = {
     "content_type": "text/plain",
     "content_encoding": "utf-8",
-    "headers": {"a": 100_000, "b": {"c": ["d", None]}},
+    "headers": {"a": 100_000_000_000, "b": {"c": ["d", None]}},
     "delivery_mode": 2,
     "priority": 9,
     "correlation_id": "correlation",

@@ -3,7 +3,8 @@
     Destination            has a name; a queue or an exchange
     └── Exchange           routes what is published to it to the destinations bound to it
         ├── DirectExchange, FanoutExchange, TopicExchange, HeadersExchange     (one file each)
-        └── ConsistentHashExchange, RandomExchange
+        ├── ConsistentHashExchange, RandomExchange
+        └── DelayedExchange                                                    (has one of the others in it)
 
 An exchange keeps its bindings by destination, so that a queue's disappearance costs only its own bindings. A type adds
 the index that makes its `match` fast: it implements `_index` and `_unindex`, which see every binding exactly once.
@@ -16,10 +17,13 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_plus
 
 from mypy_extensions import mypyc_attr
+
+if TYPE_CHECKING:
+    from millpond.broker.policies import Applied
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -29,6 +33,8 @@ class Destination:
     def __init__(self, name: str, kind: str) -> None:
         self.name: Final = name
         self.kind: Final = kind
+        # What policies make of it.
+        self.applied: Applied | None = None
 
 
 def canonical(value: object) -> str:

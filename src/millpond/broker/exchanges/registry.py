@@ -1,6 +1,7 @@
 """The exchange types, and the exchanges that every virtual host has.
 
-A new type is a file in this folder and a line in `EXCHANGE_TYPES`.
+A new type is a file in this folder and a line in `EXCHANGE_TYPES`. The delayed exchange is none of them: it is one of
+them, and holds messages before it routes them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Final
 
 from millpond.base.errors import PreconditionFailed
 from millpond.broker.exchanges.consistent_hash import ConsistentHashExchange
+from millpond.broker.exchanges.delayed import TYPE_DELAYED, DelayedExchange
 from millpond.broker.exchanges.direct import DirectExchange
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.fanout import FanoutExchange
@@ -42,6 +44,11 @@ def create_exchange(
     name: str, type: str, durable: bool, auto_delete: bool, internal: bool, arguments: dict[str, object]
 ) -> Exchange:
     """Raises PreconditionFailed where there is no such type, or it cannot have such arguments."""
+    if type == TYPE_DELAYED:
+        routing_type = arguments.get("x-delayed-type")
+        if not isinstance(routing_type, str) or routing_type == TYPE_DELAYED:
+            raise PreconditionFailed("Invalid argument, 'x-delayed-type' must be an existing exchange type")
+        return DelayedExchange(create_exchange(name, routing_type, durable, auto_delete, internal, arguments))
     create = EXCHANGE_TYPES.get(type)
     if create is None:
         raise PreconditionFailed(f"unknown exchange type '{type}'")

@@ -336,6 +336,11 @@ class Backlog:
         if self.pages_out > 0 and index == self.head and self.queue.consumers:
             self.read_ahead()
 
+    def _count(self, messages: i64, size: i64) -> None:
+        """So many more messages, `size` bytes together, are there to be taken than was known."""
+        self.ready += messages
+        self.ready_bytes += size
+
     def _hold(self, message: Message) -> None:
         size = memory_size(message)
         message.holders += 1
@@ -375,6 +380,29 @@ class Backlog:
         """Let the next message open a new page, so that the present one can be written as it is."""
         if self.tail.entries:
             self._open_page(self.next_offset)
+
+    def drop_kept(self, first: i64, bytes_wanted: i64) -> i64:
+        """Give up pages from the index `first` on that the log has as well, beginning with the one that is needed last.
+        How many bytes that has freed."""
+        from_offset = self.pages[first].start
+        chosen: list[Page] = []
+        freed: i64 = 0
+        for page in reversed(self.kept):
+            if freed >= bytes_wanted or page.start < from_offset:
+                break
+            if page.taken == 0:
+                chosen.append(page)
+                freed += page.memory_bytes
+        # Pages that were read ahead are not among them, and always are close to the head.
+        for index in range(first, min(len(self.pages) - 1, self.head + PAGES_AHEAD)):
+            page = self.pages[index]
+            if freed < bytes_wanted and page.resident and page.place is not None and page.taken == 0:
+                if page not in chosen:
+                    chosen.append(page)
+                    freed += page.memory_bytes
+        for page in chosen:
+            self.drop_resident(page)
+        return freed
 
     def drop_resident(self, page: Page) -> None:
         """Give up the messages of a page that the log holds and of which nothing has been delivered."""
@@ -418,8 +446,7 @@ class Backlog:
         page.resident = True
         page.settled_ranges = []
         self.pages_out -= 1
-        self.ready += live - page.live
-        self.ready_bytes += size - page.live_bytes
+        self._count(live - page.live, size - page.live_bytes)
         page.live = live
         page.live_bytes = size
         page.persistent = persistent
@@ -430,8 +457,7 @@ class Backlog:
     def page_lost(self, page: Page) -> None:
         """A page cannot be read back: its messages are gone, and never served."""
         if not self.deleted and not page.resident and page.live > 0:
-            self.ready -= page.live
-            self.ready_bytes -= page.live_bytes
+            self._count(-page.live, -page.live_bytes)
             page.live = 0
             self._forget_page(page)
             self.turn.touch_queue(self.queue)
@@ -536,8 +562,7 @@ class Backlog:
             # It was the last one when it was emptied.
             self._forget_page(page)
         for page in self.pages:
-            self.ready += page.live
-            self.ready_bytes += page.live_bytes
+            self._count(page.live, page.live_bytes)
             if page.start < self.redelivered_before:
                 # While the journal was read it was not known yet whether the stop had been a clean one.
                 for slot in page.entries:

@@ -45,6 +45,14 @@ class Consumer:
         """Whether another delivery is welcome now."""
         return self.prefetch == 0 or self.unsettled < self.prefetch
 
+    def describe_channel(self) -> dict[str, object]:
+        """Where it consumes, as plain values under the names of RabbitMQ's management API."""
+        return {}
+
+    def described_arguments(self) -> dict[str, object]:
+        """What its client has asked for besides."""
+        return {}
+
     def deliver(self, entry: Entry) -> None:
         """Send `entry`. When `acknowledges` is false the queue settles it right after."""
         raise NotImplementedError

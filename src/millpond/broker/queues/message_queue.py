@@ -1,6 +1,7 @@
 """What a virtual host can route messages to and consumers can read from: a queue or a stream.
 
     Destination ── MessageQueue ── Queue        a log plus delivery state: read once, settled, gone
+                              ├── DelayQueue    holds what a delayed exchange will route; no client sees it
                               └── StreamQueue   a log that is read by offset
 
 All calls are synchronous and on the event loop's thread. What they cause is delivered in `run_turn`, at the end of the
@@ -81,6 +82,10 @@ class QueueOwner:
         where one has not, or there is none."""
         raise NotImplementedError
 
+    def route_delayed(self, queue: MessageQueue, message: Message) -> None:
+        """The time has come for a message of a delayed exchange, whose `queue` is: route it."""
+        raise NotImplementedError
+
     def consumers_gone(self, queue: MessageQueue) -> None:
         """The last consumer has left: an auto-delete queue goes with it."""
         raise NotImplementedError
@@ -147,6 +152,11 @@ class MessageQueue(Destination, TurnTask):
     def resident_bytes(self) -> i64:
         """Bytes of its messages in memory, each counted in full even where other queues share it."""
         raise NotImplementedError
+
+    @property
+    def delayed(self) -> i64:
+        """Messages that wait for their time, and are not ready before."""
+        return 0
 
     def backlogs(self) -> list[Backlog]:
         """Its messages, in pages: a list for each way they are kept apart."""

@@ -31,7 +31,7 @@ class Page:
         # index = offset - start; None where settled. `resident` is False while they are on disk only.
         self.entries: list[Entry | None] = []
         self.resident = True
-        # Index of the next entry to deliver.
+        # Index of the next entry to deliver. Where messages wait for their time: not 0 while the page must stay.
         self.taken: i64 = 0
         self.live: i64 = 0
         self.live_bytes: i64 = 0
@@ -45,8 +45,10 @@ class Page:
         self.loading = False
         # It is written because its memory is wanted.
         self.leaving = False
-        # Where messages wait for their time: the earliest of those in it (wall clock); -1 where they do not.
+        # Where messages wait for their time: no message in it is due before (wall clock); -1 where there is none.
         self.due_ms: i64 = -1
+        # How often it came back from disk.
+        self.loads: i64 = 0
         # Offsets settled since the page was written, as (start, end) ranges; kept only for a page not in memory.
         self.settled_ranges: list[tuple[int, int]] = []
 

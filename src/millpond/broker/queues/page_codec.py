@@ -36,8 +36,9 @@ class PageWriter:
         for slot in page.entries:
             if slot is not None:
                 message = slot.message
-                if message.address is not address or message.properties is not properties:
-                    address = message.address
+                timed = message.due_ms != 0
+                if timed or message.address is not address or message.properties is not properties:
+                    address = None if timed else message.address
                     properties = message.properties
                     key = message.address.routing_key.encode("utf-8", "surrogateescape")
                     header = record_header(message)

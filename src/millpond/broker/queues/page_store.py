@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
-from millpond.base.limits import LOG_UNSYNCED_BYTES_MAX, PAGES_AHEAD, PAGES_WRITING_MAX, SEGMENT_BYTES
+from millpond.base.limits import LOG_UNSYNCED_BYTES_MAX, PAGES_WRITING_MAX, SEGMENT_BYTES
 from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.page import Page
@@ -125,6 +125,7 @@ class SurvivingPage(NamedTuple):
     end: int
     live: int
     live_bytes: int
+    due_ms: int
     place: BatchPlace
 
 
@@ -211,7 +212,7 @@ class PageStore:
         if self._filesystem is None or queue.deleted:
             return 0
         first = min(int(queue.head) + pages_kept, len(queue.pages) - 1)
-        freed = self._drop_kept(queue, first, bytes_wanted)
+        freed = queue.drop_kept(first, bytes_wanted)
         if freed >= bytes_wanted:
             return freed
         for index in range(self.first_unwritten(queue), len(queue.pages) - 1):
@@ -225,28 +226,6 @@ class PageStore:
                 page.leaving = True
                 self.leaving_bytes += int(page.memory_bytes)
                 freed += int(page.memory_bytes)
-        return freed
-
-    def _drop_kept(self, queue: Backlog, first: int, bytes_wanted: int) -> int:
-        """Give up pages that the log has as well, beginning with the one that is needed last."""
-        from_offset = queue.pages[first].start
-        chosen: list[Page] = []
-        freed = 0
-        for page in reversed(queue.kept):
-            if freed >= bytes_wanted or page.start < from_offset:
-                break
-            if page.taken == 0:
-                chosen.append(page)
-                freed += int(page.memory_bytes)
-        # Pages that were read ahead are not among them, and always are close to the head.
-        for index in range(first, min(len(queue.pages) - 1, int(queue.head) + PAGES_AHEAD)):
-            page = queue.pages[index]
-            if freed < bytes_wanted and page.resident and page.place is not None and page.taken == 0:
-                if page not in chosen:
-                    chosen.append(page)
-                    freed += int(page.memory_bytes)
-        for page in chosen:
-            queue.drop_resident(page)
         return freed
 
     def first_unwritten(self, queue: Backlog) -> int:
@@ -477,7 +456,8 @@ class PageStore:
                     logger.critical("a page of queue %r is lost: %s", queue.name, error)
                     continue
                 size = sum(int(message_size(message)) for message in messages)
-                pages.append(SurvivingPage(int(offsets[0]), last_offset + 1, len(offsets), size, place))
+                due_ms = min(int(message.due_ms) for message in messages)
+                pages.append(SurvivingPage(int(offsets[0]), last_offset + 1, len(offsets), size, due_ms, place))
         log.close()
         return pages
 

@@ -5,6 +5,7 @@ taken it yet. What is in here happens to messages one by one; where they lie is 
 
     lane 0          all messages, where priorities do not count, or those without one
     lanes 1 to 255  messages of that priority; served from the highest down
+    lane 256        messages that were given back and are held for a while; served first, when they are due
 
 All calls are synchronous and on the event loop's thread. Deliveries happen in `run_turn`, at the end of the turn.
 """
@@ -18,8 +19,9 @@ from mypy_extensions import i64
 from millpond.base.clock import Timer
 from millpond.base.limits import DEAD_LETTER_RETRY_MS, DELIVERIES_PER_TURN_MAX
 from millpond.broker.message import Message
-from millpond.broker.queues.backlog import Backlog
+from millpond.broker.queues.backlog import LANE_DELAYED, Backlog
 from millpond.broker.queues.consumer import Consumer
+from millpond.broker.queues.delayed_backlog import DelayedBacklog
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, QueueSettings
@@ -59,6 +61,7 @@ class Queue(MessageQueue):
         self._lanes: dict[int, Backlog] = {0: self.backlog}
         # In the order in which they are served.
         self._served: list[Backlog] = [self.backlog]
+        self._delayed: DelayedBacklog | None = None
 
         self._rotation: list[Consumer] = []
         self._next_consumer: i64 = 0
@@ -99,6 +102,10 @@ class Queue(MessageQueue):
         return size
 
     @property
+    def delayed(self) -> i64:
+        return self._delayed.waiting if self._delayed is not None else 0
+
+    @property
     def stuck(self) -> i64:
         """Dead messages that no dead-letter queue has taken yet."""
         return len(self._stuck)
@@ -107,9 +114,11 @@ class Queue(MessageQueue):
         return self._served
 
     def details(self) -> dict[str, object]:
-        shown: dict[str, object] = {"messages_dlx": len(self._stuck)}
+        shown: dict[str, object] = {"messages_dlx": len(self._stuck), "messages_delayed": int(self.delayed)}
         if self.settings.priority_max > 0:
-            shown["messages_ready_by_priority"] = {str(backlog.lane): int(backlog.ready) for backlog in self._served}
+            shown["messages_ready_by_priority"] = {
+                str(backlog.lane): int(backlog.ready) for backlog in self._served if backlog is not self._delayed
+            }
         if self.settings.single_active:
             active = self.active_consumer
             shown["single_active_consumer_tag"] = active.tag if active is not None else None
@@ -128,12 +137,16 @@ class Queue(MessageQueue):
         return self.lane(min(priority, int(self.settings.priority_max)))
 
     def has_lane(self, number: int) -> bool:
-        return 0 <= number <= self.settings.priority_max
+        return 0 <= number <= self.settings.priority_max or number == LANE_DELAYED
 
     def lane(self, number: int) -> Backlog:
         backlog = self._lanes.get(number)
         if backlog is None:
-            backlog = Backlog(self, number)
+            if number == LANE_DELAYED:
+                self._delayed = DelayedBacklog(self, number)
+                backlog = self._delayed
+            else:
+                backlog = Backlog(self, number)
             self._lanes[number] = backlog
             self._served = [self._lanes[lane] for lane in sorted(self._lanes, reverse=True)]
         return backlog
@@ -164,9 +177,17 @@ class Queue(MessageQueue):
 
     def _has_room(self) -> bool:
         settings = self.settings
-        if settings.length_max >= 0 and self.ready + len(self._stuck) >= settings.length_max:
+        count, size = self._counting()
+        if settings.length_max >= 0 and count + len(self._stuck) >= settings.length_max:
             return False
-        return settings.length_bytes_max < 0 or self.ready_bytes < settings.length_bytes_max
+        return settings.length_bytes_max < 0 or size < settings.length_bytes_max
+
+    def _counting(self) -> tuple[i64, i64]:
+        """Messages and bytes that count for the length limits: also those that wait for their time, as in RabbitMQ."""
+        delayed = self._delayed
+        if delayed is None:
+            return self.ready, self.ready_bytes
+        return self.ready + delayed.waiting, self.ready_bytes + delayed.waiting_bytes
 
     # --- Delivering -------------------------------------------------------------------------------------------------
 
@@ -174,8 +195,16 @@ class Queue(MessageQueue):
         """Deliver what consumers will take, then let go of what has expired or exceeds the length limit."""
         if self.deleted:
             return
+        delayed = self._delayed
+        if delayed is not None:
+            delayed.release()
         if self._rotation and self.ready > 0 and not self._deliver(DELIVERIES_PER_TURN_MAX):
             self.turn.touch_queue_later(self)
+        if delayed is not None and self._rotation and delayed.ready == 0:
+            # Not all that is due becomes ready at once.
+            delayed.release()
+            if delayed.ready > 0:
+                self.turn.touch_queue_later(self)
         if self.expiring:
             self._expire()
         if self.settings.bounded and not self.settings.rejects:
@@ -235,8 +264,8 @@ class Queue(MessageQueue):
             entry.delivered_ms = self.turn.now_ms
             self.unsettled += 1
             self.delivered_total += 1
-            if self.expiring and not self.turn_pending:
-                # The next one has become the head, and may have expired behind this one.
+            if (self.expiring or self._delayed is not None) and not self.turn_pending:
+                # The next one has become the head, and may have expired behind this one; or more may be due.
                 self.turn.touch_queue(self)
             return entry
         return None
@@ -279,7 +308,9 @@ class Queue(MessageQueue):
                 entry.queue = None
                 entry.consumer = None
             return
-        limit = self.settings.delivery_limit
+        settings = self.settings
+        limit = settings.delivery_limit
+        is_held = settings.holds_back(failed)
         returned: list[Entry] = []
         for entry in entries:
             self._out_of_hands(entry)
@@ -287,12 +318,13 @@ class Queue(MessageQueue):
             entry.returns += 1
             entry.redelivered = True
             self.unsettled -= 1
-            if limit < 0:
-                returned.append(entry)
-            elif entry.returns > limit:
+            if 0 <= limit < entry.returns:
                 self._discard(entry, REASON_DELIVERY_LIMIT)
+            elif is_held:
+                self._hold_back(entry)
             else:
-                self._backlog_of(entry).count_attempt(entry)
+                if settings.counts_returns:
+                    self._backlog_of(entry).count_attempt(entry)
                 returned.append(entry)
         self._put_back(returned)
 
@@ -313,8 +345,29 @@ class Queue(MessageQueue):
                 backlog.put_back([entry for entry in entries if self._backlog_of(entry) is backlog])
         self.turn.touch_queue(self)
 
+    def _hold_back(self, entry: Entry) -> None:
+        """Let a message that has come back wait for a while: as another message, in place of this one."""
+        message = entry.message
+        due_ms = self.turn.now_ms + self.settings.retry_delay_ms(entry.returns)
+        held = Message(message.address, message.properties, message.body, message.timestamp_ms, due_ms, entry.returns)
+        source = self._backlog_of(entry)
+        delayed = self._delayed
+        if delayed is None:
+            self.lane(LANE_DELAYED)
+            delayed = self._delayed
+        if delayed is not None:
+            delayed.append(held)
+            if self.recoverable and message.properties.persistent:
+                self.ledger.published(held, delayed.alone)
+                self.turn.touch()
+            source.settle(entry)
+
     def _backlog_of(self, entry: Entry) -> Backlog:
-        return self.backlog if len(self._served) == 1 else self.backlog_for(entry.message)
+        if len(self._served) == 1:
+            return self.backlog
+        if entry.message.due_ms > 0 and self._delayed is not None:
+            return self._delayed
+        return self.backlog_for(entry.message)
 
     def _out_of_hands(self, entry: Entry) -> None:
         """Whoever had the delivery, if it was not taken by `get`, may have another one."""
@@ -402,10 +455,12 @@ class Queue(MessageQueue):
 
     def _drop_excess(self) -> None:
         settings = self.settings
-        while self.ready > 0 and (
-            (settings.length_max >= 0 and self.ready > settings.length_max)
-            or (settings.length_bytes_max >= 0 and self.ready_bytes > settings.length_bytes_max)
-        ):
+        while self.ready > 0:
+            count, size = self._counting()
+            if (settings.length_max < 0 or count <= settings.length_max) and (
+                settings.length_bytes_max < 0 or size <= settings.length_bytes_max
+            ):
+                return
             entry = self._take()
             if entry is None:
                 return

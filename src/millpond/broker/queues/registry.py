@@ -27,6 +27,10 @@ class QueueType:
         self.create: Final = create
         self.replicated: Final = replicated
 
+    def suits(self, durable: bool, exclusive: bool, auto_delete: bool) -> bool:
+        """Whether there can be such a queue, if its client names it."""
+        return not self.replicated or (durable and not exclusive and not auto_delete)
+
     def check(self, resource: str, durable: bool, exclusive: bool, auto_delete: bool, is_generated: bool) -> None:
         """PreconditionFailed where there can be no such queue."""
         if not self.replicated:

@@ -27,7 +27,9 @@ _UNITS_MS: Final = {
     "m": 60_000,
     "s": 1_000,
 }
-_INTERVAL: Final = re.compile(r"([0-9]{1,12})([YMDhms])", re.ASCII)
+_INTERVAL: Final = re.compile(r"([0-9]{1,18})([YMDhms])", re.ASCII)
+# Longer ago than anything: what is counted in milliseconds has 64 bits.
+_INTERVAL_MS_MAX: Final = 1 << 53
 # Arguments of consumers of other queues.
 _UNSUPPORTED: Final = ("x-priority", "x-consumer-timeout")
 
@@ -37,7 +39,9 @@ FILTER_HEADER: Final = "x-stream-filter-value"
 def interval_ms(text: str) -> int:
     """Milliseconds of an interval such as 7D; -1 where it is none."""
     found = _INTERVAL.fullmatch(text)
-    return int(found[1]) * _UNITS_MS[found[2]] if found is not None and int(found[1]) > 0 else -1
+    if found is None or int(found[1]) == 0:
+        return -1
+    return min(int(found[1]) * _UNITS_MS[found[2]], _INTERVAL_MS_MAX)
 
 
 @final

@@ -184,6 +184,7 @@ class Channel(CommitWaiter):
         exchange = self.vhost.exchange(name)
         if exchange.internal:
             raise AccessRefused(f"cannot publish to internal {self.vhost.exchange_resource(name)}")
+        self.connection.check_topics(name, [routing_key])
         address = Address(name, routing_key)
         router = self.vhost.router
         if router.needs_headers(exchange):
@@ -289,6 +290,8 @@ class Channel(CommitWaiter):
         properties = self._properties
         if route is None or properties is None:
             raise UnexpectedFrame("content without a publish")
+        if self._copies is not None:
+            self.connection.check_topics(route.route.address.exchange, self._copies)
         self.published_total += 1
         message = Message(route.route.address, properties, body, self.connection.turn.now_ms)
         if self._copies is not None:
@@ -388,6 +391,11 @@ class Channel(CommitWaiter):
         if self.commit_ok_sequence > 0:
             self.commit_ok_sequence = 0
             self.connection.transaction_failed(self)
+
+    @property
+    def unconfirmed_count(self) -> i64:
+        """Publishes that have not been confirmed yet."""
+        return self._published_tag - self._confirmed_tag
 
     def write_confirms(self) -> None:
         """Write the ack for what may be confirmed now."""
@@ -559,6 +567,12 @@ class Channel(CommitWaiter):
         self.consumers.pop(consumer.tag, None)
         self.connection.consumer_gone(consumer)
         self.connection.notify_cancel(self.number, consumer.tag)
+
+    def cancel(self, consumer: AmqpConsumer) -> None:
+        """End a consumer that its client has not asked to end, and tell the client."""
+        # It is forgotten first: removing the last consumer may delete its queue.
+        self.consumer_cancelled(consumer)
+        consumer.queue.remove_consumer(consumer)
 
     def overdue(self, now_ms: i64, default_ms: i64) -> i64:
         """The timeout that an unsettled delivery has exceeded; -1 where there is none. `default_ms` is for those whose

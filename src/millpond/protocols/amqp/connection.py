@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be
 from mypy_extensions import i64
 
+from millpond.base.certificate import CertificateLogin
 from millpond.base.errors import (
     ChannelFault,
     CommandInvalid,
@@ -97,11 +98,20 @@ HOLD_OUTPUT: Final = 2
 class ConnectionSettings:
     """What the server grants a connection."""
 
-    def __init__(self, frame_bytes_max: i64, channels_max: i64, heartbeat_s: i64, handshake_timeout_ms: i64) -> None:
+    def __init__(
+        self,
+        frame_bytes_max: i64,
+        channels_max: i64,
+        heartbeat_s: i64,
+        handshake_timeout_ms: i64,
+        certificate_login: CertificateLogin | None = None,
+    ) -> None:
         self.frame_bytes_max: Final[i64] = frame_bytes_max
         self.channels_max: Final[i64] = channels_max
         self.heartbeat_s: Final[i64] = heartbeat_s
         self.handshake_timeout_ms: Final[i64] = handshake_timeout_ms
+        # How a client's certificate names its user; None where clients do not log in by certificates.
+        self.certificate_login: Final = certificate_login
 
 
 @final
@@ -334,6 +344,7 @@ class Connection(ClientConnection, TurnTask):
             )
         if vhost is None:
             raise CommandInvalid("channel.open before connection.open")
+        self.broker.parameters.check_channel(self.broker.connections, self.user)
         channel = Channel(self, number, vhost)
         self.channels[int(number)] = channel
         self._channel = channel
@@ -483,6 +494,8 @@ class Connection(ClientConnection, TurnTask):
     def opened(self, vhost: VirtualHost) -> None:
         """The client has chosen its virtual host: it may open channels."""
         self.vhost = vhost
+        host, port = self.transport.local_address()
+        self.name = f"{self.transport.peer_host()}:{self.transport.peer_port()} -> {host}:{port}"
         self.state = OPEN
         self.broker.connections[self] = None
         self.broker.alarms.add(self)
@@ -491,6 +504,10 @@ class Connection(ClientConnection, TurnTask):
 
     def check_write(self, kind: str, name: str) -> None:
         self.handlers.check_write(self, kind, name)
+
+    def check_topics(self, exchange: str, routing_keys: list[str]) -> None:
+        """AccessRefused where the user's topic permissions forbid one of the routing keys."""
+        self.handlers.check_topics(self, exchange, routing_keys)
 
     def may_impersonate(self) -> bool:
         """Whether the user may publish in another user's name (RabbitMQ's tag impersonator)."""
@@ -505,6 +522,9 @@ class Connection(ClientConnection, TurnTask):
     def vhost_name(self) -> str:
         vhost = self.vhost
         return "" if vhost is None else vhost.name
+
+    def channel_count(self) -> int:
+        return len(self.channels)
 
     def alarms_changed(self, reasons: list[str]) -> None:
         if self.state != OPEN or not self._has_published:
@@ -641,12 +661,17 @@ class Connection(ClientConnection, TurnTask):
         self._liveness.expect_within(CLOSE_TIMEOUT_MS, self._timed_out)
 
     def closed_by_client(self) -> None:
-        """The client has asked to close."""
+        """The client has asked to close. The socket is the client's to close: amqplib still has publishes of other
+        channels on the way, and a socket closed before they are read is reset, close-ok and all."""
         self._release(False)
+        self.state = CLOSED
         self.send(0, methods.ConnectionCloseOk())
-        self._end()
+        self._write_output()
+        self._liveness.expect_within(CLOSE_TIMEOUT_MS, self.transport.abort)
 
     def close_by_operator(self, reason: str) -> None:
+        if self.state == CLOSED:
+            self.transport.close()
         self.close_with(CONNECTION_FORCED, reason)
 
     def abandon_turn(self) -> None:
@@ -660,12 +685,15 @@ class Connection(ClientConnection, TurnTask):
         if self.state != CLOSED:
             self._release(True)
             self.state = CLOSED
-            if len(self.output) > 0:
-                self.transport.write(self.output.getvalue())
-                self.output = BytesWriter()
+            self._write_output()
             self.transport.close()
             # A client that does not read would keep the socket open for ever.
             self._liveness.expect_within(CLOSE_TIMEOUT_MS, self.transport.abort)
+
+    def _write_output(self) -> None:
+        if len(self.output) > 0:
+            self.transport.write(self.output.getvalue())
+            self.output = BytesWriter()
 
     def lost(self) -> None:
         """The socket is gone."""
@@ -718,6 +746,9 @@ class Connection(ClientConnection, TurnTask):
 
     def describe(self) -> dict[str, object]:
         return self.handlers.describe(self)
+
+    def describe_channels(self) -> list[dict[str, object]]:
+        return self.handlers.describe_channels(self)
 
 
 def _described(kind: i64, data: bytes, start: i64, end: i64) -> str:

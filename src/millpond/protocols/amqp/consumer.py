@@ -59,6 +59,12 @@ class AmqpConsumer(Consumer):
             return False
         return self.channel.can_deliver(self)
 
+    def describe_channel(self) -> dict[str, object]:
+        return self.channel.connection.handlers.describe_place(self.channel)
+
+    def described_arguments(self) -> dict[str, object]:
+        return self.arguments
+
     def deliver(self, entry: Entry) -> None:
         channel = self.channel
         message = entry.message

@@ -18,8 +18,8 @@
     V           nothing                                None
 
 These are the letters that RabbitMQ reads and writes, not those of the specification: see
-https://www.rabbitmq.com/amqp-0-9-1-errata.html, "Field types". Encoding takes I for an int that fits 32 bits and l for
-one that fits 64, as clients expect, and T for the larger ones, which can only come from a T.
+https://www.rabbitmq.com/amqp-0-9-1-errata.html, "Field types". Encoding takes l for every int that fits 64 bits, as
+RabbitMQ does: programs in Java cast the count of an `x-death` to Long. Larger ones can only come from a T, and are T.
 
 Each length is checked against what is left before anything is read, and nesting is limited, so what a hostile table can
 take is in proportion to its bytes. pamqp's decoder is not used: 4.0.1 returns a string that is cut off as if it were
@@ -337,10 +337,7 @@ def _write_prefixed(writer: BytesWriter, letter: int, content: bytes) -> None:
 
 
 def _write_int(writer: BytesWriter, value: int) -> None:
-    if _I32_MIN <= value <= _I32_MAX:
-        writer.append(ord("I"))
-        write_i32_be(writer, value)
-    elif _I64_MIN <= value <= _I64_MAX:
+    if _I64_MIN <= value <= _I64_MAX:
         writer.append(ord("l"))
         write_i64_be(writer, value)
     elif 0 <= value <= _U64_MAX:

@@ -53,6 +53,24 @@ CLUSTER_ID: Final = 0x0004
 # The flag that says that more flags follow, and one that stands for nothing: AMQP 0-9-1 has no such properties.
 _UNUSED: Final = 0x0003
 
+# In their order on the wire.
+NAMES: Final[list[tuple[str, int]]] = [
+    ("content_type", CONTENT_TYPE),
+    ("content_encoding", CONTENT_ENCODING),
+    ("headers", HEADERS),
+    ("delivery_mode", DELIVERY_MODE),
+    ("priority", PRIORITY),
+    ("correlation_id", CORRELATION_ID),
+    ("reply_to", REPLY_TO),
+    ("expiration", EXPIRATION),
+    ("message_id", MESSAGE_ID),
+    ("timestamp", TIMESTAMP),
+    ("type", TYPE),
+    ("user_id", USER_ID),
+    ("app_id", APP_ID),
+    ("cluster_id", CLUSTER_ID),
+]
+
 PERSISTENT: Final = 2
 
 # A number that takes 64 bits in a field table.
@@ -137,6 +155,21 @@ class BasicProperties(Properties):
         if self._flags & TIMESTAMP == 0:
             return None
         return int(read_i64_be(self.raw, _position_of(self.raw, TIMESTAMP))) & 0xFFFFFFFFFFFFFFFF
+
+    def described(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, flag in NAMES:
+            if self._flags & flag == 0:
+                continue
+            if flag == HEADERS:
+                found[name] = self.headers()
+            elif flag == TIMESTAMP:
+                found[name] = self.timestamp_s()
+            elif flag & (DELIVERY_MODE | PRIORITY) != 0:
+                found[name] = self.raw[_position_of(self.raw, flag)]
+            else:
+                found[name] = self.text(flag)
+        return found
 
     def named(self, name: str) -> str:
         if name == "timestamp":

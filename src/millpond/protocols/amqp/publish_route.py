@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from millpond.base.errors import PreconditionFailed
+from millpond.broker.message import further_routing_keys
 from millpond.broker.vhost import Route
 from millpond.protocols.amqp.properties import BasicProperties
 
@@ -41,18 +41,7 @@ def copies_of(properties: BasicProperties) -> list[str] | None:
     """The routing keys of the headers CC and BCC; None where there are none."""
     if not properties.has_headers:
         return None
-    headers = properties.headers()
-    copies: list[str] = []
-    for name in ("CC", "BCC"):
-        keys = headers.get(name)
-        if keys is None:
-            continue
-        if not isinstance(keys, list) or not all([isinstance(key, str) for key in keys]):
-            raise PreconditionFailed(f"invalid message: {{unacceptable_type_in_header,{name}}}")
-        for key in keys:
-            if isinstance(key, str):
-                copies.append(key)
-    return copies or None
+    return further_routing_keys(properties.headers())
 
 
 def without_blind_copies(properties: BasicProperties) -> BasicProperties:

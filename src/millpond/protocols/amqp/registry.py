@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from millpond.base.errors import ChannelFault, CommandInvalid, NotAllowed, PeerError
 from millpond.broker.access import Operation
+from millpond.broker.permitted import check_topic
 from millpond.protocols.amqp.methods import Method, decode_method
 
 if TYPE_CHECKING:
@@ -95,9 +96,27 @@ class MethodTable:
 
         return connection_class.describe(connection)
 
+    def describe_channels(self, connection: Connection) -> list[dict[str, object]]:
+        """Its channels as operators see them."""
+        from millpond.protocols.amqp.classes import channel as channel_class
+
+        return [channel_class.describe(channel) for channel in connection.channels.values()]
+
+    def describe_place(self, channel: Channel) -> dict[str, object]:
+        """What names a channel to operators."""
+        from millpond.protocols.amqp.classes import channel as channel_class
+
+        return channel_class.describe_place(channel)
+
     def check_write(self, connection: Connection, kind: str, name: str) -> None:
         """AccessRefused where the connection's user may not write there."""
         check(connection, Operation.WRITE, kind, name)
+
+    def check_topics(self, connection: Connection, exchange: str, routing_keys: list[str]) -> None:
+        """AccessRefused where the connection's user may not publish there with one of these routing keys."""
+        if connection.vhost is not None:
+            for key in routing_keys:
+                check_topic(connection.access, connection.user, connection.vhost, Operation.WRITE, exchange, key)
 
     def may_impersonate(self, connection: Connection) -> bool:
         """Whether the user may publish in another user's name."""
@@ -108,6 +127,12 @@ def check(connection: Connection, operation: Operation, kind: str, name: str) ->
     """AccessRefused where the connection's user may not do `operation`."""
     if connection.vhost is not None:
         connection.access.check(connection.user, connection.vhost.name, operation, kind, name)
+
+
+def check_any(connection: Connection, kind: str, name: str) -> None:
+    """AccessRefused where the connection's user may do nothing at all to it: what a passive declaration asks."""
+    if connection.vhost is not None:
+        connection.access.check_any(connection.user, connection.vhost.name, kind, name)
 
 
 def load(connections_max: int) -> MethodTable:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
+from millpond.base.certificate import Certificate
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Transport:
@@ -39,3 +41,7 @@ class Transport:
 
     def is_tls(self) -> bool:
         raise NotImplementedError
+
+    def peer_certificate(self) -> Certificate | None:
+        """The certificate that the peer has shown and TLS has verified; None where there is none."""
+        return None

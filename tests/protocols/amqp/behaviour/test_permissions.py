@@ -16,7 +16,7 @@ from pika.exceptions import ChannelClosedByBroker, ProbableAccessDeniedError, Pr
 from tests.conftest import EXTERNAL_VARIABLE
 from tests.support.broker_process import COMMAND_VARIABLE, BrokerProcess, run_operator_command
 from tests.support.endpoint import Endpoint
-from tests.support.pika_client import channel_refused, drain, publish, wait_ready
+from tests.support.pika_client import Inbox, channel_refused, connection_refused, drain, publish, wait_ready
 
 PASSWORD = "correct horse"
 # What `limited` may do in "/": everything with names of its own, read from those that are shared, and publish by them.
@@ -192,6 +192,85 @@ class TestRead:
         wait_ready(guest, name, 1)
         assert drain(limited, name) == [b"m"]
         guest.queue_delete(name)
+
+
+class TestPassive:
+    """RabbitMQ 4.3: to ask whether something is there, any permission on it will do, but one is needed."""
+
+    @pytest.mark.parametrize("stem", ["own-", "readable-"])
+    def test_any_permission_is_enough(self, limited: BlockingChannel, guest: BlockingChannel, stem: str) -> None:
+        name = f"{stem}{uuid.uuid4().hex[:12]}"
+        guest.queue_declare(name)
+        guest.exchange_declare(name, "fanout")
+        limited.queue_declare(name, passive=True)
+        limited.exchange_declare(name, passive=True)
+        guest.queue_delete(name)
+        guest.exchange_delete(name)
+
+    def test_without_any_it_is_refused_whether_it_is_there_or_not(
+        self, log_in: Callable[..., BlockingConnection], foreign: str
+    ) -> None:
+        connection = log_in("limited")
+        for name in (foreign, "absent"):
+            with refused("queue", name):
+                connection.channel().queue_declare(name, passive=True)
+            with refused("exchange", name):
+                connection.channel().exchange_declare(name, passive=True)
+
+
+class TestUpdateSecret:
+    """It changes no password here, but what the user may do is looked at again."""
+
+    @pytest.fixture
+    def changing(self, guarded: BrokerProcess) -> Iterator[Callable[[str], None]]:
+        run_operator_command(guarded.data, "user", "add", "renewing", standard_input=f"{PASSWORD}\n")
+
+        def permit_to_read(pattern: str) -> None:
+            run_operator_command(guarded.data, "permission", "set", "renewing", ".*", ".*", pattern)
+
+        permit_to_read(".*")
+        yield permit_to_read
+        run_operator_command(guarded.data, "user", "delete", "renewing")
+
+    def test_consumers_that_may_no_longer_read_are_cancelled(
+        self, changing: Callable[[str], None], log_in: Callable[..., BlockingConnection], guest: BlockingChannel
+    ) -> None:
+        connection = log_in("renewing")
+        channel = connection.channel()
+        kept, lost = f"kept-{uuid.uuid4().hex[:12]}", f"lost-{uuid.uuid4().hex[:12]}"
+        inboxes = {}
+        for name in (kept, lost):
+            guest.queue_declare(name)
+            inboxes[name] = Inbox(channel, name, auto_ack=True)
+        cancelled: list[str] = []
+        channel.add_on_cancel_callback(lambda frame: cancelled.append(frame.method.consumer_tag))
+        changing("^kept-")
+        connection.update_secret("whatever", "it is time")
+        publish(guest, kept, b"m")
+        publish(guest, lost, b"m")
+        inboxes[kept].wait(1)
+        assert cancelled == [inboxes[lost].consumer_tag]
+        wait_ready(guest, lost, 1)
+        assert inboxes[lost].deliveries == []
+        guest.queue_delete(kept)
+        guest.queue_delete(lost)
+
+    def test_a_virtual_host_that_is_no_longer_open_to_the_user_closes_the_connection(
+        self, guarded: BrokerProcess, changing: Callable[[str], None], log_in: Callable[..., BlockingConnection]
+    ) -> None:
+        connection = log_in("renewing")
+        run_operator_command(guarded.data, "permission", "clear", "renewing")
+        with connection_refused(530, "NOT_ALLOWED - access to vhost '/' refused for user 'renewing'"):
+            connection.update_secret("whatever", "it is time")
+
+
+def test_a_deleted_user_is_disconnected(guarded: BrokerProcess, log_in: Callable[..., BlockingConnection]) -> None:
+    run_operator_command(guarded.data, "user", "add", "leaver", standard_input=f"{PASSWORD}\n")
+    run_operator_command(guarded.data, "permission", "set", "leaver", ".*", ".*", ".*")
+    connection = log_in("leaver")
+    run_operator_command(guarded.data, "user", "delete", "leaver")
+    with connection_refused(320, "CONNECTION_FORCED - user 'leaver' is deleted"):
+        connection.process_data_events(time_limit=20)
 
 
 def test_a_refused_channel_leaves_the_connection_usable(

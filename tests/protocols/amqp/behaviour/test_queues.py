@@ -80,6 +80,25 @@ class TestDeclare:
         with channel_refused(403, "ACCESS_REFUSED - queue name 'amq.mine' contains reserved prefix 'amq.*'"):
             channel.queue_declare("amq.mine")
 
+    def test_a_queue_that_the_broker_has_named_is_not_declared_again(self, channel: BlockingChannel) -> None:
+        name = str(channel.queue_declare("", exclusive=True).method.queue)
+        assert channel.queue_declare(name, passive=True).method.queue == name
+        with channel_refused(403, f"ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'"):
+            channel.queue_declare(name, exclusive=True)
+
+    @pytest.mark.millpond_only("x-name-prefix is newer than the RabbitMQ that Debian has")
+    def test_a_client_may_choose_what_a_made_name_begins_with(self, connect: Connect) -> None:
+        channel = connect().channel()
+        prefix = "x" * 64
+        name = str(channel.queue_declare("", exclusive=True, arguments={"x-name-prefix": prefix}).method.queue)
+        assert name.startswith(f"{prefix}-")
+        assert len(name) > 80
+        # It belongs to the name, not to the queue, and says nothing where there is a name.
+        assert channel.queue_declare(name, exclusive=True).method.queue == name
+        channel.queue_declare(name, exclusive=True, arguments={"x-name-prefix": "ignored"})
+        with channel_refused(406, f"PRECONDITION_FAILED - Queue name prefix '{prefix}x' exceeds the 64-byte limit"):
+            channel.queue_declare("", exclusive=True, arguments={"x-name-prefix": f"{prefix}x"})
+
     @pytest.mark.parametrize(
         ("first", "again", "text"),
         [

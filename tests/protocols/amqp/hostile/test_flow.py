@@ -190,7 +190,7 @@ class TestSlowReaders:
         assert not client.transport.is_closed
         client.connection.resume_writing()
         assert client.methods()[-1] == methods.ConnectionCloseOk()
-        assert client.transport.is_closed
+        assert client.transport.is_reading
 
 
 class TestPartialInput:

@@ -484,9 +484,11 @@ class TestMistakes:
         client.send(0, methods.ConnectionCloseOk())
         assert client.transport.is_closed
 
-    def test_bytes_after_the_end_are_ignored(self, client: Client) -> None:
+    def test_bytes_after_the_end_are_read_and_ignored(self, client: Client) -> None:
         client.call(0, methods.ConnectionClose(), methods.ConnectionCloseOk)
-        assert client.transport.is_closed
+        # A socket that is closed before they are read is reset, and the client may never see our close-ok.
+        assert not client.transport.is_closed
+        assert client.transport.is_reading
         client.feed(b"anything")
         client.publish(1, "q")
         assert client.frames() == []

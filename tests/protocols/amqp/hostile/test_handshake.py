@@ -149,6 +149,7 @@ class TestOrder:
     def test_a_client_may_give_up_during_the_handshake(self, pond: Pond) -> None:
         client = tuning(pond)
         client.call(0, methods.ConnectionClose(), methods.ConnectionCloseOk)
+        client.pond.clock.advance(5_000)
         assert client.transport.is_closed
 
 
@@ -211,7 +212,7 @@ class TestLogin:
         client.start(mechanism="AMQPLAIN", response=encode_table({"LOGIN": "guest", "PASSWORD": "guest"})[4:])
         client.expect(methods.ConnectionTune)
 
-    @pytest.mark.parametrize("mechanism", ["", "plain", "EXTERNAL", "PLAIN AMQPLAIN", "x" * 255])
+    @pytest.mark.parametrize("mechanism", ["", "plain", "external", "PLAIN AMQPLAIN", "x" * 255])
     def test_an_unknown_mechanism_is_invalid(self, pond: Pond, mechanism: str) -> None:
         client = Client(pond)
         client.start(mechanism=mechanism)
@@ -351,12 +352,18 @@ class TestTimeouts:
         client.pond.clock.advance(1)
         assert client.transport.is_closed
 
-    def test_a_socket_whose_client_does_not_read_to_the_end_is_cut(self, client: Client) -> None:
+    def test_a_client_that_has_closed_but_keeps_its_socket_is_cut(self, client: Client) -> None:
         client.call(0, methods.ConnectionClose(), methods.ConnectionCloseOk)
-        assert client.transport.is_closed
-        assert not client.transport.is_aborted
-        client.pond.clock.advance(5_000)
+        client.pond.clock.advance(4_999)
+        assert not client.transport.is_closed
+        client.pond.clock.advance(1)
         assert client.transport.is_aborted
+
+    def test_a_socket_whose_client_has_closed_does_not_hold_up_the_end_of_the_broker(self, client: Client) -> None:
+        client.call(0, methods.ConnectionClose(), methods.ConnectionCloseOk)
+        client.connection.close_by_operator("shutdown")
+        assert client.transport.is_closed
+        assert client.frames() == []
 
 
 class TestHeartbeats:

@@ -107,12 +107,15 @@ class Pool:
 
     async def check_serves(self, within_s: float = 2.0) -> None:
         """A new client connects, publishes and gets its message back."""
+        others = len(self.node._protocols)
         async with asyncio.timeout(within_s):
             client = await self.client()
             await client.call(1, methods.QueueDeclare(queue="served", exclusive=True))
             await client.send(publish_frames(1, "served", b"yes"))
             assert isinstance(await client.call(1, methods.BasicGet(queue="served", no_ack=True)), methods.BasicGetOk)
             assert isinstance(await client.call(0, methods.ConnectionClose()), methods.ConnectionCloseOk)
+            client.cut()
+            await self.until(f"len(node._protocols) <= {others}")
 
     async def until(self, condition: str) -> None:
         """Wait until an expression of `node` and `broker` holds."""

@@ -3,7 +3,7 @@
 Behaviour: AMQP 0-9-1, 4.2, with RabbitMQ's extensions (authentication_failure_close, connection.blocked,
 update-secret). Passwords are verified on a thread; meanwhile the connection handles nothing.
 
-Not implemented: the mechanisms EXTERNAL and RABBIT-CR-DEMO.
+Not implemented: the mechanism RABBIT-CR-DEMO.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from functools import partial
 from typing import Final
 
 from millpond import __version__
+from millpond.base.certificate import distinguished_name
 from millpond.base.errors import AccessRefused, ChannelFault, CommandInvalid, NotAllowed, NotFound, PeerError
 from millpond.base.limits import FRAME_BYTES_MIN
+from millpond.broker.access import Operation
 from millpond.protocols.amqp import methods
-from millpond.protocols.amqp.authentication import MECHANISMS
+from millpond.protocols.amqp.authentication import EXTERNAL, MECHANISMS, external_name, offered
 from millpond.protocols.amqp.connection import (
     AUTHENTICATING,
     AWAIT_OPEN,
@@ -64,7 +66,7 @@ def greet(connection: Connection) -> None:
                 "platform": f"Millpond {__version__}",
                 "information": "Licensed under the Apache License 2.0",
             },
-            mechanisms=" ".join(MECHANISMS).encode(),
+            mechanisms=" ".join(offered(connection)).encode(),
             locales=b"en_US",
         ),
     )
@@ -81,6 +83,10 @@ def start_ok(connection: Connection, method: methods.ConnectionStartOk) -> None:
     connection.client_properties = method.client_properties
     capabilities = method.client_properties.get("capabilities")
     connection.capabilities = capabilities if isinstance(capabilities, dict) else {}
+    if method.mechanism == EXTERNAL:
+        connection.mechanism = EXTERNAL
+        _log_in_by_certificate(connection)
+        return
     read = MECHANISMS.get(method.mechanism)
     if read is None:
         raise CommandInvalid(f"unknown authentication mechanism '{method.mechanism}'")
@@ -97,6 +103,12 @@ def start_ok(connection: Connection, method: methods.ConnectionStartOk) -> None:
         partial(access.verify_password, credentials.name, credentials.password),
         lambda result: _authenticated(connection, credentials.name, result is True),
     )
+
+
+def _log_in_by_certificate(connection: Connection) -> None:
+    name = external_name(connection)
+    connection.access.check_address(name, connection.transport.peer_host())
+    _authenticated(connection, name, connection.access.exists(name))
 
 
 def _authenticated(connection: Connection, user: str, is_right: bool) -> None:
@@ -171,6 +183,7 @@ def open_(connection: Connection, method: methods.ConnectionOpen) -> None:
         raise NotAllowed(f"vhost {name} not found") from None
     connection.access.check_vhost(connection.user, name)
     connection.handlers.check_connections(connection)
+    connection.broker.parameters.check_connection(connection.broker.connections, connection.user, vhost)
     connection.opened(vhost)
     connection.send(0, methods.ConnectionOpenOk())
 
@@ -182,8 +195,22 @@ def close(connection: Connection, method: methods.ConnectionClose) -> None:
 
 @on_connection(methods.ConnectionUpdateSecret)
 def update_secret(connection: Connection, method: methods.ConnectionUpdateSecret) -> None:
-    """Behaviour: it is for credentials that expire. Passwords do not, so any secret will do (RabbitMQ's own users)."""
+    """Behaviour: it is for credentials that expire. Passwords do not, so any secret will do (RabbitMQ's own users).
+
+    What the user may do is looked at again: consumers that may no longer read their queue are cancelled.
+    """
     _expect(connection, OPEN)
+    vhost = connection.vhost_name()
+    connection.access.check_vhost(connection.user, vhost)
+    for channel in connection.channels.values():
+        for consumer in list(channel.consumers.values()):
+            if consumer.queue is channel.reply_queue:
+                continue
+            try:
+                connection.access.check(connection.user, vhost, Operation.READ, "queue", consumer.queue.name)
+            except AccessRefused as error:
+                logger.warning("%s: consumer '%s' cancelled: %s", connection.describe_peer(), consumer.tag, error)
+                channel.cancel(consumer)
     connection.send(0, methods.ConnectionUpdateSecretOk())
 
 
@@ -191,8 +218,10 @@ def describe(connection: Connection) -> dict[str, object]:
     """The connection under the names of RabbitMQ's management API."""
     host, port = connection.transport.local_address()
     peer_host, peer_port = connection.transport.peer_host(), connection.transport.peer_port()
+    certificate = connection.transport.peer_certificate()
     return {
-        "name": f"{peer_host}:{peer_port} -> {host}:{port}",
+        "name": connection.name,
+        "type": "network",
         "protocol": connection.protocol,
         "user": connection.user,
         "vhost": connection.vhost.name if connection.vhost is not None else "",
@@ -203,6 +232,8 @@ def describe(connection: Connection) -> dict[str, object]:
         "timeout": int(connection.heartbeat_s),
         "auth_mechanism": connection.mechanism,
         "ssl": connection.transport.is_tls(),
+        "peer_cert_subject": distinguished_name(certificate.subject) if certificate is not None else "",
+        "peer_cert_issuer": distinguished_name(certificate.issuer) if certificate is not None else "",
         "peer_host": peer_host,
         "peer_port": peer_port,
         "host": host,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from millpond.base.errors import AccessRefused
 from millpond.broker.access import Operation
+from millpond.broker.permitted import check_binding, check_exchange_declaration
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
-from millpond.protocols.amqp.registry import check, on_channel
+from millpond.protocols.amqp.registry import check, check_any, on_channel
 
 
 def without_line_breaks(name: str) -> str:
@@ -22,13 +23,10 @@ def declare(channel: Channel, method: methods.ExchangeDeclare) -> None:
     if not name:
         raise AccessRefused("operation not permitted on the default exchange")
     if method.passive:
+        check_any(connection, "exchange", name)
         vhost.exchange(name)
     else:
-        check(connection, Operation.CONFIGURE, "exchange", name)
-        alternate = method.arguments.get("alternate-exchange")
-        if isinstance(alternate, str) and name not in vhost.router.exchanges:
-            check(connection, Operation.READ, "exchange", name)
-            check(connection, Operation.WRITE, "exchange", alternate)
+        check_exchange_declaration(connection.access, connection.user, vhost, name, method.arguments)
         vhost.declare_exchange(name, method.type, method.durable, method.auto_delete, method.internal, method.arguments)
     if not method.nowait:
         connection.send(channel.number, methods.ExchangeDeclareOk())
@@ -46,7 +44,7 @@ def delete(channel: Channel, method: methods.ExchangeDelete) -> None:
 
 @on_channel(methods.ExchangeBind)
 def bind(channel: Channel, method: methods.ExchangeBind) -> None:
-    source, destination = _ends(channel, method.source, method.destination)
+    source, destination = _ends(channel, method.source, method.destination, method.routing_key)
     vhost = channel.vhost
     vhost.bind(vhost.exchange(source), vhost.exchange(destination), method.routing_key, method.arguments)
     if not method.nowait:
@@ -55,18 +53,18 @@ def bind(channel: Channel, method: methods.ExchangeBind) -> None:
 
 @on_channel(methods.ExchangeUnbind)
 def unbind(channel: Channel, method: methods.ExchangeUnbind) -> None:
-    source, destination = _ends(channel, method.source, method.destination)
+    source, destination = _ends(channel, method.source, method.destination, method.routing_key)
     vhost = channel.vhost
     vhost.unbind(vhost.exchange(source), vhost.exchange(destination), method.routing_key, method.arguments)
     if not method.nowait:
         channel.connection.send(channel.number, methods.ExchangeUnbindOk())
 
 
-def _ends(channel: Channel, source: str, destination: str) -> tuple[str, str]:
+def _ends(channel: Channel, source: str, destination: str, routing_key: str) -> tuple[str, str]:
     """The two names, which the user must be allowed to read from and write to."""
     source, destination = without_line_breaks(source), without_line_breaks(destination)
     if not source or not destination:
         raise AccessRefused("operation not permitted on the default exchange")
-    check(channel.connection, Operation.WRITE, "exchange", destination)
-    check(channel.connection, Operation.READ, "exchange", source)
+    connection = channel.connection
+    check_binding(connection.access, connection.user, channel.vhost, "exchange", destination, source, routing_key)
     return source, destination

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from millpond.base.errors import AccessRefused, NotFound
+from millpond.base.errors import AccessRefused, NotFound, PreconditionFailed
+from millpond.base.limits import NAME_PREFIX_BYTES_MAX
 from millpond.broker.access import Operation
+from millpond.broker.permitted import check_binding, check_queue_declaration
+from millpond.broker.vhost import GENERATED_PREFIX, RESERVED_PREFIX
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.exchange import without_line_breaks
 from millpond.protocols.amqp.publish_route import REPLY_TO
-from millpond.protocols.amqp.registry import check, on_channel
+from millpond.protocols.amqp.registry import check, check_any, on_channel
+
+NAME_PREFIX_ARGUMENT: Final = "x-name-prefix"
 
 _COUNT_MAX: Final = (1 << 32) - 1
 
@@ -28,6 +33,14 @@ def named(channel: Channel, name: str) -> str:
     return channel.last_queue_name
 
 
+def _prefix(value: object) -> str:
+    """What the name that the broker chooses begins with, before a hyphen. It is no property of the queue."""
+    prefix = without_line_breaks(value) if isinstance(value, str) else ""
+    if len(prefix.encode("utf-8", "surrogateescape")) > NAME_PREFIX_BYTES_MAX:
+        raise PreconditionFailed(f"Queue name prefix '{prefix}' exceeds the {NAME_PREFIX_BYTES_MAX}-byte limit")
+    return prefix or GENERATED_PREFIX
+
+
 @on_channel(methods.QueueDeclare)
 def declare(channel: Channel, method: methods.QueueDeclare) -> None:
     connection = channel.connection
@@ -39,16 +52,19 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
             connection.send(channel.number, methods.QueueDeclareOk(queue=name))
         return
     if method.passive:
-        queue = vhost.queue(named(channel, name), connection)
+        name = named(channel, name)
+        check_any(connection, "queue", name)
+        queue = vhost.queue(name, connection)
     else:
         # What a user may not configure by that name is not to be had by leaving the choice to the broker.
         is_generated = not name
-        name = name or vhost.generated_name()
-        check(connection, Operation.CONFIGURE, "queue", name)
-        dead_letter_exchange = method.arguments.get("x-dead-letter-exchange")
-        if isinstance(dead_letter_exchange, str) and name not in vhost.queues:
-            check(connection, Operation.READ, "queue", name)
-            check(connection, Operation.WRITE, "exchange", dead_letter_exchange)
+        prefix = method.arguments.pop(NAME_PREFIX_ARGUMENT, None)
+        if is_generated:
+            name = vhost.generated_name(_prefix(prefix))
+        elif name.startswith(RESERVED_PREFIX):
+            # Also where there is such a queue: one that the broker has named is not to be declared again.
+            raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
+        check_queue_declaration(connection.access, connection.user, vhost, name, method.arguments)
         queue = vhost.declare_queue(
             name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection, is_generated
         )
@@ -95,8 +111,8 @@ def _ends(channel: Channel, queue: str, exchange: str, routing_key: str) -> tupl
     exchange = without_line_breaks(exchange)
     if not exchange:
         raise AccessRefused("operation not permitted on the default exchange")
-    check(channel.connection, Operation.WRITE, "queue", name)
-    check(channel.connection, Operation.READ, "exchange", exchange)
+    connection = channel.connection
+    check_binding(connection.access, connection.user, channel.vhost, "queue", name, exchange, routing_key)
     return name, exchange, routing_key
 
 

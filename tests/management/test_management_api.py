@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pika
 import pytest
@@ -18,75 +13,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 from millpond.base.limits import ADMIN_REQUEST_BYTES_MAX
 from millpond.cli import run
 from millpond.pytest_plugin import BackgroundBroker
+from tests.support.management import Call
 from tests.support.waiting import eventually
-
-Call = Callable[..., "Answer"]
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-
-@pytest.fixture(scope="module")
-def pond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundBroker]:
-    """A broker with data and the management API. One for all tests here: its first request imports FastAPI."""
-    broker = BackgroundBroker(data_dir=tmp_path_factory.mktemp("pond"), admin="127.0.0.1:0")
-    broker.start()
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def data(pond: BackgroundBroker) -> Path:
-    folder: Path = pond._settings["data_dir"]
-    return folder
-
-
-@pytest.fixture
-def channel(pond: BackgroundBroker) -> Iterator[BlockingChannel]:
-    with pika.BlockingConnection(pika.URLParameters(pond.amqp_url)) as connection:
-        yield connection.channel()
-
-
-@pytest.fixture
-def call(pond: BackgroundBroker) -> Call:
-    def request(
-        method: str, path: str, body: object = None, login: str | None = "guest:guest", headers: Any = None
-    ) -> Answer:
-        sent = dict(headers or {})
-        if login is not None:
-            sent["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-        connection = http.client.HTTPConnection(*pond.address("admin"), timeout=30)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), sent)
-            answer = connection.getresponse()
-            return Answer(answer.status, dict(answer.getheaders()), answer.read())
-        finally:
-            connection.close()
-
-    return request
-
-
-@pytest.fixture
-def user(call: Call) -> Iterator[Callable[[str, str], str]]:
-    """Makes users; gives back the login."""
-    names: list[str] = []
-
-    def make(name: str, tags: str) -> str:
-        names.append(name)
-        assert call("PUT", f"/api/users/{name}", {"password": "secret", "tags": tags}).status == 201
-        return f"{name}:secret"
-
-    yield make
-    for name in names:
-        call("DELETE", f"/api/users/{name}")
 
 
 def test_a_queue_is_shown_with_its_messages_and_consumers(call: Call, channel: BlockingChannel) -> None:

@@ -1,0 +1,320 @@
+"""A document into a broker.
+
+An import is planned first and done then: whatever is wrong with the document is found before anything is changed, and
+what is done is done in one turn, and so in one transaction of the catalog. Queues, exchanges and bindings that exist
+are never changed; users, permissions, policies and parameters are replaced.
+
+Read are the files of RabbitMQ 3.6 and later. Leniently, with a warning in the log: names that begin with "amq." are
+passed over, as RabbitMQ does; so are the `ha-` keys of policies, which RabbitMQ 4 has no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.base.errors import PeerError, PreconditionFailed
+from millpond.base.limits import NAME_BYTES_MAX
+from millpond.broker import password_hashes
+from millpond.broker.arguments import check_queue_arguments, checked_default_queue_type, queue_type
+from millpond.broker.definitions.document import DefinedObject, listed
+from millpond.broker.exchanges.exchange import Exchange
+from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
+from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
+from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
+from millpond.broker.queues.registry import QUEUE_TYPES
+from millpond.broker.vhost import RESERVED_PREFIX
+from millpond.catalog.rows import DESTINATION_EXCHANGE, DESTINATION_QUEUE
+
+if TYPE_CHECKING:
+    from millpond.broker.broker import Broker
+
+logger = logging.getLogger(__name__)
+
+
+def hashed_passwords(document: object, hash_password: Callable[[bytes], str]) -> dict[str, str]:
+    """The hashes of the passwords that a document has in clear, by user, for `Import`. Blocks for their time."""
+    hashes = {}
+    for one in listed(document, "users"):
+        if "password" in one.fields:
+            with_password = one.text("password")
+            if with_password:
+                hashes[one.text("name")] = hash_password(with_password.encode(errors="surrogatepass"))
+    return hashes
+
+
+class Import:
+    """A document, checked against a broker that does not change between `Import(...)` and `run`.
+
+    `vhost` is the virtual host that the document is of; None: the document is of a whole broker. Raises
+    PreconditionFailed that names the object which cannot be imported.
+    """
+
+    def __init__(
+        self, broker: Broker, document: object, vhost: str | None = None, passwords: Mapping[str, str] | None = None
+    ) -> None:
+        self._broker: Final = broker
+        self._document: Final = document
+        self._into: Final = vhost
+        self._passwords: Final = passwords or {}
+        self._steps: Final[list[Callable[[], object]]] = []
+        # What will be there when the steps that are planned so far have run.
+        self._vhosts: Final = set(broker.vhosts)
+        self._users: Final = {row.name for row in broker.access.exported_users()}
+        self._exchanges: Final[dict[tuple[str, str], Exchange]] = {
+            (where.name, exchange.name): exchange
+            for where in broker.vhosts.values()
+            for exchange in where.router.exchanges.values()
+        }
+        self._queues: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.queues}
+        self._passed_over: Final[set[tuple[str, str, str]]] = set()
+        # What is set anew or for the first time: policies by virtual host and kind, parameters by their keys.
+        self._policies: Final[dict[tuple[str, str], set[str]]] = {}
+        self._parameters: Final[set[Key]] = set()
+        self._queues_max: Final = {name: int(where.queues_max) for name, where in broker.vhosts.items()}
+        if vhost is None:
+            self._plan("users", self._user)
+            self._plan("vhosts", self._vhost)
+            self._plan("permissions", self._permission)
+            self._plan("global_parameters", self._global_parameter)
+        self._plan("parameters", self._parameter)
+        self._plan("policies", self._policy)
+        self._plan("exchanges", self._exchange)
+        if vhost is None:
+            # Of exchanges, which are there by now.
+            self._plan("topic_permissions", self._topic_permission)
+        self._plan("queues", self._queue)
+        self._plan("bindings", self._binding)
+        self._check_limits()
+
+    def run(self) -> None:
+        """Do it. Nothing in it can fail but the disk."""
+        for step in self._steps:
+            step()
+        self._broker.turn.touch()
+
+    def _plan(self, category: str, planned: Callable[[DefinedObject], None]) -> None:
+        for one in listed(self._document, category):
+            try:
+                one.check()
+                planned(one)
+            except PeerError as error:
+                raise PreconditionFailed(f"{one.shown(self._into)}: {str(error).strip()}") from error
+
+    def _then(self, step: Callable[[], object]) -> None:
+        self._steps.append(step)
+
+    def _vhost_of(self, one: DefinedObject) -> str:
+        if self._into is not None:
+            return self._into
+        if "vhost" not in one.fields:
+            raise PreconditionFailed("names no virtual host: import definitions of one virtual host into that one")
+        name = one.text("vhost")
+        if name not in self._vhosts:
+            raise PreconditionFailed(f'Please create virtual host "{name}" prior to importing definitions.')
+        return name
+
+    # --- Users and virtual hosts ----------------------------------------------------------------------------------
+
+    def _user(self, one: DefinedObject) -> None:
+        name, access, parameters = one.name(), self._broker.access, self._broker.parameters
+        tags = one.fields.get("tags", "administrator" if one.fields.get("administrator") is True else "")
+        tags = tags.split(",") if isinstance(tags, str) else tags
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise PreconditionFailed("tags are a text or a list of texts")
+        names = tuple(tag.strip() for tag in tags if tag.strip())
+        if one.text("password", "") and one.text("password_hash", ""):
+            raise PreconditionFailed("both a password and a password_hash are given")
+        stored = self._passwords.get(name)
+        if stored is None:
+            stored = password_hashes.from_definitions(
+                one.text("password_hash", ""), one.text("hashing_algorithm", "") or None
+            )
+        access.check_user(name, stored, names)
+        limits = one.fields.get("limits") or {}
+        parameters.check_user_limits(limits)
+        if limits:
+            self._parameters.add((GLOBAL, USER_LIMITS, name))
+        self._users.add(name)
+        self._then(lambda: access.put_user(name, stored, names))
+        self._then(lambda: parameters.put_user_limits(name, dict(limits)))
+
+    def _vhost(self, one: DefinedObject) -> None:
+        name, broker = one.name(), self._broker
+        if name not in self._vhosts:
+            self._vhosts.add(name)
+            self._exchanges.update(((name, exchange.name), exchange) for exchange in predeclared_exchanges())
+        metadata = one.fields.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise PreconditionFailed("metadata is an object")
+        told = DefinedObject("metadata", {**one.fields, **metadata})
+        # What the document does not say stays as it is.
+        current = broker.vhosts.get(name)
+        description = told.text("description", current.description if current is not None else "")
+        kind = checked_default_queue_type(
+            told.text("default_queue_type", current.default_queue_type if current is not None else "")
+        )
+        tags = told.fields.get("tags", list(current.tags) if current is not None else None) or []
+        tags = tags.split(",") if isinstance(tags, str) else tags
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise PreconditionFailed("tags are a text or a list of texts")
+        self._then(lambda: broker.create_vhost(name))
+        self._then(lambda: broker.describe_vhost(name, description, tuple(tags), kind))
+
+    def _permission(self, one: DefinedObject) -> None:
+        user, vhost, access = one.text("user"), self._vhost_of(one), self._broker.access
+        if user not in self._users:
+            raise PreconditionFailed(f"no user '{user}'")
+        patterns = one.text("configure"), one.text("write"), one.text("read")
+        access.check_patterns(*patterns)
+        self._then(lambda: access.set_permission(user, vhost, *patterns))
+
+    def _topic_permission(self, one: DefinedObject) -> None:
+        user, vhost, exchange = one.text("user"), self._vhost_of(one), one.text("exchange")
+        access = self._broker.access
+        if user not in self._users:
+            raise PreconditionFailed(f"no user '{user}'")
+        write, read = one.text("write"), one.text("read")
+        access.check_patterns(write, read)
+        # RabbitMQ keeps them for exchanges that are gone, to come to life with the next one of that name.
+        if (vhost, exchange) not in self._exchanges:
+            logger.warning("%s is not imported: there is no exchange '%s'", one.shown(None), exchange)
+            return
+        self._then(lambda: access.set_topic_permission(user, vhost, exchange, write, read))
+
+    # --- Parameters and policies ----------------------------------------------------------------------------------
+
+    def _global_parameter(self, one: DefinedObject) -> None:
+        name, value, parameters = one.name(), one.fields.get("value"), self._broker.parameters
+        # What the other cluster calls itself, and what it remembers of itself, is not ours.
+        if name != "cluster_name" and not name.startswith("internal"):
+            self._parameters.add((GLOBAL, "", name))
+            self._then(lambda: parameters.put_global(name, value))
+
+    def _parameter(self, one: DefinedObject) -> None:
+        name, vhost, component = one.name(), self._vhost_of(one), one.text("component")
+        value = one.fields.get("value")
+        if component == OPERATOR_POLICIES and isinstance(value, dict) and isinstance(value.get("definition"), dict):
+            value = {**value, "definition": _without_mirroring(value["definition"], one)}
+            if not value["definition"]:
+                return
+        parameters = self._broker.parameters
+        parameters.check(vhost, component, name, value)
+        if component == VHOST_LIMITS and isinstance(value, dict):
+            self._queues_max[vhost] = int(value.get("max-queues", -1))
+        if component == OPERATOR_POLICIES:
+            self._policies.setdefault((vhost, OPERATOR_POLICY), set()).add(name)
+        else:
+            self._parameters.add((vhost, component, name))
+        self._then(lambda: parameters.put(vhost, component, name, value))
+
+    def _policy(self, one: DefinedObject) -> None:
+        name, vhost, fields = one.name(), self._vhost_of(one), one.fields
+        definition = fields.get("definition")
+        if isinstance(definition, dict) and definition:
+            definition = _without_mirroring(definition, one)
+            if not definition:
+                return
+        row = checked_policy(
+            vhost, name, POLICY, fields.get("pattern"), definition, fields.get("priority"), fields.get("apply-to")
+        )
+        self._policies.setdefault((vhost, POLICY), set()).add(name)
+        self._then(lambda: self._broker.vhost(vhost).put_policy(row))
+
+    # --- Exchanges, queues, bindings ------------------------------------------------------------------------------
+
+    def _exchange(self, one: DefinedObject) -> None:
+        name, vhost = one.text("name"), self._vhost_of(one)
+        if (vhost, name) in self._exchanges:
+            return
+        if name.startswith(RESERVED_PREFIX):
+            self._pass_over("exchange", vhost, name)
+            return
+        name = one.name()
+        durable, auto_delete, internal = one.flag("durable", True), one.flag("auto_delete"), one.flag("internal")
+        kind, arguments = one.text("type"), one.table("arguments")
+        if not isinstance(arguments.get("alternate-exchange", ""), str):
+            raise PreconditionFailed("invalid type for arg 'alternate-exchange'")
+        # It only answers for the one to come, which is made by its virtual host.
+        self._exchanges[vhost, name] = create_exchange(name, kind, durable, auto_delete, internal, arguments)
+        self._then(
+            lambda: self._broker.vhost(vhost).declare_exchange(name, kind, durable, auto_delete, internal, arguments)
+        )
+
+    def _queue(self, one: DefinedObject) -> None:
+        name, vhost = one.name(), self._vhost_of(one)
+        if name.startswith(RESERVED_PREFIX):
+            self._pass_over("queue", vhost, name)
+            return
+        if (vhost, name) in self._queues:
+            return
+        durable, auto_delete, arguments = one.flag("durable", True), one.flag("auto_delete"), one.table("arguments")
+        kind = one.text("type", "classic")
+        if kind != "classic" and "x-queue-type" not in arguments:
+            arguments["x-queue-type"] = kind
+        resource = f"queue '{name}' in vhost '{vhost}'"
+        check_queue_arguments(arguments, resource)
+        QUEUE_TYPES[queue_type(arguments)].check(resource, durable, False, auto_delete, False)
+        self._queues.add((vhost, name))
+        self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
+
+    def _binding(self, one: DefinedObject) -> None:
+        vhost, source_name, name = self._vhost_of(one), one.text("source"), one.text("destination")
+        kind, routing_key, arguments = one.text("destination_type"), one.text("routing_key"), one.table("arguments")
+        if kind not in {DESTINATION_QUEUE, DESTINATION_EXCHANGE}:
+            raise PreconditionFailed(f"destination_type '{kind}' is neither queue nor exchange")
+        if not source_name:
+            # Every queue has its own binding to the default exchange without being told.
+            return
+        if {("exchange", vhost, source_name), (kind, vhost, name)} & self._passed_over:
+            logger.warning("%s is not imported: an end of it is not", one.shown(self._into))
+            return
+        if len(routing_key.encode(errors="surrogatepass")) > NAME_BYTES_MAX:
+            raise PreconditionFailed(f"a routing key has at most {NAME_BYTES_MAX} bytes")
+        source = self._exchanges.get((vhost, source_name))
+        if source is None:
+            raise PreconditionFailed(f"no exchange '{source_name}' in vhost '{vhost}'")
+        if (vhost, name) not in (self._queues if kind == DESTINATION_QUEUE else self._exchanges):
+            raise PreconditionFailed(f"no {kind} '{name}' in vhost '{vhost}'")
+        source.validate(routing_key, arguments)
+
+        def bind() -> None:
+            where = self._broker.vhost(vhost)
+            destination = where.queues[name] if kind == DESTINATION_QUEUE else where.exchange(name)
+            where.bind(where.exchange(source_name), destination, routing_key, arguments)
+
+        self._then(bind)
+
+    def _pass_over(self, kind: str, vhost: str, name: str) -> None:
+        self._passed_over.add((kind, vhost, name))
+        logger.warning("%s '%s' in vhost '%s' is not imported: 'amq.' is the broker's own prefix", kind, name, vhost)
+
+    def _check_limits(self) -> None:
+        broker = self._broker
+        broker.parameters.check_room(self._parameters)
+        for (vhost, kind), names in self._policies.items():
+            policies = broker.vhosts[vhost].policies if vhost in broker.vhosts else Policies()
+            policies.check_room(kind, names)
+        counts: dict[str, int] = {}
+        for vhost, _ in self._queues:
+            counts[vhost] = counts.get(vhost, 0) + 1
+        for vhost, count in counts.items():
+            present = len(broker.vhosts[vhost].queues) if vhost in broker.vhosts else 0
+            limit = self._queues_max.get(vhost, -1)
+            if count > present and 0 <= limit < count:
+                raise PreconditionFailed(
+                    f'Adding {count - present} queue(s) to virtual host "{vhost}" would exceed the limit of {limit} '
+                    f"queue(s). This virtual host currently has {present} queue(s) defined. Import aborted!"
+                )
+        added = len(self._queues) - sum(len(vhost.queues) for vhost in broker.vhosts.values())
+        if broker.context.queue_count + added > broker.context.queues_max:
+            raise PreconditionFailed(f"node queue limit ({broker.context.queues_max}) would be exceeded")
+
+
+def _without_mirroring(definition: dict[str, Any], one: DefinedObject) -> dict[str, Any]:
+    """The definition without the keys of mirrored queues, of which every RabbitMQ 3 has some and RabbitMQ 4 none."""
+    remaining = {key: value for key, value in definition.items() if not key.startswith("ha-")}
+    if len(remaining) != len(definition):
+        logger.warning("%s: keys of mirrored queues are left out", one.shown(None))
+    return remaining
