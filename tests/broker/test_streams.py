@@ -11,6 +11,7 @@ import pytest
 from millpond.base.errors import CorruptData, PeerError
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker import checkpoint
+from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.streams.partition import placed
 from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.streams.subscription import Subscription, interval_ms
@@ -454,6 +455,19 @@ def test_what_is_too_old_goes_although_nothing_is_published(lives: Lives) -> Non
     life.pump_until(lambda: log_of(stream).start_offset > 200)
     # The segment that is written to stays.
     assert log_of(stream).start_offset < 300
+
+
+@pytest.mark.usefixtures("small")
+def test_other_settings_act_at_once(lives: Lives) -> None:
+    life = lives.life
+    stream = life.declare_stream("s", stream_max_segment_size_bytes=2 * KIB)
+    fill(life, "s", range(300), size=100)
+    assert log_of(stream).start_offset == 0
+    stream.apply_settings(QueueSettings(length_bytes_max=4 * KIB, segment_bytes=2 * KIB))
+    finish_writes(life)
+    start = int(log_of(stream).start_offset)
+    assert 200 < start < 300
+    assert life.replay(stream) == numbered(range(start, 300))
 
 
 @pytest.mark.usefixtures("small")

@@ -76,10 +76,15 @@ class NumberedHeader:
         """As `write_content`, with the header set to `number`."""
         if message.properties is not self._properties:
             self._prepare(message.properties)
+        size: i64 = 20 + len(self._before) + len(self._after)
+        if size > body_frame_bytes:
+            # The publisher's own properties fill the frame, and a header cannot be split: the number is left out.
+            write_content(output, channel, message, body_frame_bytes)
+            return
         body = message.body
         output.append(FRAME_HEADER)
         write_i16_be(output, channel_bits(channel))
-        write_i32_be(output, i32(20 + len(self._before) + len(self._after)))
+        write_i32_be(output, i32(size))
         write_i32_be(output, _CLASS_BASIC)
         write_i64_be(output, len(body))
         output.write(self._before)

@@ -135,6 +135,16 @@ def test_properties_come_back_with_the_offset_among_the_headers(connect: Connect
     assert (third.method.exchange, third.method.routing_key) == ("", stream)
 
 
+def test_properties_that_fill_a_frame_leave_no_room_for_the_offset(connect: Connect, stream: str) -> None:
+    # A header frame has 131,064 bytes of payload, of which this takes all.
+    fill(connect, stream, [b"1"], headers={"k": "x" * 131_039})
+    fill(connect, stream, [b"2"])
+    inbox = reader(connect, stream)
+    first, second = inbox.wait(2)
+    assert list(first.headers) == ["k"]
+    assert second.headers == {"x-stream-offset": 1}
+
+
 def test_large_bodies_are_split_into_frames(connect: Connect, stream: str) -> None:
     bodies = [b"a" * 300_000, b"", b"b" * 131_064, b"c" * 1_000_000]
     fill(connect, stream, bodies)
