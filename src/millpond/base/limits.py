@@ -71,11 +71,15 @@ DELAY_CHECK_MS: Final = 60_000
 DELAYED_READY_MAX: Final = 1024
 DELAYED_READY_WHEN_SHORT_MAX: Final = 64
 # Pages that messages are taken from as they become due, also where memory is short: those of several publishers.
-DELAYED_PAGES_AWAKE_MIN: Final = 16
+DELAYED_PAGES_AWAKE_MIN: Final = 8
 # Pages of one backlog that are being read back because their messages are due.
 DELAYED_PAGES_LOADING_MAX: Final = 4
 # So many pages that have come back from disk more than once are sorted together by when their messages are due.
-DELAYED_PAGES_SORTED: Final = 8
+DELAYED_PAGES_SORTED: Final = 4
+# What the log of a delayed backlog may hold in vain beside as much as it holds for good, because something at its
+# beginning still waits: two segments. It is looked at this often.
+DELAYED_LOG_WASTE_BYTES: Final = 128 * MIB
+DELAYED_LOG_CHECK_MS: Final = 10_000
 # How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 # Dead letters that an operator's order moves back in one turn, and how many it may leave aside because they cannot be.
@@ -83,6 +87,37 @@ REDRIVEN_PER_TURN_MAX: Final = 500
 REDRIVE_KEPT_MAX: Final = 10_000
 # Dead-letter hops recorded in x-death; beyond it the oldest is forgotten.
 DEATHS_RECORDED_MAX: Final = 64
+
+# --- Streams ---------------------------------------------------------------------------------------------------------
+
+# A segment of a stream's log, which retention deletes as a whole, unless the stream says otherwise; and RabbitMQ's
+# limit for that.
+STREAM_SEGMENT_BYTES: Final = 64 * MIB
+STREAM_SEGMENT_BYTES_MAX: Final = 3_000_000_000
+# Tiny segments would be as many files.
+STREAM_SEGMENT_BYTES_MIN: Final = 4 * KIB
+# Messages of a turn share a record batch up to this many, and this size: a consumer that reads it holds all of it.
+STREAM_BATCH_MESSAGES_MAX: Final = 4096
+STREAM_BATCH_BYTES: Final = 256 * KIB
+# What a stream has in memory goes to its log when it is as much as this: it all goes there some time, and a larger
+# write would not be cheaper.
+STREAM_UNWRITTEN_BYTES: Final = 1 * MIB
+# What one write of a stream takes along.
+STREAM_WRITE_BYTES_MAX: Final = 8 * MIB
+# What is in the log is kept in memory up to this, for consumers that are a little behind.
+STREAM_TAIL_BYTES: Final = 2 * MIB
+# What a consumer that is further behind reads at once, and what is kept of it for those who come the same way.
+STREAM_READ_BYTES: Final = 512 * KIB
+STREAM_CACHE_BYTES: Final = 16 * MIB
+# Reads of all streams that the reading thread has been given.
+STREAM_READS_MAX: Final = 8
+# Messages delivered to one consumer of a stream before the others get their turn.
+STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
+# Messages that are looked at for it, of which its filter may let none pass, and batches.
+STREAM_RECORDS_PER_TURN_MAX: Final = 8192
+STREAM_BATCHES_PER_TURN_MAX: Final = 1024
+# How often retention by age is looked after.
+STREAM_RETENTION_CHECK_MS: Final = 10_000
 
 # --- Storage -------------------------------------------------------------------------------------------------------
 

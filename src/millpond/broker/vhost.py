@@ -626,6 +626,9 @@ class VirtualHost(QueueOwner):
 
     def check_consumable(self, queue: MessageQueue, exclusive: bool) -> None:
         """AccessRefused where another consumer has, or this one cannot have, the queue for itself."""
+        if queue.partition is not None:
+            # A stream's consumers take nothing from each other, and RabbitMQ lets any of them be exclusive.
+            return
         consumers = queue.consumers
         if (consumers and (exclusive or consumers[0].exclusive)) or (exclusive and queue.settings.single_active):
             raise AccessRefused(f"{self.queue_resource(queue.name)} in exclusive use")
