@@ -29,16 +29,22 @@ from millpond.broker.queues import backlog, page_store, pager
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.queues.page import Page
 from millpond.broker.queues.page_codec import decode_page
 from millpond.broker.queues.page_store import PageStore
 from millpond.broker.queues.queue import Queue
+from millpond.broker.records import MessageReader
 from millpond.broker.recovery import Recovery
+from millpond.broker.streams import stream_store
+from millpond.broker.streams.partition import Partition
+from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.catalog import Catalog
 from millpond.storage.journal import Journal
 from millpond.storage.journal_recovery import JournalReport
+from millpond.storage.record_batch import RecordReader
 
 DATA = "/data"
 DEADLINE_S = 20.0
@@ -75,12 +81,16 @@ PROPERTIES_FORMATS[FORMAT] = _decode
 class Inbox(Consumer):
     """A consumer that keeps what it gets."""
 
-    def __init__(self, queue: Queue, prefetch: int = 0) -> None:
+    def __init__(self, queue: MessageQueue, prefetch: int = 0, **arguments: object) -> None:
         super().__init__(queue, "inbox", prefetch, True, False)
+        self.arguments = {f"x-stream-{key.replace('_', '-')}": value for key, value in arguments.items()}
+        # What a stream delivered: by the time that it is looked at, the entries no longer have it.
+        self.received: list[tuple[int, int]] = []
         self.entries: list[Entry] = []
 
     def deliver(self, entry: Entry) -> None:
         self.entries.append(entry)
+        self.received.append((int(entry.offset), number_of(entry.message)))
 
     def queue_deleted(self) -> None:
         self.entries = []
@@ -164,6 +174,7 @@ class Life:
         self.told = Told()
         self.commits.wait(self.told)
         self._batches: dict[Page, list[tuple[int, int, bool]]] = {}
+        self._stream_batches: dict[tuple[int, int], tuple[int, list[tuple[int, int]]]] = {}
         self.checkpoint_wanted = recovery.checkpoint_wanted
 
     # --- The event loop ---------------------------------------------------------------------------------------------
@@ -207,6 +218,7 @@ class Life:
                 (self.told.durable >= wanted or self.told.has_failed)
                 and not self.checkpointer.running
                 and self.store.writes_under_way == 0
+                and all(stream.writes_under_way == 0 for stream in self.broker.streams.partitions())
                 and not any(page.loading for lane in self.broker.all_backlogs() for page in lane.pages)
             ),
             "quiet",
@@ -272,6 +284,17 @@ class Life:
         assert isinstance(found, Queue)
         return found
 
+    def declare_stream(self, name: str, **arguments: object) -> StreamQueue:
+        named = {f"x-{key.replace('_', '-')}": value for key, value in arguments.items()}
+        declared = self.vhost.declare_queue(name, True, False, False, {"x-queue-type": "stream", **named}, None)
+        assert isinstance(declared, StreamQueue)
+        return declared
+
+    def stream(self, name: str) -> StreamQueue:
+        found = self.vhost.queues[name]
+        assert isinstance(found, StreamQueue)
+        return found
+
     def publish(
         self,
         exchange: str,
@@ -321,6 +344,29 @@ class Life:
         queue.remove_consumer(inbox)
         return numbers
 
+    def replay(
+        self, stream: StreamQueue, *, prefetch: int = 10, until: int = -1, **arguments: object
+    ) -> list[tuple[int, int]]:
+        """Consume a stream, from its beginning unless `offset` says otherwise, up to its end or the offset `until`:
+        (offset, number) as they came."""
+        inbox = Inbox(stream, prefetch, **{"offset": "first", **arguments})
+        stream.check_consumer(inbox, False)
+        stream.add_consumer(inbox)
+        log = log_of(stream)
+        end = int(log.end_offset) if until < 0 else until
+
+        def has_all() -> bool:
+            for entry in inbox.take():
+                stream.settle(entry)
+            self.end_turn()
+            cursor = stream._cursors[inbox]
+            return cursor.next_offset >= end and not inbox.entries
+
+        self.ledger.sync_wanted = True
+        self.pump_until(has_all, f"the end of {stream.name}")
+        stream.remove_consumer(inbox)
+        return inbox.received
+
     # --- Looking ----------------------------------------------------------------------------------------------------
 
     def contents(self, queue: Queue) -> list[tuple[int, int, bool]]:
@@ -341,10 +387,43 @@ class Life:
             found += [described for described in self._batches[page] if not page.is_settled_at(described[0])]
         return found
 
+    def stream_contents(self, stream: StreamQueue) -> list[tuple[int, int]]:
+        """(offset, number) of all that a stream has, without changing anything."""
+        log = log_of(stream)
+        found: list[tuple[int, int]] = []
+        offset = int(log.start_offset)
+        while offset < log.end_offset:
+            key = int(log.log_id), offset
+            if key not in self._stream_batches:
+                self._stream_batches[key] = self._read_stream(log, offset)
+            offset, records = self._stream_batches[key]
+            found += [record for record in records if record[0] >= log.start_offset]
+        return found
+
+    def _read_stream(self, log: Partition, offset: int) -> tuple[int, list[tuple[int, int]]]:
+        batch = log.batch_at(offset)
+        if batch is None:
+            run = self.broker.streams._log(log).read_run(offset, 1)
+            if not run.batches:
+                return max(int(log.written_end), offset + 1), []
+            data, end = run.batches[0], run.next_offset
+        else:
+            data, end = batch.data, int(batch.end_offset)
+        records: list[tuple[int, int]] = []
+        reader, messages = RecordReader(data), MessageReader()
+        while reader.next():
+            records.append((int(reader.offset), number_of(messages.message(reader))))
+        return end, records
+
     def check_counts(self) -> None:
         """What queues and memory count must be what is there."""
         held: dict[int, int] = {}
         for queue in self.broker.all_queues():
+            if isinstance(queue, StreamQueue):
+                log = log_of(queue)
+                held[id(log)] = sum(int(batch.memory_bytes) for batch in log.hot)
+                assert sum(len(batch.data) for batch in log.hot) == log.hot_bytes
+                continue
             assert isinstance(queue, Queue)
             contents = self.contents(queue)
             known = int(queue.ready + queue.delayed + queue.unsettled + queue.stuck)
@@ -358,7 +437,7 @@ class Life:
             for holder in vhost.delay_queues.values():
                 assert holder.delayed == len(self.contents_of(holder.backlog)), f"{holder.name}: delayed"
                 self._check_pages(holder.backlog, held)
-        assert sum(held.values()) == self.memory.used, "memory"
+        assert sum(held.values()) + self.broker.streams._cached_bytes == self.memory.used, "memory"
 
     def _check_pages(self, lane: Backlog, held: dict[int, int]) -> None:
         name, pages = lane.name, lane.pages
@@ -375,6 +454,11 @@ class Life:
                     resident += size
                     held[id(slot.message)] = size
         assert resident == lane.resident_bytes, f"{name}: resident bytes"
+
+
+def log_of(stream: StreamQueue) -> Partition:
+    assert stream.partition is not None
+    return stream.partition
 
 
 def _described(offset: int, message: Message) -> tuple[int, int, bool]:
@@ -398,3 +482,15 @@ def small_pages(monkeypatch: pytest.MonkeyPatch, messages: int = 8) -> None:
     monkeypatch.setattr(pager, "TAIL_PAGED_BYTES_MIN", 1)
     monkeypatch.setattr(pager, "PAGES_AHEAD", 2)
     monkeypatch.setattr(backlog, "PAGES_AHEAD", 2)
+    small_streams(monkeypatch)
+
+
+def small_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `small_pages`, for what streams write, keep and read. The module that has these limits is not compiled."""
+    monkeypatch.setattr(stream_store, "STREAM_UNWRITTEN_BYTES", 2 * KIB)
+    monkeypatch.setattr(stream_store, "STREAM_TAIL_BYTES", KIB)
+    monkeypatch.setattr(stream_store, "STREAM_SEGMENT_BYTES", 4 * KIB)
+    monkeypatch.setattr(stream_store, "STREAM_SEGMENT_BYTES_MIN", KIB)
+    monkeypatch.setattr(stream_store, "STREAM_WRITE_BYTES_MAX", 2 * KIB)
+    monkeypatch.setattr(stream_store, "STREAM_READ_BYTES", 2 * KIB)
+    monkeypatch.setattr(stream_store, "STREAM_CACHE_BYTES", 16 * KIB)

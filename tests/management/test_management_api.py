@@ -37,6 +37,20 @@ def test_a_queue_is_shown_with_its_messages_and_consumers(call: Call, channel: B
     assert call("GET", "/api/queues/%2F/work").status == 404
 
 
+def test_a_stream_is_shown_with_its_offsets(call: Call, channel: BlockingChannel) -> None:
+    channel.queue_declare("history", durable=True, arguments={"x-queue-type": "stream"})
+    channel.confirm_delivery()
+    for _ in range(3):
+        channel.basic_publish("", "history", b"12345")
+    shown = call("GET", "/api/queues/%2F/history").json
+    assert (shown["type"], shown["messages"], shown["messages_ready"]) == ("stream", 3, 3)
+    assert (shown["first_offset"], shown["committed_offset"]) == (0, 2)
+    refused = call("DELETE", "/api/queues/%2F/history/contents")
+    assert refused.status == 400
+    assert "queue.purge not supported by stream queues" in refused.content.decode()
+    assert call("DELETE", "/api/queues/%2F/history").status == 204
+
+
 def test_exchanges_and_bindings_are_shown(call: Call, channel: BlockingChannel) -> None:
     channel.queue_declare("inbox")
     channel.exchange_declare("news", "topic")

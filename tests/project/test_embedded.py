@@ -104,3 +104,28 @@ def test_the_plugin_is_announced_to_pytest() -> None:
         pytest.skip("millpond is not installed here: the tests run on its source")
     [entry] = [entry for entry in installed[0].entry_points if entry.group == "pytest11"]
     assert entry.value == "millpond.pytest_plugin"
+
+
+def test_a_stream_in_memory_keeps_what_its_arguments_allow(millpond_broker: BackgroundBroker) -> None:  # noqa: F811
+    arguments = {"x-queue-type": "stream", "x-max-length-bytes": 1000}
+    with pika.BlockingConnection(pika.URLParameters(millpond_broker.amqp_url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare("history", durable=True, arguments=arguments)
+        channel.confirm_delivery()
+        for number in range(100):
+            channel.basic_publish("", "history", b"%d" % number)
+        channel.basic_qos(prefetch_count=100)
+        for _ in range(2):
+            consumed = channel.consume("history", arguments={"x-stream-offset": "first"}, inactivity_timeout=10)
+            offsets = []
+            for method, properties, body in consumed:
+                offsets.append(properties.headers["x-stream-offset"])
+                assert offsets[-1] == int(body)
+                channel.basic_ack(method.delivery_tag)
+                if body == b"99":
+                    break
+            channel.cancel()
+            assert offsets == list(range(offsets[0], 100))
+            assert 0 < offsets[0] < 99
+        count = channel.queue_declare("history", passive=True).method.message_count
+        assert count == len(offsets)

@@ -10,6 +10,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from millpond.cli import run
 from tests.support.endpoint import Endpoint
+from tests.support.pika_client import Unique
 
 CapturedBytes = pytest.CaptureFixture[bytes]
 
@@ -63,6 +64,27 @@ def test_consume_can_put_the_messages_back(channel: BlockingChannel, queue: str,
     assert run(["consume", queue, "--timeout", "0.1"]) == 0
     assert run(["consume", queue, "--timeout", "0.1"]) == 0
     assert capfdbinary.readouterr().out == b"stays\nstays\n"
+
+
+def test_consume_reads_a_stream_from_where_it_is_told(
+    channel: BlockingChannel, unique: Unique, capfdbinary: CapturedBytes
+) -> None:
+    stream = unique("stream")
+    channel.queue_declare(stream, durable=True, arguments={"x-queue-type": "stream"})
+    channel.confirm_delivery()
+    for body in (b"1", b"2", b"3"):
+        channel.basic_publish("", stream, body)
+    for _ in range(2):
+        assert run(["consume", stream, "--offset", "first", "--count", "3"]) == 0
+        assert capfdbinary.readouterr().out == b"1\n2\n3\n"
+    assert run(["consume", stream, "--offset", "1", "--count", "1", "--format", "json"]) == 0
+    assert json.loads(capfdbinary.readouterr().out)["properties"]["headers"] == {"x-stream-offset": 1}
+    assert run(["consume", stream, "--offset", "1h", "--timeout", "0.2"]) == 0
+    assert capfdbinary.readouterr().out == b"1\n2\n3\n"
+    assert run(["consume", stream, "--offset", "soon"]) == 65
+    assert b"invalid arg 'x-stream-offset'" in capfdbinary.readouterr().err
+    assert run(["consume", stream, "--requeue", "--timeout", "0.1"]) == 65
+    assert b"consumer prefetch count is not set for stream" in capfdbinary.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ class BrokerCollector(Collector):
         store, alarmed = broker.store, broker.alarms.raised_total
         yield CounterMetricFamily("millpond_pages_written", "Pages moved to disk", store.pages_written_total)
         yield CounterMetricFamily("millpond_pages_read", "Pages brought back from disk", store.pages_read_total)
+        streams = broker.streams
+        yield CounterMetricFamily("millpond_stream_reads", "Reads of streams from disk", streams.reads_total)
+        yield CounterMetricFamily("millpond_stream_writes", "Writes of streams to their logs", streams.writes_total)
         yield CounterMetricFamily("millpond_alarms_raised", "Times that an alarm blocked publishers", alarmed)
         alarms = GaugeMetricFamily("millpond_alarm", "Whether publishers are blocked, by reason", labels=["reason"])
         for reason in (ALARM_MEMORY, ALARM_DISK, ALARM_STORAGE):

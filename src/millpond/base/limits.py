@@ -88,6 +88,37 @@ REDRIVE_KEPT_MAX: Final = 10_000
 # Dead-letter hops recorded in x-death; beyond it the oldest is forgotten.
 DEATHS_RECORDED_MAX: Final = 64
 
+# --- Streams ---------------------------------------------------------------------------------------------------------
+
+# A segment of a stream's log, which retention deletes as a whole, unless the stream says otherwise; and RabbitMQ's
+# limit for that.
+STREAM_SEGMENT_BYTES: Final = 64 * MIB
+STREAM_SEGMENT_BYTES_MAX: Final = 3_000_000_000
+# Tiny segments would be as many files.
+STREAM_SEGMENT_BYTES_MIN: Final = 4 * KIB
+# Messages of a turn share a record batch up to this many, and this size: a consumer that reads it holds all of it.
+STREAM_BATCH_MESSAGES_MAX: Final = 4096
+STREAM_BATCH_BYTES: Final = 256 * KIB
+# What a stream has in memory goes to its log when it is as much as this: it all goes there some time, and a larger
+# write would not be cheaper.
+STREAM_UNWRITTEN_BYTES: Final = 1 * MIB
+# What one write of a stream takes along.
+STREAM_WRITE_BYTES_MAX: Final = 8 * MIB
+# What is in the log is kept in memory up to this, for consumers that are a little behind.
+STREAM_TAIL_BYTES: Final = 2 * MIB
+# What a consumer that is further behind reads at once, and what is kept of it for those who come the same way.
+STREAM_READ_BYTES: Final = 512 * KIB
+STREAM_CACHE_BYTES: Final = 16 * MIB
+# Reads of all streams that the reading thread has been given.
+STREAM_READS_MAX: Final = 8
+# Messages delivered to one consumer of a stream before the others get their turn.
+STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
+# Messages that are looked at for it, of which its filter may let none pass, and batches.
+STREAM_RECORDS_PER_TURN_MAX: Final = 8192
+STREAM_BATCHES_PER_TURN_MAX: Final = 1024
+# How often retention by age is looked after.
+STREAM_RETENTION_CHECK_MS: Final = 10_000
+
 # --- Storage -------------------------------------------------------------------------------------------------------
 
 # A journal file's size. A checkpoint follows when one is full, so this also bounds replay at start.

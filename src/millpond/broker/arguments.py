@@ -6,12 +6,17 @@ type, and a second declaration must repeat those that matter.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from millpond.base.errors import PreconditionFailed
-from millpond.base.limits import NAME_BYTES_MAX, PRIORITY_MAX, QUORUM_DELIVERY_LIMIT, QUORUM_PRIORITY_MAX
+from millpond.base.limits import (
+    NAME_BYTES_MAX,
+    PRIORITY_MAX,
+    QUORUM_DELIVERY_LIMIT,
+    QUORUM_PRIORITY_MAX,
+    STREAM_SEGMENT_BYTES_MAX,
+)
 from millpond.broker.queues.settings import (
     BACKOFF_EXPONENTIAL,
     BACKOFF_LINEAR,
@@ -29,8 +34,15 @@ from millpond.broker.queues.settings import (
     TYPE_STREAM,
     QueueSettings,
 )
+from millpond.broker.streams.subscription import interval_ms
 
-QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM)
+QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM)
+# How RabbitMQ's texts call them.
+TYPE_MODULES: Final = {
+    TYPE_CLASSIC: "rabbit_classic_queue",
+    TYPE_QUORUM: "rabbit_quorum_queue",
+    TYPE_STREAM: "rabbit_stream_queue",
+}
 
 # RabbitMQ keeps timers in Erlang, whose longest is this many milliseconds (about 49 days) short of 2^32.
 TTL_MS_MAX: Final = 4_294_967_294 * 1000
@@ -126,6 +138,12 @@ def _check_backoff(value: object, arguments: dict[str, object]) -> str | None:
     return None if value in (BACKOFF_LINEAR, BACKOFF_EXPONENTIAL) else "invalid backoff"
 
 
+def _check_age(value: object, arguments: dict[str, object]) -> str | None:
+    if not isinstance(value, str):
+        return "expected a string"
+    return None if interval_ms(value) >= 0 else "invalid_max_age"
+
+
 # Argument -> what is wrong with a value, None where nothing is. A new argument is a line here.
 _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-message-ttl": _check_ttl,
@@ -145,7 +163,24 @@ _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-delayed-retry-min": _check_retry_min,
     "x-delayed-retry-max": _check_retry_max,
     "x-delayed-retry-backoff": _check_backoff,
+    "x-max-age": _check_age,
+    "x-stream-max-segment-size-bytes": _check_count,
+    "x-stream-filter-size-bytes": _check_count,
 }
+
+# Arguments of streams only, and all that a stream may have of those that other types know.
+_STREAM_ONLY: Final = ("x-max-age", "x-stream-max-segment-size-bytes", "x-stream-filter-size-bytes")
+_STREAM_ALLOWED: Final = (*_STREAM_ONLY, "x-queue-type", "x-max-length-bytes")
+# What RabbitMQ knows of other types besides, and refuses for a stream.
+_STREAM_REFUSED: Final = (
+    "x-queue-version",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-initial-group-size",
+    "x-consumer-disconnected-timeout",
+)
+# RabbitMQ's range for the size of its filters of batches. Here there are none, as messages are filtered one by one.
+FILTER_BYTES: Final = (16, 255)
 
 # --- What policies may set ------------------------------------------------------------------------------------------
 
@@ -202,7 +237,7 @@ def _check_routing_key(value: object, arguments: dict[str, object]) -> str | Non
 
 
 def _check_max_age(value: object, arguments: dict[str, object]) -> str | None:
-    is_age = isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}[YMDhms]", value) is not None
+    is_age = isinstance(value, str) and interval_ms(value) >= 0
     return None if is_age else "expected a number and a unit of Y, M, D, h, m, s"
 
 
@@ -279,7 +314,7 @@ POLICY_KEYS: Final[dict[str, PolicyKey]] = {
     "consumer-disconnected-timeout": PolicyKey("consumer disconnected timeout", _check_count, _smaller),
     "max-age": PolicyKey("max age", _check_max_age, _first, not_for=_CLASSIC | _QUORUM),
     "stream-max-segment-size-bytes": PolicyKey(
-        "segment size", _between(0, 3_000_000_000), _first, not_for=_CLASSIC | _QUORUM
+        "segment size", _between(0, STREAM_SEGMENT_BYTES_MAX), _first, not_for=_CLASSIC | _QUORUM
     ),
     "stream-filter-size-bytes": PolicyKey("filter size. Valid range is 16-255", _between(16, 255), _first),
     "alternate-exchange": PolicyKey("alternate exchange name", _check_text),
@@ -323,11 +358,35 @@ def checked_default_queue_type(name: str) -> str:
 
 def check_queue_arguments(arguments: dict[str, object], resource: str) -> None:
     """PreconditionFailed names the first argument that is wrong."""
+    problem = _check_queue_type(arguments["x-queue-type"], arguments) if "x-queue-type" in arguments else None
+    if problem is not None:
+        raise PreconditionFailed(f"invalid arg 'x-queue-type' for {resource}: {problem}")
+    kind = queue_type(arguments)
     for name, check in _CHECKS.items():
-        if name in arguments:
+        if name in arguments and _is_known_to(kind, name):
             problem = check(arguments[name], arguments)
             if problem is not None:
                 raise PreconditionFailed(f"invalid arg '{name}' for {resource}: {problem}")
+    for name in arguments:
+        if not _is_known_to(kind, name):
+            raise PreconditionFailed(f"invalid arg '{name}' for {resource} of queue type {TYPE_MODULES[kind]}")
+    if kind == TYPE_STREAM:
+        _check_stream(arguments)
+
+
+def _is_known_to(kind: str, name: str) -> bool:
+    """Whether a queue of this type may have the argument. What no type knows is ignored."""
+    if kind == TYPE_STREAM:
+        return name in _STREAM_ALLOWED or (name not in _CHECKS and name not in _STREAM_REFUSED)
+    return name not in _STREAM_ONLY
+
+
+def _check_stream(arguments: dict[str, object]) -> None:
+    if _integer(arguments, "x-stream-max-segment-size-bytes") > STREAM_SEGMENT_BYTES_MAX:
+        raise PreconditionFailed("Exceeded max value for x-stream-max-segment-size-bytes")
+    smallest, largest = FILTER_BYTES
+    if not smallest <= _integer(arguments, "x-stream-filter-size-bytes", smallest) <= largest:
+        raise PreconditionFailed("Invalid value for x-stream-filter-size-bytes")
 
 
 def queue_settings(arguments: dict[str, object]) -> QueueSettings:
@@ -350,6 +409,8 @@ def queue_settings(arguments: dict[str, object]) -> QueueSettings:
         retry_min_ms=_integer(arguments, "x-delayed-retry-min", 0),
         retry_max_ms=_integer(arguments, "x-delayed-retry-max", TTL_MS_MAX),
         retry_backoff=_text(arguments, "x-delayed-retry-backoff") or BACKOFF_LINEAR,
+        age_max_ms=interval_ms(_text(arguments, "x-max-age") or ""),
+        segment_bytes=_integer(arguments, "x-stream-max-segment-size-bytes"),
     )
 
 

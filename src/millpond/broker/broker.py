@@ -22,6 +22,7 @@ from millpond.broker.parameters import Parameters
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
+from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import VhostRow
@@ -127,7 +128,8 @@ class Broker:
         self.message_bytes_max: Final = message_bytes_max
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
-        self.context: Final = QueueContext(turn, clock, ledger, memory, store, queues_max)
+        self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
+        self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
@@ -273,6 +275,8 @@ class Broker:
                 journal.submit(True)
                 self.commits.wait(self._behind)
         if memory.used > memory.page_out_bytes:
+            # What streams hold is on its way to the disk in any case.
+            self.streams.relieve()
             self.pager.relieve()
         memory.release()
         if memory.used > memory.budget_bytes:

@@ -37,7 +37,8 @@ from millpond.broker.broker import Broker
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, CommitWaiter
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.page import Page
-from millpond.broker.snapshot import QueueState, encode_snapshot
+from millpond.broker.snapshot import QueueState, StreamState, encode_snapshot
+from millpond.broker.streams.partition import Partition
 
 if TYPE_CHECKING:
     from millpond.storage.journal import Journal
@@ -76,9 +77,11 @@ class Checkpointer(CommitWaiter):
         self._first_file = 0
         self._clean = False
         self._states: list[QueueState] = []
+        self._stream_states: list[StreamState] = []
         self._trimmable: dict[int, Backlog] = {}
         # Pages that are still on their way to their places, and the commit that covers what was carried forward.
         self._awaited: dict[Page, None] = {}
+        self._awaited_streams: list[StreamState] = []
         self._awaited_commit = 0
         self._collecting = False
         # Known to the commits as somebody who waits.
@@ -88,6 +91,7 @@ class Checkpointer(CommitWaiter):
         self.completed_total = 0
         self._ended_ms = broker.clock.monotonic_ms()
         broker.store.on_written = self._page_written
+        broker.streams.on_written = self._stream_written
         broker.turn.commits.append(self.end_turn)
 
     def end_turn(self) -> None:
@@ -123,6 +127,7 @@ class Checkpointer(CommitWaiter):
         of them may have carried forward."""
         queues = [queue for queue in self._broker.all_backlogs() if queue.recoverable and queue.next_offset > 0]
         filled = sum(1 for queue in queues if queue.tail.live > 0 or len(queue.pages) > 1)
+        filled += sum(1 for partition in self._broker.streams.partitions() if partition.unwritten_bytes > 0)
         self._carry_bytes = min(CARRY_FORWARD_BYTES, self._file_bytes // 4 // max(1, filled))
         return queues
 
@@ -181,9 +186,15 @@ class Checkpointer(CommitWaiter):
             if self._unwritten_bytes(queue) > self._carry_bytes * 2:
                 queue.seal_tail()
                 self._write_pages(queue, len(queue.pages))
+        partitions = self._partitions()
+        for partition in partitions:
+            if partition.unwritten_bytes > self._carry_bytes * 2:
+                broker.streams.write(partition, everything=True)
         self._first_file = int(self._journal.roll())
         for queue in queues:
             self._carry_forward(queue)
+        for partition in partitions:
+            partition.carry_forward()
         ledger.end_turn()
         self._journal.submit(True)
         self._awaited_commit = int(self._journal.sequence) - 1
@@ -192,10 +203,16 @@ class Checkpointer(CommitWaiter):
         self._awaited = {
             state.page: None for queue_state in self._states for state in queue_state.pages if state.page.place is None
         }
+        self._stream_states = [StreamState(partition) for partition in partitions]
+        self._awaited_streams = list(self._stream_states)
         self._collecting = True
         if not self._is_waiting:
             self._is_waiting = True
             broker.commits.wait(self)
+
+    def _partitions(self) -> list[Partition]:
+        """The streams that a snapshot speaks of."""
+        return [partition for partition in self._broker.streams.partitions() if partition.end_offset > 0]
 
     def _unwritten_bytes(self, queue: Backlog) -> int:
         unwritten = 0
@@ -235,16 +252,32 @@ class Checkpointer(CommitWaiter):
                 del self._awaited[page]
                 self._go_on()
 
+    def _stream_written(self, partition: Partition) -> None:
+        if self._collecting and self._awaited_streams:
+            for state in self._awaited_streams:
+                # What could not be written is no longer counted as being in the log, or on its way to it.
+                if state.partition is partition and partition.log_end < state.log_end and not partition.deleted:
+                    self._failed("a stream could not be written")
+                    return
+            self._go_on()
+
     def _go_on(self) -> None:
-        if self._collecting and not self._awaited and self._awaited_commit == 0:
+        if self._awaited_streams:
+            self._awaited_streams = [
+                state
+                for state in self._awaited_streams
+                if state.partition.written_end < state.log_end and not state.partition.deleted
+            ]
+        if self._collecting and not self._awaited and not self._awaited_streams and self._awaited_commit == 0:
             self._collecting = False
             sync = self._broker.store.sync_task()
-            self._broker.store.run_on_writer(partial(self._store, sync, self._states), self._ended)
+            task = partial(self._store, sync, self._states, self._stream_states)
+            self._broker.store.run_on_writer(task, self._ended)
 
-    def _store(self, sync: Callable[[], None], states: list[QueueState]) -> None:
+    def _store(self, sync: Callable[[], None], states: list[QueueState], streams: list[StreamState]) -> None:
         """On the writing thread: make the logs durable, then the snapshot that relies on them."""
         sync()
-        content = encode_snapshot(self._first_file, self._clean, states)
+        content = encode_snapshot(self._first_file, self._clean, states, streams)
         self._filesystem.mkdirs(f"{self._folder}/{FOLDER}")
         path = snapshot_path(self._folder, self._first_file)
         self._filesystem.write_bytes_atomically(path, content)
@@ -270,6 +303,7 @@ class Checkpointer(CommitWaiter):
             if int(state.log_id) in self._trimmable:
                 store.trim_to(state.queue, int(state.first_needed))
         self._states = []
+        self._stream_states = []
         self._trimmable = {}
 
     def _failed(self, why: str) -> None:
@@ -277,7 +311,9 @@ class Checkpointer(CommitWaiter):
         self.running = False
         self._collecting = False
         self._states = []
+        self._stream_states = []
         self._awaited = {}
+        self._awaited_streams = []
         self._awaited_commit = 0
         self._broker.store.give_back_trimmable(self._trimmable)
         self._trimmable = {}

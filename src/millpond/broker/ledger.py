@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i16, i32, i64
+from mypy_extensions import i16, i32, i64, trait
 
 from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
 from millpond.broker.message import Address, Message, Properties
@@ -22,12 +22,14 @@ from millpond.broker.records import (
     CHANGE_BATCH,
     CHANGE_CARRIED,
     CHANGE_SETTLED,
+    CHANGE_TRIMMED,
     KIND_TURN,
     KIND_TURN_BEGIN,
     KIND_TURN_END,
     KIND_TURN_MORE,
     SETTLED_BYTES,
     TARGETS_PER_BATCH_MAX,
+    TRIMMED_BYTES,
     record_header,
 )
 from millpond.storage.journal import Journal
@@ -35,6 +37,15 @@ from millpond.storage.record_batch import BatchBuilder
 
 if TYPE_CHECKING:
     from millpond.broker.queues.backlog import Backlog
+
+
+@trait
+class OpenBatch:
+    """A stream that collects what a turn brings, to append it as one record batch."""
+
+    def close_batch(self) -> None:
+        """Append what has been collected."""
+        raise NotImplementedError
 
 
 @final
@@ -55,6 +66,7 @@ class Ledger:
         self._bases: list[i64] = []
         self._last_delta: i64 = 0
         self._runs: list[Backlog] = []
+        self._open_batches: list[OpenBatch] = []
         self._address: Address | None = None
         self._properties: Properties | None = None
         self._key = b""
@@ -63,7 +75,11 @@ class Ledger:
     def has_changes(self) -> bool:
         """Whether this turn has brought anything for the journal so far."""
         return (
-            self._builder.count > 0 or len(self._frame) > 0 or len(self._settled) > 0 or len(self._runs) > 0
+            self._builder.count > 0
+            or len(self._frame) > 0
+            or len(self._settled) > 0
+            or len(self._runs) > 0
+            or len(self._open_batches) > 0
         ) and self.journal is not None
 
     def sequence(self) -> i64:
@@ -143,6 +159,42 @@ class Ledger:
             frame.write(batch)
         self._queues = []
 
+    def open_batch(self, stream: OpenBatch) -> None:
+        """Remember that `stream` has something to append at the end of the turn."""
+        self._open_batches.append(stream)
+
+    def appended(self, log_id: i64, base_offset: i64, batch: bytes) -> None:
+        """Record that a stream has appended a whole record batch."""
+        self._write_batch(CHANGE_BATCH, log_id, base_offset, batch)
+
+    def carried_batch(self, log_id: i64, base_offset: i64, batch: bytes) -> None:
+        """Write a stream's batch again that an older journal file holds, so that it can go."""
+        self._write_batch(CHANGE_CARRIED, log_id, base_offset, batch)
+
+    def _write_batch(self, change: i64, log_id: i64, base_offset: i64, batch: bytes) -> None:
+        if self.journal is None:
+            return
+        size: i64 = 18 + len(batch)
+        if len(self._frame) > 0 and len(self._frame) + size > LEDGER_FRAME_BYTES:
+            self._write_part()
+        frame = self._frame
+        frame.append(change)
+        write_i32_be(frame, i32(size))
+        write_i16_be(frame, 1)
+        write_i64_be(frame, log_id)
+        write_i64_be(frame, base_offset)
+        frame.write(batch)
+
+    def trimmed(self, log_id: i64, start_offset: i64) -> None:
+        """Record that what a stream has before `start_offset` is gone."""
+        if self.journal is None:
+            return
+        settled = self._settled
+        settled.append(CHANGE_TRIMMED)
+        write_i32_be(settled, TRIMMED_BYTES)
+        write_i64_be(settled, log_id)
+        write_i64_be(settled, start_offset)
+
     def open_run(self, queue: Backlog) -> None:
         """Remember that `queue` has a run of settled offsets to be written at the end of the turn."""
         self._runs.append(queue)
@@ -172,6 +224,11 @@ class Ledger:
 
     def flush(self) -> None:
         """Append what has been collected to the journal as one frame, without handing it to the disk yet."""
+        open_batches = self._open_batches
+        if open_batches:
+            self._open_batches = []
+            for stream in open_batches:
+                stream.close_batch()
         journal = self.journal
         if journal is None:
             return
@@ -213,11 +270,11 @@ class Ledger:
 
     def end_turn(self) -> None:
         """Hand the turn to the journal."""
+        self.flush()
         journal = self.journal
         if journal is None:
             self.sync_wanted = False
             return
-        self.flush()
         sync = self.sync_wanted
         self.sync_wanted = False
         journal.submit(sync)

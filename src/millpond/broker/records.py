@@ -21,6 +21,8 @@ to TURN_END, whose payloads count as one; what was begun and never ended is pass
              A range never crosses a page.
     ATTEMPTED  log id i64 | offset i64 | returns i64
              So often has this message been given back by now.
+    TRIMMED  log id i64 | start offset i64
+             What a stream has before this offset is gone.
     CARRIED  as BATCH, for messages that an earlier journal file holds and that a checkpoint wrote again: nothing that
              happened.
 """
@@ -45,6 +47,7 @@ CHANGE_BATCH: Final = 1
 CHANGE_SETTLED: Final = 2
 CHANGE_CARRIED: Final = 3
 CHANGE_ATTEMPTED: Final = 4
+CHANGE_TRIMMED: Final = 5
 
 # A message may be routed to more queues than a batch has room for as targets: it is then written once for so many.
 TARGETS_PER_BATCH_MAX: Final = 30_000
@@ -55,6 +58,7 @@ TIMED_BYTES: Final = 12
 
 SETTLED_BYTES: Final = 36
 ATTEMPTED_BYTES: Final = 24
+TRIMMED_BYTES: Final = 16
 
 
 def record_header(message: Message) -> bytes:
@@ -185,3 +189,10 @@ def attempted(body: bytes) -> tuple[int, int, int]:
     if len(body) != ATTEMPTED_BYTES:
         raise CorruptData("a count of returns is cut short")
     return read_i64_be(body, 0), read_i64_be(body, 8), read_i64_be(body, 16)
+
+
+def trimmed(body: bytes) -> tuple[int, int]:
+    """A TRIMMED change's (log id, start offset)."""
+    if len(body) != TRIMMED_BYTES:
+        raise CorruptData("a stream's new start is cut short")
+    return read_i64_be(body, 0), read_i64_be(body, 8)

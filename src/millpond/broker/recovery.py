@@ -69,6 +69,9 @@ class Recovery:
                 queue.redelivered_before = queue.next_offset
             queue.restored()
             messages += int(queue.ready)
+        for partition in self._lanes.partitions():
+            partition.restored()
+            messages += int(partition.end_offset - partition.start_offset)
         self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
         logger.info("recovered %d messages in %d durable queues", messages, len(self._queues))
         return report
@@ -87,6 +90,8 @@ class Recovery:
                 self._filesystem.rename(path, path + ".corrupt")
                 continue
             while reader.restore_next(self._lanes):
+                pass
+            while reader.restore_next_stream(self._lanes):
                 pass
             self.log_id_max = max(self.log_id_max, reader.log_id_max)
             self._is_clean = reader.clean
@@ -113,6 +118,9 @@ class Recovery:
         """Without a checkpoint the queues' logs still have their messages, but not which of them were settled."""
         logger.critical("no checkpoint is left: messages that were acknowledged may come again")
         for log_id in sorted(self._store.folders()):
+            partition = self._lanes.partition(log_id)
+            if partition is not None:
+                partition.restore_from_log()
             queue = self._lanes.get(log_id)
             if queue is None:
                 continue

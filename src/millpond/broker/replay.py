@@ -12,11 +12,13 @@ from millpond.broker.records import (
     CHANGE_BATCH,
     CHANGE_CARRIED,
     CHANGE_SETTLED,
+    CHANGE_TRIMMED,
     Changes,
     MessageReader,
     attempted,
     batch_targets,
     settled_range,
+    trimmed,
 )
 from millpond.storage.record_batch import RecordReader
 
@@ -39,6 +41,10 @@ def replay_turn(payload: bytes, lanes: Lanes) -> tuple[int, bool]:
                 if queue is not None:
                     known.append(queue)
                     bases.append(base_offset)
+                    continue
+                partition = lanes.partition(log_id)
+                if partition is not None:
+                    partition.restore_batch(batch, base_offset)
             if known:
                 _replay_batch(batch, targets[0][1], known, bases)
         elif changes.kind == CHANGE_SETTLED:
@@ -53,6 +59,12 @@ def replay_turn(payload: bytes, lanes: Lanes) -> tuple[int, bool]:
             queue = lanes.get(log_id)
             if queue is not None:
                 queue.attempts[offset] = returns
+        elif changes.kind == CHANGE_TRIMMED:
+            log_id, start_offset = trimmed(changes.body)
+            highest = max(highest, queue_id(log_id))
+            partition = lanes.partition(log_id)
+            if partition is not None:
+                partition.restore_start(start_offset)
         else:
             raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
     return highest, is_new

@@ -6,8 +6,10 @@
             | attempt count i32 | (offset i64, returns i64) each
     page    start i64 | end i64 | live i64 | live bytes i64 | due i64
             | segment i64 | position i64 | length i64 | settled range count i32 | (start i64, end i64) each
+    stream count i32
+    stream  log id i64 | start offset i64 | end offset i64 | log end i64
 
-Version 1 has no attempts and no due.
+Version 1 has no attempts, no due and no streams.
 
 Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
 says that the broker was stopped in order, so that what was never delivered is known.
@@ -25,6 +27,7 @@ from millpond.base.errors import CorruptData, UnsupportedFormat
 from millpond.broker.queues.backlog import Backlog, queue_id
 from millpond.broker.queues.lanes import Lanes
 from millpond.broker.queues.page import Page
+from millpond.broker.streams.partition import Partition
 from millpond.storage.log import BatchPlace
 
 MAGIC: Final = b"MPCHKPT\x00"
@@ -67,6 +70,18 @@ class QueueState:
         self.first_needed: Final[i64] = self.pages[0].start if self.pages else queue.log_end
 
 
+@final
+class StreamState:
+    """A stream as it was at the moment of the checkpoint."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition: Final = partition
+        self.log_id: Final[i64] = partition.log_id
+        self.start_offset: Final[i64] = partition.start_offset
+        self.end_offset: Final[i64] = partition.end_offset
+        self.log_end: Final[i64] = partition.log_end
+
+
 def _settled_ranges(page: Page) -> list[tuple[int, int]]:
     if not page.resident:
         return list(page.settled_ranges)
@@ -88,7 +103,9 @@ def _settled_ranges(page: Page) -> list[tuple[int, int]]:
     return ranges
 
 
-def encode_snapshot(first_file: i64, clean: bool, queues: list[QueueState]) -> bytes:
+def encode_snapshot(
+    first_file: i64, clean: bool, queues: list[QueueState], streams: list[StreamState] | None = None
+) -> bytes:
     """The file's content. Every page must have its place by now."""
     body = BytesWriter()
     write_i64_be(body, first_file)
@@ -121,6 +138,12 @@ def encode_snapshot(first_file: i64, clean: bool, queues: list[QueueState]) -> b
             for start, end in state.settled:
                 write_i64_be(body, start)
                 write_i64_be(body, end)
+    write_i32_be(body, i32(0 if streams is None else len(streams)))
+    for stream in streams or []:
+        write_i64_be(body, stream.log_id)
+        write_i64_be(body, stream.start_offset)
+        write_i64_be(body, stream.end_offset)
+        write_i64_be(body, stream.log_end)
     content = body.getvalue()
     header = BytesWriter()
     header.write(MAGIC)
@@ -153,6 +176,8 @@ class SnapshotReader:
         self.first_file: Final = int(self._i64())
         self.clean: Final = self._u8() == 1
         self._queues_left = self._i32()
+        # Known when all queues have been read.
+        self._streams_left: i64 = -1
 
     def restore_next(self, lanes: Lanes) -> bool:
         """Give the next queue of the snapshot its state; False after the last. One that is gone is passed over."""
@@ -187,6 +212,23 @@ class SnapshotReader:
                 settled.append((first, int(self._i64())))
             if queue is not None:
                 queue.restore_page(start, end, live, size, settled, place, due_ms)
+        return True
+
+    def restore_next_stream(self, lanes: Lanes) -> bool:
+        """Give the next stream its state; False after the last. To be called when all queues have theirs."""
+        if self._streams_left < 0:
+            self._streams_left = self._i32() if self._version > 1 else i64(0)
+        if self._streams_left == 0:
+            return False
+        self._streams_left -= 1
+        log_id = int(self._i64())
+        self.log_id_max = max(self.log_id_max, queue_id(log_id))
+        start_offset = self._i64()
+        end_offset = self._i64()
+        log_end = self._i64()
+        partition = lanes.partition(log_id)
+        if partition is not None:
+            partition.restore(start_offset, end_offset, log_end)
         return True
 
     def _i64(self) -> i64:

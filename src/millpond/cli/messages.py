@@ -108,16 +108,25 @@ def consume(
     ack: Annotated[bool, typer.Option("--ack/--requeue", help="Take the messages, or put them back.")] = True,
     output: Annotated[Format, typer.Option("--format", help="Bodies only, or a JSON object a line.")] = Format.TEXT,
     timeout: Annotated[float | None, typer.Option(help="End when nothing came for so many seconds.")] = None,
+    offset: Annotated[
+        str | None,
+        typer.Option(help="Of a stream: begin with first, last, next, a number, or what came in the last 1h, 7D..."),
+    ] = None,
     url: Url = None,
 ) -> None:
     """Print the messages of a queue as they come, until --count or --timeout or Ctrl-C."""
+    # A stream keeps its messages: there an acknowledgement only asks for more.
+    ack = ack or offset is not None
+    arguments: dict[str, Any] | None = None
+    if offset is not None:
+        arguments = {"x-stream-offset": int(offset) if offset.isascii() and offset.isdigit() else offset}
     with _channel(url) as channel:
         # Messages that are put back stay unacknowledged until the end: otherwise they would come again at once.
         prefetch = min(count or PREFETCH, PREFETCH) if ack else min(count or 0, PREFETCH_MAX)
         channel.basic_qos(prefetch_count=prefetch)
         held = 0
         try:
-            arrivals = channel.consume(queue, inactivity_timeout=timeout)
+            arrivals = channel.consume(queue, inactivity_timeout=timeout, arguments=arguments)
             for printed, (method, properties, body) in enumerate(arrivals, 1):
                 if method is None:
                     break

@@ -234,6 +234,7 @@ class Node:
         broker.store.trim_transient()
         broker.store.delete_logs()
         broker.store.resume()
+        broker.streams.keep_house()
         broker.pager.look_again()
         broker.turn.touch()
         broker.clock.call_later(HOUSEKEEPING_MS, self._keep_house)

@@ -16,9 +16,10 @@ appends that returned before it was called.
 from __future__ import annotations
 
 import bisect
+import errno
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
@@ -27,9 +28,11 @@ from millpond.base.filesystem import Filesystem
 from millpond.storage.aside import copy_aside, is_disk_full
 from millpond.storage.file_pool import FilePool, shared_pool
 from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader, check_batch
-from millpond.storage.segment import SEGMENT_BYTES_MAX, Segment, Walk
+from millpond.storage.segment import SEGMENT_BYTES_MAX, BatchRun, NewBatch, Segment, Walk
 
 _SEGMENT_NAME = re.compile(r"(\d{20})\.log")
+# Errors of a read that say that the data is gone. Others (no descriptors, no memory) may pass.
+_UNREADABLE: Final = frozenset({errno.EIO, errno.ENOENT})
 # The last offset delta has 31 bits.
 _GAP_MAX: Final = (1 << 31) - 1
 
@@ -74,7 +77,8 @@ class Log:
         self.end_offset = 0
         self.size_bytes = 0
         self._filesystem: Final = filesystem
-        self._segment_bytes: Final = segment_bytes
+        # May be changed at any time; it acts on what is appended after.
+        self.segment_bytes = segment_bytes
         self._files: Final = files if files is not None else shared_pool(filesystem)
         self._segments: list[Segment] = []
         # The same, for `read` from other threads.
@@ -128,7 +132,7 @@ class Log:
             raise ValueError(f"a batch from {base_offset} to {last_offset} cannot follow offset {self.end_offset - 1}")
         active = self._active
         gap = 0 if active is None else base_offset - active.end_offset
-        if active is None or active.size + len(batch) > self._segment_bytes or gap > _GAP_MAX:
+        if active is None or active.size + len(batch) > self.segment_bytes or gap > _GAP_MAX:
             return self._append_to_new_segment(batch, base_offset, last_offset, max_timestamp_ms)
         filler = b""
         if gap > 0:
@@ -137,6 +141,74 @@ class Log:
         active.append(filler + batch if filler else batch, base_offset, last_offset, max_timestamp_ms, position)
         self._appended(active, len(filler) + len(batch), last_offset)
         return BatchPlace(active.base_offset, position, len(batch))
+
+    def append_all(self, batches: Sequence[NewBatch]) -> None:
+        """Add batches in the order of their offsets, with as few writes as segments. As `append` otherwise; after an
+        error those before `end_offset` are there."""
+        start = 0
+        while start < len(batches):
+            end = start + self._fitting(batches, start)
+            active = self._active
+            if end == start or active is None:
+                batch = batches[start]
+                self.append(batch.data, batch.base_offset, batch.last_offset, batch.max_timestamp_ms)
+                start += 1
+                continue
+            size = active.size
+            active.append_all(batches[start:end])
+            self._appended(active, active.size - size, batches[end - 1].last_offset)
+            start = end
+
+    def _fitting(self, batches: Sequence[NewBatch], start: int) -> int:
+        """How many from `start` on follow each other, and all that is there, in the active segment."""
+        active = self._active
+        if active is None or self._failure is not None:
+            return 0
+        count, expected, size = 0, active.end_offset, active.size
+        for batch in batches[start:]:
+            size += len(batch.data)
+            if batch.base_offset != expected or size > self.segment_bytes:
+                break
+            expected = batch.last_offset + 1
+            count += 1
+        return count
+
+    def read_run(self, offset: int, max_bytes: int) -> BatchRun:
+        """Whole batches from the one that covers `offset`, or the next one after it: as many as `max_bytes` have room
+        for, at least one, all of one segment. None at the end of the log. Damage is passed over and told."""
+        number = max(0, bisect.bisect_right(self._segments, offset, key=_base_offset) - 1)
+        damage = ""
+        run = BatchRun(offset)
+        for segment in self._segments[number:]:
+            try:
+                run = segment.read_run(max(offset, segment.base_offset), max_bytes)
+            except OSError as error:
+                if error.errno not in _UNREADABLE:
+                    raise
+                damage = damage or str(error)
+                continue
+            damage = damage or run.damage
+            if run.batches:
+                run.damage = damage
+                return run
+        run = BatchRun(max(offset, self.end_offset))
+        run.damage = damage
+        return run
+
+    def last_batch_offset(self) -> int:
+        """The base offset of the last batch; the end where there is none."""
+        last = self.end_offset
+        try:
+            for base_offset, _, count, _ in self.places_from(max(self.start_offset, self.end_offset - 1)):
+                if count > 0:
+                    last = base_offset
+        except CorruptData:
+            pass
+        return last
+
+    @property
+    def segment_count(self) -> int:
+        return len(self._segments)
 
     def read(self, place: BatchPlace, base_offset: int = -1) -> bytes:
         """The batch at a place. Raises CorruptData where it does not verify, StorageError where it has been trimmed.

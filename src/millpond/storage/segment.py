@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import posixpath
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from crc32c import crc32c
 
@@ -123,6 +123,28 @@ class Walk:
         self.reason = ""
 
 
+class NewBatch(NamedTuple):
+    """A batch that is to be appended."""
+
+    data: bytes
+    base_offset: int
+    last_offset: int
+    max_timestamp_ms: int
+
+
+@final
+class BatchRun:
+    """Batches that were read one after the other."""
+
+    def __init__(self, offset: int) -> None:
+        self.batches: Final[list[bytes]] = []
+        # Where to go on. What lies before it and is not among the batches is not there, or lost.
+        self.next_offset = offset
+        # Why something was passed over; empty where nothing was.
+        self.damage = ""
+        self.ends_segment = False
+
+
 @final
 class Segment:
     """One segment's files. `size` is that of its batches; the file may be longer after a failed append."""
@@ -178,6 +200,21 @@ class Segment:
         self._end_offset = last_offset + 1
         self._max_timestamp_ms = max(self._max_timestamp_ms, max_timestamp_ms)
 
+    def append_all(self, batches: Sequence[NewBatch]) -> None:
+        """Write batches, each of which follows the one before, with one write. After an error nothing has changed that
+        could be read."""
+        self.tidy()
+        self._has_leftover = True
+        self._files.write(self.path, self.size, b"".join([batch.data for batch in batches]))
+        self._has_leftover = False
+        index = self._index
+        assert index is not None
+        for batch in batches:
+            index.batch_begins(batch.base_offset, self.size, self._max_timestamp_ms)
+            self.size += len(batch.data)
+            self._end_offset = batch.last_offset + 1
+            self._max_timestamp_ms = max(self._max_timestamp_ms, batch.max_timestamp_ms)
+
     def tidy(self) -> None:
         """Cut what a failed append left, durably: it must not end up before a further segment."""
         if self._has_leftover and self.size > 0:
@@ -205,6 +242,72 @@ class Segment:
             yield position, header
             position += header.size
             expected = header.base_offset + header.last_offset_delta + 1
+
+    def read_run(self, offset: int, max_bytes: int) -> BatchRun:
+        """Whole batches from the one that covers `offset`: as many as `max_bytes` have room for, and at least one.
+
+        What is damaged is passed over: a batch whose checksum is wrong alone, and where the chain of batches breaks,
+        all up to the next one that the index knows."""
+        try:
+            start = self.seek_offset(offset)
+        except CorruptData:
+            start = IndexEntry(self.base_offset, 0, -1)
+        run = BatchRun(offset)
+        size, position, expected = self.size, start.position, start.offset
+        data, data_at, taken = b"", 0, 0
+        while position < size:
+            try:
+                if position + HEADER_BYTES > data_at + len(data):
+                    data, data_at = (
+                        self._files.read(self.path, position, max(max_bytes - taken, HEADER_BYTES)),
+                        position,
+                    )
+                header = BatchHeader(data, position - data_at)
+                self._check_place(header, position, expected, size)
+            except CorruptData as error:
+                if run.batches:
+                    break
+                following = self._indexed_after(position)
+                run.damage = run.damage or f"{self.path} at position {position}: {error}"
+                if following is None:
+                    run.ends_segment = True
+                    return run
+                position, expected = following.position, following.offset
+                run.next_offset = max(run.next_offset, expected)
+                continue
+            next_offset = header.base_offset + header.last_offset_delta + 1
+            if next_offset > offset:
+                if run.batches and taken + header.size > max_bytes:
+                    break
+                if position + header.size > data_at + len(data):
+                    data, data_at = self._files.read(self.path, position, max(header.size, max_bytes - taken)), position
+                batch = data[position - data_at : position - data_at + header.size]
+                try:
+                    check_batch(batch)
+                    if header.record_count > 0:
+                        run.batches.append(batch)
+                        taken += header.size
+                except CorruptData as error:
+                    if run.batches:
+                        break
+                    run.damage = run.damage or f"{self.path} at position {position}: {error}"
+                run.next_offset = next_offset
+            position += header.size
+            expected = next_offset
+        run.ends_segment = position >= size
+        return run
+
+    def _indexed_after(self, position: int) -> IndexEntry | None:
+        """The first indexed batch behind `position`."""
+        try:
+            index = self._open_index()
+            for number in range(len(index)):
+                entry = index.entry(number)
+                if entry.position > position:
+                    return entry if entry.position < self.size else None
+        except (CorruptData, OSError):
+            pass
+        return None
 
     def seek_offset(self, offset: int) -> IndexEntry:
         """The last indexed batch that begins at or before `offset`."""

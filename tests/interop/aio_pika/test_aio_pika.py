@@ -234,3 +234,36 @@ class TestRobustConnection:
                     return
                 except (aio_pika.exceptions.AMQPError, RuntimeError, ConnectionError):
                     await asyncio.sleep(0.05)
+
+
+async def test_a_stream_is_replayed_while_others_write_to_it(
+    connection: AbstractRobustConnection, unique: Unique
+) -> None:
+    channel = await connection.channel()
+    stream = await channel.declare_queue(unique("stream"), durable=True, arguments={"x-queue-type": "stream"})
+
+    async def write(numbers: range) -> None:
+        publishing = await connection.channel()
+        for number in numbers:
+            await publishing.default_exchange.publish(aio_pika.Message(b"%d" % number), stream.name)
+
+    async def read(start: object, count: int) -> list[int]:
+        reading = await connection.channel()
+        await reading.set_qos(prefetch_count=20)
+        queue = await reading.get_queue(stream.name)
+        received: list[int] = []
+        async with queue.iterator(arguments={"x-stream-offset": start}) as messages:
+            async for message in messages:
+                await message.ack()
+                assert message.headers["x-stream-offset"] == int(message.body)
+                received.append(int(message.body))
+                if len(received) == count:
+                    return received
+        raise AssertionError("the stream ended")
+
+    await write(range(100))
+    async with asyncio.timeout(DEADLINE_S):
+        results = await asyncio.gather(
+            read("first", 300), read(50, 250), read(200, 100), write(range(100, 300)), read("first", 300)
+        )
+    assert results == [list(range(300)), list(range(50, 300)), list(range(200, 300)), None, list(range(300))]

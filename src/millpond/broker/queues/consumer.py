@@ -27,6 +27,8 @@ class Consumer:
         self.prefetch: i64 = prefetch
         self.acknowledges: Final = acknowledges
         self.exclusive: Final = exclusive
+        # As the protocol brought them.
+        self.arguments: dict[str, object] = {}
         # Those of the highest priority that can take a delivery get all of them.
         self.priority: i64 = 0
         # How long it may leave a delivery unsettled; -1 where the queue and the node say.

@@ -23,7 +23,8 @@ class Entry:
     """
 
     def __init__(self, message: Message, offset: i64, size: i64) -> None:
-        self.message: Final = message
+        # A stream gives it up when it has been delivered.
+        self.message: Message = message
         self.offset: Final[i64] = offset
         # What the message counts for in length limits: its body, in bytes.
         self.size: Final[i64] = size

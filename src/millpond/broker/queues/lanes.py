@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from millpond.broker.queues.backlog import Backlog, lane_number, queue_id
 from millpond.broker.queues.message_queue import MessageQueue
+
+if TYPE_CHECKING:
+    from millpond.broker.streams.partition import Partition
 
 
 @final
@@ -26,6 +29,15 @@ class Lanes:
                 return None
             backlog = self._found[log_id] = queue.lane(lane_number(log_id))
         return backlog
+
+    def partition(self, log_id: int) -> Partition | None:
+        """The stream that a log belongs to. None where it is gone, or no stream."""
+        queue = self._queues.get(log_id)
+        return None if queue is None else queue.partition
+
+    def partitions(self) -> list[Partition]:
+        """Those of all streams."""
+        return [queue.partition for queue in self._queues.values() if queue.partition is not None]
 
     def backlogs(self) -> list[Backlog]:
         """All of them, also those that nothing was said of."""

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from millpond.base.clock import Clock
+from millpond.base.errors import PreconditionFailed
 from millpond.base.limits import QUEUES_MAX
+from millpond.broker.arguments import TYPE_MODULES, queue_type
 from millpond.broker.exchanges.exchange import Destination
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
@@ -25,9 +27,13 @@ from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.turn import Turn, TurnTask
 
+STREAM_CONSUMER_ARGUMENTS: Final = ("x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered")
+
 if TYPE_CHECKING:
     from millpond.broker.queues.backlog import Backlog
     from millpond.broker.queues.page_store import PageStore
+    from millpond.broker.streams.partition import Partition
+    from millpond.broker.streams.stream_store import StreamStore
 
 
 class QueueContext:
@@ -40,6 +46,7 @@ class QueueContext:
         ledger: Ledger,
         memory: MemoryBudget,
         store: PageStore,
+        streams: StreamStore,
         queues_max: i64 = QUEUES_MAX,
     ) -> None:
         self.queues_max: Final[i64] = queues_max
@@ -50,6 +57,7 @@ class QueueContext:
         self.ledger: Final = ledger
         self.memory: Final = memory
         self.store: Final = store
+        self.streams: Final = streams
         self._transient_id: i64 = 0
 
     def next_transient_id(self) -> i64:
@@ -60,6 +68,10 @@ class QueueContext:
 
 class QueueOwner:
     """What a queue asks of its virtual host."""
+
+    def queue_resource(self, name: str) -> str:
+        """How RabbitMQ's texts call a queue."""
+        raise NotImplementedError
 
     def dead_letter(self, queue: MessageQueue, message: Message, reason: str) -> None:
         """Publish `message` to the queue's dead-letter exchange, if it has one."""
@@ -112,6 +124,10 @@ class MessageQueue(Destination, TurnTask):
         self.exclusive_owner: object | None = None
         # It tells the journal of what it takes; otherwise whoever publishes does.
         self.journals_itself = False
+        # Of those that do: only of persistent messages.
+        self.journals_persistent_only = False
+        # The log of a stream.
+        self.partition: Partition | None = None
 
         self.consumers: list[Consumer] = []
         self.unsettled: i64 = 0
@@ -187,6 +203,16 @@ class MessageQueue(Destination, TurnTask):
         raise NotImplementedError
 
     # --- Consuming --------------------------------------------------------------------------------------------------
+
+    def check_consumer(self, consumer: Consumer, has_channel_limit: bool) -> None:
+        """Refuse a consumer that cannot be served as it wishes. `has_channel_limit` says that its channel as a whole
+        may hold so many deliveries only."""
+        for name in STREAM_CONSUMER_ARGUMENTS:
+            if name in consumer.arguments:
+                raise PreconditionFailed(
+                    f"invalid arg '{name}' for {self.owner.queue_resource(self.name)} of queue type "
+                    f"{TYPE_MODULES[queue_type(self.arguments)]}"
+                )
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Let `consumer` take part. Its first delivery comes at the end of the turn."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
@@ -38,6 +38,9 @@ _BATCH_SPAN_MAX = 1 << 30
 # Errors of a read that say that the data is gone. Others (no descriptors, no memory) may pass.
 _UNREADABLE = frozenset({errno.EIO, errno.ENOENT})
 
+Result = TypeVar("Result")
+StreamLike = TypeVar("StreamLike", bound="LazyLog")
+
 RECOVERABLE_FOLDER = "queues"
 TRANSIENT_FOLDER = "transient"
 
@@ -45,7 +48,16 @@ TRANSIENT_FOLDER = "transient"
 class LazyLog:
     """A queue's log, opened on the thread that first needs it: opening reads its last segment through."""
 
-    def __init__(self, filesystem: Filesystem, folder: str, end_offset: int, name: str, recoverable: bool) -> None:
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        folder: str,
+        end_offset: int,
+        name: str,
+        recoverable: bool,
+        segment_bytes: int = 0,
+    ) -> None:
+        self._segment_bytes = segment_bytes or SEGMENT_BYTES
         self._filesystem = filesystem
         self._recoverable = recoverable
         self._folder = folder
@@ -60,7 +72,7 @@ class LazyLog:
         """The log, open."""
         with self._guard:
             if self._log is None:
-                log = Log(self._filesystem, self._folder, SEGMENT_BYTES)
+                log = Log(self._filesystem, self._folder, self._segment_bytes)
                 report = log.open(self.end_offset)
                 self._log = log
                 if report.reasons:
@@ -76,12 +88,16 @@ class LazyLog:
             raise StorageError("it follows a page that could not be written")
         place = self.opened().append(batch, base_offset, last_offset, newest_ms)
         self.end_offset = last_offset + 1
-        self._unsynced_bytes += len(batch)
+        self.grew(len(batch))
+        return place
+
+    def grew(self, size: int) -> None:
+        """So much has been appended: sync it from time to time."""
+        self._unsynced_bytes += size
         if self._recoverable and self._unsynced_bytes >= LOG_UNSYNCED_BYTES_MAX:
             # Should it fail, the checkpoint's own sync will say so.
             with suppress(StorageFailed):
                 self.sync()
-        return place
 
     def read(self, place: BatchPlace) -> bytes:
         return self.opened().read(place)
@@ -149,6 +165,10 @@ class PageStore:
         """Whether pages can leave memory at all."""
         return self._filesystem is not None
 
+    @property
+    def filesystem(self) -> Filesystem | None:
+        return self._filesystem
+
     def _log(self, queue: Backlog) -> LazyLog:
         log = self._logs.get(queue.log_id)
         if log is None:
@@ -158,6 +178,23 @@ class PageStore:
             log = LazyLog(self._filesystem, folder, int(queue.log_end), queue.name, queue.recoverable)
             self._logs[queue.log_id] = log
         return log
+
+    def new_log(
+        self, log_id: int, end_offset: int, name: str, segment_bytes: int, kind: type[StreamLike]
+    ) -> StreamLike:
+        """The log of something that is no queue, and is used by its owner alone. It is synced at checkpoints and closed
+        at the end like the others."""
+        if self._filesystem is None:
+            raise RuntimeError("a broker that keeps nothing on disk has no logs")
+        log = kind(self._filesystem, self.log_folder(log_id, True), end_offset, name, True, segment_bytes)
+        self._logs[log_id] = log
+        return log
+
+    def discard_log(self, log_id: int) -> None:
+        """The owner of such a log is gone."""
+        log = self._logs.pop(log_id, None)
+        if log is not None:
+            self._deleted_lately.append(log)
 
     def log_folder(self, log_id: int, recoverable: bool) -> str:
         """Path of a queue's log."""
@@ -265,6 +302,11 @@ class PageStore:
         """Run `task` on the writing thread after all that it was given before; `done` is called on the loop."""
         job = self._writer.submit(task)
         job.add_done_callback(lambda ended: self._post(partial(done, ended.exception())))
+
+    def run_on_reader(self, task: Callable[[], Result], done: Callable[[Future[Result]], None]) -> None:
+        """Run `task` on the reading thread; `done` is called on the loop."""
+        job = self._reader.submit(task)
+        job.add_done_callback(lambda ended: self._post(partial(done, ended)))
 
     def sync_task(self) -> Callable[[], None]:
         """A task for the writing thread that makes all that was written to recoverable logs durable."""

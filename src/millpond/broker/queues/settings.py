@@ -49,6 +49,8 @@ class QueueSettings:
         retry_min_ms: i64 = 0,
         retry_max_ms: i64 = 0,
         retry_backoff: str = BACKOFF_LINEAR,
+        age_max_ms: i64 = -1,
+        segment_bytes: i64 = -1,
     ) -> None:
         self.message_ttl_ms: Final[i64] = message_ttl_ms
         self.length_max: Final[i64] = length_max
@@ -72,6 +74,9 @@ class QueueSettings:
         self.retry_min_ms: Final[i64] = retry_min_ms
         self.retry_max_ms: Final[i64] = retry_max_ms
         self.retry_backoff: Final = retry_backoff
+        # Streams: how old their messages get, and how large the pieces are in which they are deleted.
+        self.age_max_ms: Final[i64] = age_max_ms
+        self.segment_bytes: Final[i64] = segment_bytes
         # Whether the queue has a length limit of any kind.
         self.bounded: Final = length_max >= 0 or length_bytes_max >= 0
         # Whether a full queue refuses new messages instead of dropping old ones.

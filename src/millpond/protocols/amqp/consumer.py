@@ -20,7 +20,7 @@ from millpond.broker.message import Address
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
-from millpond.protocols.amqp.content import channel_bits, counted_returns, name_bytes, write_content
+from millpond.protocols.amqp.content import NumberedHeader, channel_bits, counted_returns, name_bytes, write_content
 
 if TYPE_CHECKING:
     from millpond.protocols.amqp.channel import Channel
@@ -44,7 +44,9 @@ class AmqpConsumer(Consumer):
     ) -> None:
         super().__init__(queue, tag, prefetch, acknowledges, exclusive)
         self.channel: Final = channel
-        self.arguments: Final = arguments
+        self.arguments = arguments
+        # What a stream delivers says where it was.
+        self._numbered = NumberedHeader("x-stream-offset") if queue.partition is not None else None
         self._address: Address | None = None
         self._prefix = b""
         self._suffix = b""
@@ -78,7 +80,12 @@ class AmqpConsumer(Consumer):
         write_i64_be(output, tag)
         output.append(1 if entry.redelivered else 0)
         output.write(self._suffix)
-        write_content(output, channel.number, message, connection.body_frame_bytes, counted_returns(entry, self.queue))
+        numbered = self._numbered
+        if numbered is not None:
+            numbered.write_content(output, channel.number, message, entry.offset, connection.body_frame_bytes)
+        else:
+            returns = counted_returns(entry, self.queue)
+            write_content(output, channel.number, message, connection.body_frame_bytes, returns)
         connection.touch()
 
     def _prepare(self, address: Address) -> None:

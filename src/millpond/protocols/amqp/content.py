@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i16, i32, i64
 
-from millpond.broker.message import Message
+from millpond.broker.message import Message, Properties
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
-from millpond.protocols.amqp.properties import EMPTY, FORMAT
+from millpond.protocols.amqp.properties import EMPTY, FORMAT, BasicProperties, parse_properties
 
 FRAME_METHOD: Final = 1
 FRAME_HEADER: Final = 2
@@ -49,14 +49,58 @@ def write_content(output: BytesWriter, channel: i64, message: Message, body_fram
         properties = properties.replaced({"x-delivery-count": int(returns)}, True)
     raw = properties.raw if properties.format == FORMAT else EMPTY
     body = message.body
-    size: i64 = len(body)
     output.append(FRAME_HEADER)
     write_i16_be(output, channel_bits(channel))
     write_i32_be(output, i32(12 + len(raw)))
     write_i32_be(output, _CLASS_BASIC)
-    write_i64_be(output, size)
+    write_i64_be(output, len(body))
     output.write(raw)
     output.append(FRAME_END)
+    _write_body(output, channel, body, body_frame_bytes)
+
+
+@final
+class NumberedHeader:
+    """Writes content whose headers have a number that no two messages share, as deliveries of a stream have their
+    offset. The rest of the header frame is kept for the messages that share their properties."""
+
+    def __init__(self, name: str) -> None:
+        self._name: Final = name
+        self._properties: Properties | None = None
+        self._before = b""
+        self._after = b""
+
+    def write_content(
+        self, output: BytesWriter, channel: i64, message: Message, number: i64, body_frame_bytes: i64
+    ) -> None:
+        """As `write_content`, with the header set to `number`."""
+        if message.properties is not self._properties:
+            self._prepare(message.properties)
+        size: i64 = 20 + len(self._before) + len(self._after)
+        if size > body_frame_bytes:
+            # The publisher's own properties fill the frame, and a header cannot be split: the number is left out.
+            write_content(output, channel, message, body_frame_bytes)
+            return
+        body = message.body
+        output.append(FRAME_HEADER)
+        write_i16_be(output, channel_bits(channel))
+        write_i32_be(output, i32(size))
+        write_i32_be(output, _CLASS_BASIC)
+        write_i64_be(output, len(body))
+        output.write(self._before)
+        write_i64_be(output, number)
+        output.write(self._after)
+        output.append(FRAME_END)
+        _write_body(output, channel, body, body_frame_bytes)
+
+    def _prepare(self, properties: Properties) -> None:
+        basic = properties if isinstance(properties, BasicProperties) else parse_properties(EMPTY)
+        self._before, self._after = basic.around_number(self._name)
+        self._properties = properties
+
+
+def _write_body(output: BytesWriter, channel: i64, body: bytes, body_frame_bytes: i64) -> None:
+    size: i64 = len(body)
     if size == 0:
         return
     if size <= body_frame_bytes:

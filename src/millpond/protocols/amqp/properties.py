@@ -73,6 +73,9 @@ NAMES: Final[list[tuple[str, int]]] = [
 
 PERSISTENT: Final = 2
 
+# A number that takes 64 bits in a field table.
+_LARGEST: Final = (1 << 63) - 1
+
 # Properties without any property: two bytes of flags.
 EMPTY: Final = b"\x00\x00"
 
@@ -200,6 +203,35 @@ class BasicProperties(Properties):
         else:
             writer.write(self.raw[table_end:])
         return parse_properties(writer.getvalue())
+
+    def around_number(self, name: str) -> tuple[bytes, bytes]:
+        """What comes before and after eight bytes that are the value of a further header, in place of any of that name:
+        for one that every delivery has another value of."""
+        entry = field_table.encode_entry(name, _LARGEST)
+        if self._has_header(name):
+            return self.replaced({name: None}, True).around_number(name)
+        table_start: i64 = self._headers_start - 4
+        table_end: i64 = self._headers_end
+        if self._flags & HEADERS == 0:
+            table_start = table_end = _position_of(self.raw, HEADERS)
+        entries = self.headers_raw + entry
+        writer = BytesWriter()
+        _write_flags(writer, self._flags | HEADERS)
+        writer.write(self.raw[2:table_start])
+        write_i32_be(writer, len(entries))
+        writer.write(entries[: len(entries) - 8])
+        return writer.getvalue(), self.raw[table_end:]
+
+    def _has_header(self, name: str) -> bool:
+        raw = self.raw
+        end: i64 = self._headers_end
+        position: i64 = self._headers_start
+        while position < end:
+            value_at = field_table.name_end(raw, position, end)
+            if field_table.decode_text(raw, position + 1, value_at) == name:
+                return True
+            position = field_table.value_end(raw, value_at, end, 1)
+        return False
 
     def with_reply_to(self, reply_to: str) -> BasicProperties:
         """A copy with another `reply_to`, which must be there."""

@@ -55,6 +55,7 @@ def consume(channel: Channel, method: methods.BasicConsume) -> None:
     )
     consumer.priority = _integer(method.arguments, "x-priority", -(2**31), 0)
     consumer.timeout_ms = _integer(method.arguments, "x-consumer-timeout", 0, -1)
+    queue.check_consumer(consumer, channel.prefetch_global > 0)
     channel.consumers[tag] = consumer
     if not method.nowait:
         connection.send(channel.number, methods.BasicConsumeOk(consumer_tag=tag))

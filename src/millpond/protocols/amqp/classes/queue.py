@@ -21,6 +21,8 @@ from millpond.protocols.amqp.registry import check, check_any, on_channel
 
 NAME_PREFIX_ARGUMENT: Final = "x-name-prefix"
 
+_COUNT_MAX: Final = (1 << 32) - 1
+
 
 def named(channel: Channel, name: str) -> str:
     """The queue that a method means."""
@@ -73,9 +75,14 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
         connection.send(
             channel.number,
             methods.QueueDeclareOk(
-                queue=queue.name, message_count=int(queue.ready), consumer_count=len(queue.consumers)
+                queue=queue.name, message_count=_count(int(queue.ready)), consumer_count=len(queue.consumers)
             ),
         )
+
+
+def _count(number: int) -> int:
+    """A number of messages in the 32 bits that there are for it: a stream can have more."""
+    return min(number, _COUNT_MAX)
 
 
 @on_channel(methods.QueueBind)
@@ -126,10 +133,15 @@ def delete(channel: Channel, method: methods.QueueDelete) -> None:
     connection = channel.connection
     check(connection, Operation.CONFIGURE, "queue", name)
     count = 0
-    if name in vhost.queues:
-        queue = vhost.queue(name, connection)
-        count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
-        if queue in connection.exclusive_queues:
-            connection.exclusive_queues.remove(queue)
-    if not method.nowait:
-        connection.send(channel.number, methods.QueueDeleteOk(message_count=count))
+    # A client that deletes what it consumes from is answered first and then told of the cancel: py-amqp relies on it.
+    connection.hold_cancels()
+    try:
+        if name in vhost.queues:
+            queue = vhost.queue(name, connection)
+            count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
+            if queue in connection.exclusive_queues:
+                connection.exclusive_queues.remove(queue)
+        if not method.nowait:
+            connection.send(channel.number, methods.QueueDeleteOk(message_count=_count(count)))
+    finally:
+        connection.send_cancels()

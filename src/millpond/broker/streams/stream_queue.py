@@ -1,0 +1,441 @@
+"""A stream as a queue: messages stay, and each consumer reads them from where it likes, at its own pace.
+
+What a turn brings becomes one record batch, appended at its end. A consumer has a cursor; what it is told of has been
+made durable. Acknowledgements only make room for further deliveries, and a message that is given back is not delivered
+again: whoever wants it again consumes from its offset.
+
+All calls are synchronous and on the event loop's thread. Deliveries happen in `run_turn`, at the end of the turn.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from millpond.base.errors import CorruptData, NotImplementedHere
+from millpond.base.limits import (
+    DELIVERIES_PER_TURN_MAX,
+    STREAM_BATCH_BYTES,
+    STREAM_BATCH_MESSAGES_MAX,
+    STREAM_BATCHES_PER_TURN_MAX,
+    STREAM_DELIVERIES_PER_TURN_MAX,
+    STREAM_RECORDS_PER_TURN_MAX,
+)
+from millpond.broker.ledger import OpenBatch
+from millpond.broker.message import Address, Message, Properties
+from millpond.broker.queues.backlog import Backlog
+from millpond.broker.queues.consumer import Consumer
+from millpond.broker.queues.entry import Entry
+from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
+from millpond.broker.queues.settings import QueueSettings
+from millpond.broker.records import MessageReader, record_header
+from millpond.broker.streams.partition import Partition, PartitionListener
+from millpond.broker.streams.subscription import (
+    FILTER_HEADER,
+    START_FIRST,
+    START_LAST,
+    START_NEXT,
+    START_OFFSET,
+    Subscription,
+    check_subscription,
+)
+from millpond.storage.record_batch import BatchBuilder, RecordReader
+
+logger = logging.getLogger(__name__)
+
+# What became of an attempt to deliver.
+_FULL: Final = 0
+_AT_END: Final = 1
+_LOADING: Final = 2
+_MORE: Final = 3
+
+# What an entry holds when its message has been delivered.
+_DELIVERED: Final = Message(Address("", ""), Properties(0, b"", False, 0, -1), b"", 0)
+
+
+@final
+class Cursor:
+    """Where one consumer is."""
+
+    def __init__(self, consumer: Consumer, subscription: Subscription) -> None:
+        self.consumer: Final = consumer
+        self.subscription: Final = subscription
+        self.is_filtering: Final = subscription.filter is not None
+        # The next offset to be delivered; -1 while it is being looked for.
+        self.next_offset: i64 = -1
+        # The batch that is being read, and one past its last offset.
+        self.records: RecordReader | None = None
+        self.batch_end: i64 = 0
+        self.messages = MessageReader()
+        # Properties that came last, and whether messages that have them are wanted.
+        self._properties: Properties | None = None
+        self._is_wanted = False
+
+    def wants(self, message: Message) -> bool:
+        """Whether the filter lets a message pass."""
+        properties = message.properties
+        if properties is not self._properties:
+            value = properties.headers().get(FILTER_HEADER)
+            wanted = self.subscription.filter
+            if isinstance(value, str):
+                self._is_wanted = wanted is None or value in wanted
+            else:
+                self._is_wanted = self.subscription.takes_unfiltered
+            self._properties = properties
+        return self._is_wanted
+
+
+@final
+class StreamQueue(MessageQueue, OpenBatch):
+    """One stream of a virtual host."""
+
+    def __init__(
+        self,
+        owner: QueueOwner,
+        context: QueueContext,
+        name: str,
+        log_id: i64,
+        recoverable: bool,
+        settings: QueueSettings,
+    ) -> None:
+        super().__init__(owner, context, name, log_id, recoverable, settings)
+        self.journals_itself = True
+        self._log: Final = Partition(context.streams, name, log_id, recoverable)
+        self._log.add_listener(_Readers(self))
+        self.partition = self._log
+        self._set_retention()
+        context.streams.add(self._log)
+
+        self._builder: Final = BatchBuilder()
+        self._is_open = False
+        self._address: Address | None = None
+        self._properties: Properties | None = None
+        self._key = b""
+        self._header = b""
+
+        self._cursors: dict[Consumer, Cursor] = {}
+        # Those that may get something now; those that have had all there is; those that wait for the disk.
+        self._awake: list[Cursor] = []
+        self._at_end: list[Cursor] = []
+        self._loading: list[Cursor] = []
+
+    # --- What it holds ----------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> i64:
+        return self._log.end_offset - self._log.start_offset
+
+    @property
+    def ready_bytes(self) -> i64:
+        return 0
+
+    @property
+    def resident_bytes(self) -> i64:
+        return self._log.hot_bytes
+
+    def details(self) -> dict[str, object]:
+        log = self._log
+        context = self.context
+        return {
+            "first_offset": int(log.start_offset),
+            "committed_offset": int(log.durable_end) - 1,
+            "segments": context.streams.segment_count(log),
+        }
+
+    def backlogs(self) -> list[Backlog]:
+        return []
+
+    def has_lane(self, number: int) -> bool:
+        return False
+
+    def lane(self, number: int) -> Backlog:
+        raise NotImplementedError("a stream has no lanes")
+
+    def lowest_backlog(self) -> Backlog:
+        raise NotImplementedError("a stream journals itself")
+
+    def backlog_for(self, message: Message) -> Backlog:
+        raise NotImplementedError("a stream journals itself")
+
+    # --- Publishing -------------------------------------------------------------------------------------------------
+
+    def publish(self, message: Message) -> None:
+        self.published_total += 1
+        builder = self._builder
+        if builder.count > 0 and (
+            builder.size + len(message.body) > STREAM_BATCH_BYTES or builder.count >= STREAM_BATCH_MESSAGES_MAX
+        ):
+            self._append()
+        if not self._is_open:
+            self._is_open = True
+            self.ledger.open_batch(self)
+            self.turn.touch()
+        if message.address is not self._address or message.properties is not self._properties:
+            self._address = message.address
+            self._properties = message.properties
+            self._key = message.address.routing_key.encode("utf-8", "surrogateescape")
+            self._header = record_header(message)
+        builder.append(builder.count, message.timestamp_ms, self._key, message.body, self._header)
+
+    def close_batch(self) -> None:
+        self._is_open = False
+        if not self.deleted:
+            self._append()
+
+    def _append(self) -> None:
+        builder = self._builder
+        if builder.count > 0:
+            if self.consumers:
+                # They are shown what is durable only, and are waiting for it.
+                self.ledger.sync_wanted = True
+            self._log.append(builder.finish(self._log.end_offset, builder.count - 1))
+
+    def refuses(self, size: i64) -> bool:
+        return False
+
+    def dead_letters_refused(self) -> bool:
+        return False
+
+    # --- Delivering -------------------------------------------------------------------------------------------------
+
+    def run_turn(self) -> None:
+        """Deliver what consumers will take."""
+        if self.deleted:
+            return
+        awake = self._awake
+        self._awake = []
+        delivered = self.delivered_total
+        served = 0
+        for cursor in awake:
+            if self.delivered_total - delivered >= DELIVERIES_PER_TURN_MAX:
+                break
+            served += 1
+            consumer = cursor.consumer
+            if consumer.cancelled:
+                continue
+            outcome = self._serve(cursor)
+            if outcome == _FULL:
+                consumer.in_rotation = False
+            elif outcome == _AT_END:
+                self._at_end.append(cursor)
+            elif outcome == _LOADING:
+                self._loading.append(cursor)
+            else:
+                self._awake.append(cursor)
+        if served < len(awake):
+            # They come first in the next turn.
+            self._awake = awake[served:] + self._awake
+        if self._awake:
+            self.turn.touch_queue_later(self)
+
+    def _serve(self, cursor: Cursor) -> i64:
+        """Deliver to one consumer what it will take, up to a limit."""
+        consumer = cursor.consumer
+        now_ms = self.turn.now_ms
+        records_left: i64 = STREAM_RECORDS_PER_TURN_MAX
+        batches_left: i64 = STREAM_BATCHES_PER_TURN_MAX
+        outcome: i64 = _FULL
+        delivered: i64 = 0
+        while consumer.can_take():
+            if delivered == STREAM_DELIVERIES_PER_TURN_MAX or records_left == 0 or batches_left == 0:
+                outcome = _MORE
+                break
+            records = cursor.records
+            if records is None:
+                outcome = self._open_batch(cursor)
+                if outcome != _MORE:
+                    break
+                outcome = _FULL
+                batches_left -= 1
+                continue
+            records_left -= 1
+            message = self._next_message(cursor, records)
+            if message is None:
+                cursor.records = None
+                cursor.next_offset = cursor.batch_end
+                continue
+            offset = records.offset
+            if offset < cursor.next_offset:
+                continue
+            cursor.next_offset = offset + 1
+            if cursor.is_filtering and not cursor.wants(message):
+                continue
+            entry = Entry(message, offset, len(message.body))
+            entry.queue = self
+            entry.consumer = consumer
+            entry.delivered_ms = now_ms
+            consumer.unsettled += 1
+            delivered += 1
+            consumer.deliver(entry)
+            # Only the fact that it was delivered is kept until it is acknowledged.
+            entry.message = _DELIVERED
+        consumer.delivered += delivered
+        self.delivered_total += delivered
+        return outcome
+
+    def _next_message(self, cursor: Cursor, records: RecordReader) -> Message | None:
+        """The next message of the batch; None at its end."""
+        try:
+            return cursor.messages.message(records) if records.next() else None
+        except CorruptData as error:
+            logger.error("the rest of a batch of stream %r makes no sense and is passed over: %s", self.name, error)
+            return None
+
+    def _open_batch(self, cursor: Cursor) -> i64:
+        """Begin to read the batch that has the cursor's next offset."""
+        log = self._log
+        if cursor.next_offset < 0:
+            return _LOADING
+        if cursor.next_offset < log.start_offset:
+            cursor.next_offset = log.start_offset
+        if cursor.next_offset >= log.durable_end:
+            return _AT_END
+        batch = log.batch_at(cursor.next_offset)
+        if batch is None:
+            log.load(cursor.next_offset)
+            return _LOADING
+        log.load_ahead(batch.end_offset)
+        if not batch.data or cursor.subscription.skips(batch.data):
+            cursor.next_offset = batch.end_offset
+        else:
+            try:
+                cursor.records = RecordReader(batch.data)
+                cursor.batch_end = batch.end_offset
+            except CorruptData as error:
+                logger.error("a batch of stream %r makes no sense and is passed over: %s", self.name, error)
+                cursor.next_offset = batch.end_offset
+        return _MORE
+
+    def advanced(self) -> None:
+        """There is more to be read."""
+        if self._at_end:
+            self._awake.extend(self._at_end)
+            self._at_end = []
+            self.turn.touch_queue(self)
+
+    def loaded(self) -> None:
+        """What was wanted from the disk is there."""
+        if self._loading:
+            self._awake.extend(self._loading)
+            self._loading = []
+            self.turn.touch_queue(self)
+
+    def get(self) -> Entry | None:
+        raise NotImplementedHere(f"basic.get not supported by stream queues {self.owner.queue_resource(self.name)}")
+
+    # --- Settling: it only makes room -------------------------------------------------------------------------------
+
+    def settle(self, entry: Entry) -> None:
+        entry.queue = None
+        consumer = entry.consumer
+        if consumer is not None:
+            entry.consumer = None
+            consumer.unsettled -= 1
+            self.settled_total += 1
+            if not consumer.in_rotation:
+                self.wake(consumer)
+
+    def reject(self, entry: Entry) -> None:
+        self.settle(entry)
+
+    def give_back(self, entries: list[Entry], failed: bool) -> None:
+        for entry in entries:
+            self.settle(entry)
+
+    # --- Consumers --------------------------------------------------------------------------------------------------
+
+    def check_consumer(self, consumer: Consumer, has_channel_limit: bool) -> None:
+        resource = self.owner.queue_resource(self.name)
+        check_subscription(consumer, has_channel_limit, resource, self.turn.now_ms)
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        subscription = Subscription(consumer.arguments, self.owner.queue_resource(self.name), int(self.turn.now_ms))
+        cursor = Cursor(consumer, subscription)
+        self._cursors[consumer] = cursor
+        self.consumers.append(consumer)
+        log = self._log
+        start = subscription.start
+        if start == START_FIRST:
+            cursor.next_offset = log.start_offset
+        elif start == START_NEXT:
+            cursor.next_offset = log.end_offset + self._builder.count
+        elif start == START_OFFSET:
+            cursor.next_offset = subscription.position
+        elif start == START_LAST:
+            context = self.context
+            context.streams.find_last(log, partial(self._start_found, cursor))
+        else:
+            context = self.context
+            context.streams.find_time(log, subscription.position, partial(self._start_found, cursor))
+        self.wake(consumer)
+
+    def _start_found(self, cursor: Cursor, offset: int) -> None:
+        cursor.next_offset = offset
+        self.loaded()
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        cursor = self._cursors.pop(consumer, None)
+        if cursor is not None:
+            consumer.cancelled = True
+            consumer.in_rotation = False
+            cursor.records = None
+            self.consumers.remove(consumer)
+            for cursors in (self._awake, self._at_end, self._loading):
+                if cursor in cursors:
+                    cursors.remove(cursor)
+            if not self.consumers and not self.deleted:
+                self.owner.consumers_gone(self)
+
+    def wake(self, consumer: Consumer) -> None:
+        if not consumer.in_rotation and not consumer.cancelled:
+            cursor = self._cursors.get(consumer)
+            if cursor is not None:
+                consumer.in_rotation = True
+                self._awake.append(cursor)
+                self.turn.touch_queue(self)
+
+    # --- Managing ---------------------------------------------------------------------------------------------------
+
+    def apply_settings(self, settings: QueueSettings) -> None:
+        self.settings = settings
+        self._set_retention()
+        context = self.context
+        context.streams.retain(self._log)
+
+    def _set_retention(self) -> None:
+        self._log.age_max_ms = self.settings.age_max_ms
+        self._log.bytes_max = self.settings.length_bytes_max
+        self._log.segment_bytes = self.settings.segment_bytes
+
+    def purge(self) -> int:
+        raise NotImplementedHere(f"queue.purge not supported by stream queues {self.owner.queue_resource(self.name)}")
+
+    def delete(self) -> None:
+        self.deleted = True
+        for consumer in self.consumers:
+            consumer.cancelled = True
+            consumer.in_rotation = False
+            consumer.queue_deleted()
+        self.consumers = []
+        self._cursors = {}
+        self._awake = []
+        self._at_end = []
+        self._loading = []
+        self._log.delete()
+
+
+@final
+class _Readers(PartitionListener):
+    """A stream's consumers, as its log knows them."""
+
+    def __init__(self, queue: StreamQueue) -> None:
+        self._queue: Final = queue
+
+    def advanced(self) -> None:
+        self._queue.advanced()
+
+    def loaded(self) -> None:
+        self._queue.loaded()

@@ -1,0 +1,485 @@
+"""What all streams of a node share: their logs, the threads that write and read them, and the cache of what was read.
+
+    append ──> hot ──> writing thread ──> segments ──> reading thread ──> cache ──> readers that are behind
+                └───────────────────────────────────────────────────────────────> readers at the end
+
+The threads are those of the page store, so a stream's log is written, synced at a checkpoint, trimmed and deleted by
+one thread, in the order in which that was asked for. The tables here belong to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mypy_extensions import i64
+
+from millpond.base.clock import Clock
+from millpond.base.errors import CorruptData, StorageError
+from millpond.base.limits import (
+    SEGMENT_BYTES,
+    STREAM_CACHE_BYTES,
+    STREAM_READ_BYTES,
+    STREAM_READS_MAX,
+    STREAM_RETENTION_CHECK_MS,
+    STREAM_SEGMENT_BYTES,
+    STREAM_SEGMENT_BYTES_MIN,
+    STREAM_TAIL_BYTES,
+    STREAM_UNWRITTEN_BYTES,
+    STREAM_WRITE_BYTES_MAX,
+)
+from millpond.broker.commits import Commits, CommitWaiter
+from millpond.broker.ledger import Ledger
+from millpond.broker.memory import MemoryBudget
+from millpond.broker.queues.page_store import LazyLog, PageStore
+from millpond.broker.streams.partition import Batch, Partition
+from millpond.broker.turn import Turn
+from millpond.storage.log import Log
+from millpond.storage.record_batch import BatchHeader
+from millpond.storage.segment import SEGMENT_BYTES_MAX, BatchRun, NewBatch
+
+if TYPE_CHECKING:
+    from millpond.base.filesystem import Filesystem
+
+logger = logging.getLogger(__name__)
+
+
+class StreamLog(LazyLog):
+    """A stream's log. Both threads look for batches in it, so they take turns."""
+
+    def __init__(
+        self, filesystem: Filesystem, folder: str, end_offset: int, name: str, recoverable: bool, segment_bytes: int
+    ) -> None:
+        super().__init__(filesystem, folder, end_offset, name, recoverable, segment_bytes)
+        self._using = threading.Lock()
+        # Read by the loop's thread.
+        self.start_offset = 0
+        self.segment_count = 0
+        # As many segments as there were when retention looked at them last.
+        self.retained_count = 0
+        self.size_bytes = 0
+
+    def write(self, batches: list[Batch], previous_end: int, segment_bytes: int) -> None:
+        """Append batches. `previous_end` is where those end that were to be written before: where that has failed, so
+        does this."""
+        if previous_end != self.end_offset:
+            raise StorageError("it follows what could not be written")
+        new = [
+            NewBatch(batch.data, int(batch.base_offset), int(batch.end_offset) - 1, int(batch.newest_ms))
+            for batch in batches
+        ]
+        log = self.opened()
+        with self._using:
+            log.segment_bytes = segment_bytes
+            try:
+                log.append_all(new)
+            finally:
+                self.end_offset = max(self.end_offset, log.end_offset)
+            self._note(log)
+        self.grew(sum(len(batch.data) for batch in new))
+
+    def retain(self, now_ms: int, age_max_ms: int, bytes_max: int) -> None:
+        """Let segments go that are too old or too much."""
+        log = self.opened()
+        with self._using:
+            log.retain(now_ms, age_max_ms, bytes_max)
+            self._note(log)
+
+    def trim_before(self, offset: int) -> None:
+        log = self.opened()
+        with self._using:
+            log.trim_before(offset)
+            self._note(log)
+
+    def read_run(self, offset: int, bytes_max: int) -> BatchRun:
+        log = self.opened()
+        with self._using:
+            self._note(log)
+            return log.read_run(offset, bytes_max)
+
+    def find_timestamp(self, timestamp_ms: int) -> int | None:
+        log = self.opened()
+        with self._using:
+            try:
+                return log.find_timestamp(timestamp_ms)
+            except CorruptData as error:
+                logger.critical("a time was looked for in stream %r, and may lie later: %s", self.name, error)
+                return log.start_offset
+
+    def last_batch_offset(self) -> int:
+        log = self.opened()
+        with self._using:
+            return log.last_batch_offset()
+
+    def _note(self, log: Log) -> None:
+        self.start_offset = log.start_offset
+        self.segment_count = log.segment_count
+        self.size_bytes = log.size_bytes
+
+
+class StreamStore(CommitWaiter):
+    """The streams of a node."""
+
+    def __init__(
+        self, store: PageStore, ledger: Ledger, memory: MemoryBudget, turn: Turn, clock: Clock, commits: Commits
+    ) -> None:
+        self._store = store
+        self.ledger = ledger
+        self.memory = memory
+        self.turn = turn
+        self._clock = clock
+        self._commits = commits
+        # What a partition keeps in memory although its log has it.
+        self.tail_bytes_max = STREAM_TAIL_BYTES
+        self._partitions: dict[int, Partition] = {}
+        self._logs: dict[int, StreamLog] = {}
+        # Those that have something that is not known to be durable, and whether the commits know of us.
+        self._pending: dict[Partition, None] = {}
+        self._is_waiting = False
+        # Those that have something in memory.
+        self._hot: dict[Partition, None] = {}
+        # What is in the caches, the oldest first: a partition, the keys, and how much it is.
+        self._cached: list[tuple[Partition, list[int], int]] = []
+        self._cached_bytes = 0
+        self._cache_bytes_max = min(STREAM_CACHE_BYTES, max(STREAM_READ_BYTES, int(memory.budget_bytes) // 16))
+        self._reads_under_way = 0
+        self._reads_waiting: dict[tuple[Partition, int], None] = {}
+        # Reads that failed for the moment.
+        self._unread: list[tuple[Partition, int]] = []
+        # Those in which something may be too old or too much, when all that they have is durable.
+        self._retain_later: dict[Partition, None] = {}
+        # A write has failed: no further one is begun before `keep_house`.
+        self._resting = False
+        self._retained_ms = clock.monotonic_ms()
+        # Called after every write that has ended.
+        self.on_written: Callable[[Partition], None] | None = None
+        self.reads_total = 0
+        self.writes_total = 0
+
+    @property
+    def available(self) -> bool:
+        """Whether anything is kept on a disk."""
+        return self._store.available
+
+    def partitions(self) -> Iterable[Partition]:
+        """All of them that survive a restart."""
+        return self._partitions.values()
+
+    def add(self, partition: Partition) -> None:
+        if partition.recoverable:
+            self._partitions[partition.log_id] = partition
+
+    def segment_count(self, partition: Partition) -> int:
+        """How many files its log has; 0 while that is not known."""
+        log = self._logs.get(partition.log_id)
+        return 0 if log is None else log.segment_count
+
+    def _log(self, partition: Partition) -> StreamLog:
+        log = self._logs.get(partition.log_id)
+        if log is None:
+            end = int(partition.written_end)
+            log = self._store.new_log(partition.log_id, end, partition.name, _segment_bytes(partition), StreamLog)
+            self._logs[partition.log_id] = log
+        return log
+
+    # --- Appending and durability -----------------------------------------------------------------------------------
+
+    def appended(self, partition: Partition) -> None:
+        """The partition has taken another batch."""
+        self._hot[partition] = None
+        self._pending[partition] = None
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._commits.wait(self)
+        if _is_due(partition):
+            self.write(partition)
+
+    def committed(self, durable_sequence: i64) -> bool:
+        for partition in list(self._pending):
+            partition.committed(durable_sequence)
+            if not partition.has_pending or partition.deleted:
+                del self._pending[partition]
+                if self._retain_later and partition in self._retain_later:
+                    del self._retain_later[partition]
+                    self.retain(partition)
+        self._is_waiting = bool(self._pending)
+        return self._is_waiting
+
+    def commit_failed(self) -> None:
+        # Readers see nothing more of what will never be durable.
+        self._is_waiting = False
+        self._pending = {}
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, partition: Partition, everything: bool = False) -> None:
+        """Give what is only in memory to the log: all of it, or one write's worth where none is under way."""
+        if not self.available or self._resting or partition.deleted:
+            return
+        while everything or partition.writes_under_way == 0:
+            previous_end = int(partition.log_end)
+            log = self._log(partition)
+            batches = partition.take_unwritten(STREAM_WRITE_BYTES_MAX)
+            if not batches:
+                return
+            partition.writes_under_way += 1
+            task = partial(log.write, batches, previous_end, _segment_bytes(partition))
+            end = int(batches[-1].end_offset)
+            self._store.run_on_writer(task, partial(self._written, partition, log, end))
+
+    def _written(self, partition: Partition, log: StreamLog, end: int, error: BaseException | None) -> None:
+        partition.writes_under_way -= 1
+        if partition.deleted:
+            pass
+        elif error is None:
+            self.writes_total += 1
+            partition.wrote(end)
+            self._segments_may_go(partition, log)
+            if _is_due(partition):
+                self.write(partition)
+        else:
+            self._resting = True
+            logger.error("messages of stream %r could not be written and stay in memory: %s", partition.name, error)
+            if partition.writes_under_way == 0:
+                # What came after the failed write has failed too.
+                partition.write_failed(log.end_offset)
+        if not partition.hot:
+            self._hot.pop(partition, None)
+        if self.on_written is not None:
+            self.on_written(partition)
+        # Where publishers wait for memory there is no other reason for a turn.
+        self.turn.touch()
+
+    def _segments_may_go(self, partition: Partition, log: StreamLog) -> None:
+        """Where a new segment has begun, retention may take the oldest."""
+        if log.segment_count > log.retained_count:
+            log.retained_count = log.segment_count
+            self.retain(partition)
+
+    def relieve(self) -> None:
+        """Memory is short: give up what the logs have, and write what they have not."""
+        if self.memory.used > self.memory.budget_bytes:
+            # Not before: what is read for one consumer would be gone when the next one comes.
+            self._forget_cached(1)
+        for partition in list(self._hot):
+            partition.drop_written(0)
+            if not partition.hot:
+                del self._hot[partition]
+            elif partition.unwritten_bytes > 0:
+                self.write(partition)
+
+    def keep_house(self) -> None:
+        """To be called every second: what failed may be tried again, and what is too old goes."""
+        self._resting = False
+        unread, self._unread = self._unread, []
+        for partition, offset in unread:
+            self.load(partition, offset)
+        for partition in list(self._hot):
+            if _is_due(partition):
+                self.write(partition)
+        now_ms = self._clock.monotonic_ms()
+        if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS:
+            self._retained_ms = now_ms
+            for partition in self._partitions.values():
+                if partition.age_max_ms >= 0 and partition.written_end > partition.start_offset:
+                    self.retain(partition)
+
+    def retain(self, partition: Partition) -> None:
+        """Delete what is too old, or too much."""
+        if partition.age_max_ms < 0 and partition.bytes_max < 0:
+            return
+        if not partition.recoverable:
+            partition.retain_hot(self._clock.wall_ms())
+        elif partition.has_pending:
+            # What is not durable must not push out what is.
+            self._retain_later[partition] = None
+        elif partition.written_end > 0 and not partition.deleted:
+            log = self._log(partition)
+            task = partial(log.retain, self._clock.wall_ms(), int(partition.age_max_ms), int(partition.bytes_max))
+            self._store.run_on_writer(task, partial(self._shortened, partition, log))
+
+    def trim(self, partition: Partition) -> None:
+        """Delete the segments that have nothing from the partition's start on."""
+        if partition.recoverable and partition.written_end > 0:
+            log = self._log(partition)
+            start = min(int(partition.start_offset), int(partition.written_end))
+            self._store.run_on_writer(partial(log.trim_before, start), partial(self._shortened, partition, log))
+
+    def _shortened(self, partition: Partition, log: StreamLog, error: BaseException | None) -> None:
+        if error is not None:
+            logger.error("the log of stream %r could not be trimmed: %s", partition.name, error)
+        else:
+            log.retained_count = log.segment_count
+            partition.log_starts_at(log.start_offset)
+
+    def delete(self, partition: Partition) -> None:
+        """The partition is gone: so is its log, when the catalog is sure to remember that."""
+        self._partitions.pop(partition.log_id, None)
+        self._pending.pop(partition, None)
+        self._hot.pop(partition, None)
+        self._retain_later.pop(partition, None)
+        if partition.recoverable and partition.written_end > 0:
+            self._log(partition)
+        self._logs.pop(partition.log_id, None)
+        self._store.discard_log(partition.log_id)
+        kept: list[tuple[Partition, list[int], int]] = []
+        for cached in self._cached:
+            if cached[0] is partition:
+                self._uncount(cached[2])
+            else:
+                kept.append(cached)
+        self._cached = kept
+        partition.cache.clear()
+
+    # --- Reading ----------------------------------------------------------------------------------------------------
+
+    def load(self, partition: Partition, offset: int) -> None:
+        """Read from the log what begins with `offset`."""
+        if partition.deleted:
+            return
+        if self._reads_under_way >= STREAM_READS_MAX:
+            self._reads_waiting[partition, offset] = None
+            return
+        self._reads_under_way += 1
+        log = self._log(partition)
+        self._store.run_on_reader(
+            partial(log.read_run, offset, STREAM_READ_BYTES), partial(self._loaded, partition, log, offset)
+        )
+
+    def _loaded(self, partition: Partition, log: StreamLog, offset: int, job: Future[BatchRun]) -> None:
+        self._reads_under_way -= 1
+        if self._reads_waiting:
+            following = next(iter(self._reads_waiting))
+            del self._reads_waiting[following]
+            self.load(*following)
+        partition.loading.pop(offset, None)
+        if partition.deleted:
+            return
+        error = job.exception()
+        if error is not None:
+            # No descriptors, no memory: what is damaged is no error.
+            logger.error("stream %r cannot be read now: %s", partition.name, error)
+            partition.loading[offset] = None
+            self._unread.append((partition, offset))
+            return
+        self.reads_total += 1
+        if log.start_offset > partition.start_offset:
+            # Retention had deleted more than was remembered, or somebody else has.
+            logger.warning("stream %r begins at offset %d", partition.name, log.start_offset)
+            partition.log_starts_at(log.start_offset)
+        if offset >= partition.start_offset:
+            self._cache_run(partition, offset, job.result())
+        partition.tell_loaded()
+
+    def _cache_run(self, partition: Partition, offset: int, run: BatchRun) -> None:
+        found: list[Batch] = []
+        for data in run.batches:
+            header = BatchHeader(data)
+            found.append(Batch(data, header.base_offset, header.last_offset + 1, header.max_timestamp_ms, 0))
+        start = int(found[0].base_offset) if found else self._readable_from(partition, offset)
+        if run.damage:
+            logger.critical("stream %r is damaged: %s", partition.name, run.damage)
+        if start > offset:
+            logger.critical("offsets %d to %d of stream %r are lost", offset, start - 1, partition.name)
+            found.insert(0, Batch(b"", offset, start, -1, 0))
+        keys: list[int] = []
+        size = 0
+        for index, batch in enumerate(found):
+            # The first one may have been asked for by an offset within it.
+            for key in {int(batch.base_offset), offset} if index == 0 else {int(batch.base_offset)}:
+                if key not in partition.cache:
+                    partition.cache[key] = batch
+                    keys.append(key)
+            size += int(batch.memory_bytes)
+        self._cached.append((partition, keys, size))
+        self._cached_bytes += size
+        self.memory.used += size
+        # Those who asked for them have had no turn yet to look at the latest.
+        while self._cached_bytes > self._cache_bytes_max and len(self._cached) > 2 * STREAM_READS_MAX:
+            self._forget_cached(len(self._cached) - 1)
+
+    def _readable_from(self, partition: Partition, offset: int) -> int:
+        """Where a reader goes on that found nothing in the log."""
+        hot = partition.hot
+        return int(hot[0].base_offset) if hot and hot[0].base_offset > offset else int(partition.end_offset)
+
+    def _forget_cached(self, count: int) -> None:
+        """Keep the latest so many reads."""
+        forgotten = self._cached[: len(self._cached) - count]
+        self._cached = self._cached[len(self._cached) - count :]
+        for partition, keys, size in forgotten:
+            for key in keys:
+                partition.cache.pop(key, None)
+            self._uncount(size)
+
+    def _uncount(self, size: int) -> None:
+        self._cached_bytes -= size
+        self.memory.used -= size
+
+    def find_time(self, partition: Partition, timestamp_ms: int, done: Callable[[int], None]) -> None:
+        """Find the first record that is as new as this; the end where none is. `done` may be called at once."""
+        if partition.written_end <= partition.start_offset or not partition.recoverable:
+            done(max(int(partition.hot_at_time(timestamp_ms)), int(partition.start_offset)))
+            return
+
+        def found(job: Future[int | None]) -> None:
+            error = job.exception()
+            offset = int(partition.start_offset) if error is not None else job.result()
+            if error is not None:
+                logger.error("a time could not be looked for in stream %r: %s", partition.name, error)
+            if offset is None:
+                offset = int(partition.hot_at_time(timestamp_ms))
+            done(max(offset, int(partition.start_offset)))
+
+        self._store.run_on_reader(partial(self._log(partition).find_timestamp, timestamp_ms), found)
+
+    def find_last(self, partition: Partition, done: Callable[[int], None]) -> None:
+        """Find the last batch that is durable. `done` may be called at once."""
+        last = int(partition.last_hot)
+        if last >= 0 or partition.written_end <= partition.start_offset:
+            done(max(last, int(partition.start_offset)))
+            return
+
+        def found(job: Future[int]) -> None:
+            error = job.exception()
+            if error is not None:
+                logger.error("the last message of stream %r could not be looked for: %s", partition.name, error)
+            offset = int(partition.durable_end) if error is not None else job.result()
+            done(max(offset, int(partition.start_offset)))
+
+        self._store.run_on_reader(self._log(partition).last_batch_offset, found)
+
+    # --- Recovery ---------------------------------------------------------------------------------------------------
+
+    def restored(self, partition: Partition) -> None:
+        """The partition is what it was."""
+        if partition.hot:
+            self._hot[partition] = None
+
+    def surviving_range(self, partition: Partition) -> tuple[int, int]:
+        """What a partition's log has, whatever is known of it."""
+        filesystem = self._store.filesystem
+        if filesystem is None:
+            return 0, 0
+        log = Log(filesystem, self._store.log_folder(partition.log_id, True), SEGMENT_BYTES)
+        report = log.open(None, 0)
+        for reason in report.reasons:
+            logger.critical("the log of stream %r was cut: %s", partition.name, reason)
+        log.close()
+        return report.start_offset, report.end_offset
+
+
+def _is_due(partition: Partition) -> bool:
+    """Whether there is enough to be worth a write."""
+    return partition.unwritten_bytes >= STREAM_UNWRITTEN_BYTES
+
+
+def _segment_bytes(partition: Partition) -> int:
+    wanted = int(partition.segment_bytes)
+    if wanted < 0:
+        return STREAM_SEGMENT_BYTES
+    return min(max(wanted, STREAM_SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX)
