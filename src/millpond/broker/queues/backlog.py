@@ -15,6 +15,7 @@ A queue has one backlog, or one for each priority that its messages have: a lane
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 LANE_SHIFT: Final = 40
 # Lanes 1 to 255 are priorities; lane 0 has those without one, and all messages where priorities do not count.
 LANE_DELAYED: Final = 256
+
+# Messages that come back together, up to so many, are put among the others one by one.
+INSERTED_MAX: Final = 16
 
 
 def lane_log_id(log_id: i64, lane: i64) -> i64:
@@ -183,8 +187,14 @@ class Backlog:
         for entry in entries:
             self.ready += 1
             self.ready_bytes += entry.size
-        self.returned.extend(entries)
-        self.returned.sort(key=_newest_first)
+        returned = self.returned
+        if len(entries) <= INSERTED_MAX:
+            # Not sorted as a whole: there may be very many, and they may come back one by one.
+            for entry in entries:
+                insort(returned, entry, key=_newest_first)
+        else:
+            returned.extend(entries)
+            returned.sort(key=_newest_first)
 
     def count_attempt(self, entry: Entry) -> None:
         """Let the count of a message's returns survive a restart."""

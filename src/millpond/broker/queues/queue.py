@@ -341,8 +341,11 @@ class Queue(MessageQueue):
         if len(self._served) == 1:
             self.backlog.put_back(entries)
         else:
-            for backlog in self._served:
-                backlog.put_back([entry for entry in entries if self._backlog_of(entry) is backlog])
+            by_backlog: dict[Backlog, list[Entry]] = {}
+            for entry in entries:
+                by_backlog.setdefault(self._backlog_of(entry), []).append(entry)
+            for backlog, together in by_backlog.items():
+                backlog.put_back(together)
         self.turn.touch_queue(self)
 
     def _hold_back(self, entry: Entry) -> None:
