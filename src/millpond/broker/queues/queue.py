@@ -18,13 +18,14 @@ from mypy_extensions import i64
 
 from millpond.base.clock import Timer
 from millpond.base.limits import DEAD_LETTER_RETRY_MS, DEAD_LETTERS_REFUSED_MAX, DELIVERIES_PER_TURN_MAX
+from millpond.broker.arguments import queue_type
 from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Message
 from millpond.broker.queues.backlog import LANE_DELAYED, Backlog
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.delayed_backlog import DelayedBacklog
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
-from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, QueueSettings
+from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, TYPE_QUORUM, QueueSettings
 
 # Why a message left its queue without being acknowledged: the reasons of RabbitMQ's x-death header.
 REASON_REJECTED: Final = "rejected"
@@ -67,6 +68,8 @@ class Queue(MessageQueue):
         self._next_consumer: i64 = 0
         # With a single active consumer: who that is.
         self.active_consumer: Consumer | None = None
+        # It gets nothing more: when it has settled what it has, one of a higher priority takes over.
+        self._is_handing_over = False
 
         # In the order in which they died.
         self._stuck: list[_Stuck] = []
@@ -389,7 +392,9 @@ class Queue(MessageQueue):
         if consumer is not None:
             entry.consumer = None
             consumer.unsettled -= 1
-            if not consumer.in_rotation:
+            if self._is_handing_over and consumer is self.active_consumer and consumer.unsettled == 0:
+                self._activate_next()
+            elif not consumer.in_rotation:
                 self.wake(consumer)
 
     def _settle(self, entry: Entry) -> None:
@@ -508,24 +513,41 @@ class Queue(MessageQueue):
 
     def add_consumer(self, consumer: Consumer) -> None:
         self.consumers.append(consumer)
-        if self.settings.single_active and self.active_consumer is None:
-            self.active_consumer = consumer
+        if self.settings.single_active:
+            active = self.active_consumer
+            if active is None:
+                self.active_consumer = consumer
+            elif consumer.priority > active.priority and queue_type(self.arguments) == TYPE_QUORUM:
+                self._hand_over(active)
         self.wake(consumer)
 
     def remove_consumer(self, consumer: Consumer) -> None:
         if consumer in self.consumers:
             consumer.cancelled = True
             self.consumers.remove(consumer)
-            if consumer.in_rotation:
-                consumer.in_rotation = False
-                self._rotation.remove(consumer)
+            self._leave_rotation(consumer)
             if consumer is self.active_consumer:
                 self._activate_next()
             if not self.consumers and not self.deleted:
                 self.owner.consumers_gone(self)
 
+    def _leave_rotation(self, consumer: Consumer) -> None:
+        if consumer.in_rotation:
+            consumer.in_rotation = False
+            self._rotation.remove(consumer)
+
+    def _hand_over(self, active: Consumer) -> None:
+        """One of a higher priority waits: let it take over when the active one has nothing in hands, so that messages
+        stay in order."""
+        self._leave_rotation(active)
+        if active.unsettled > 0:
+            self._is_handing_over = True
+        else:
+            self._activate_next()
+
     def _activate_next(self) -> None:
-        """The active consumer has left: the one of the highest priority takes over, the oldest of them first."""
+        """The consumer of the highest priority becomes the active one, the oldest of them first."""
+        self._is_handing_over = False
         self.active_consumer = None
         for consumer in self.consumers:
             if self.active_consumer is None or consumer.priority > self.active_consumer.priority:
@@ -535,7 +557,7 @@ class Queue(MessageQueue):
 
     def wake(self, consumer: Consumer) -> None:
         if not consumer.in_rotation and not consumer.cancelled:
-            if self.active_consumer is not None and consumer is not self.active_consumer:
+            if self.active_consumer is not None and (consumer is not self.active_consumer or self._is_handing_over):
                 return
             consumer.in_rotation = True
             rotation = self._rotation
