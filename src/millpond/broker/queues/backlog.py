@@ -167,9 +167,8 @@ class Backlog:
         """The next message in order. None when there is none, or it has to be read from disk first."""
         if self.returned:
             return self.returned[-1]
-        index = self.head
-        while index < len(self.pages):
-            page = self.pages[index]
+        while True:
+            page = self.pages[self.head]
             if not page.resident:
                 self.store.load(self, page)
                 return None
@@ -179,8 +178,10 @@ class Backlog:
                 if slot is not None:
                     return slot
                 at += 1
-            index += 1
-        return None
+            if self.head + 1 == len(self.pages):
+                return None
+            # Where the head is, there is the page that is to stay in memory.
+            self.head += 1
 
     def put_back(self, entries: list[Entry]) -> None:
         """Messages that were taken are ready again, at their old places."""
