@@ -573,6 +573,21 @@ def test_transient_messages_of_a_durable_queue_end_with_the_process(lives: Lives
     assert numbers_in(life, "work") == list(range(0, 20, 2))
 
 
+def test_counts_of_returns_go_with_a_purge_of_what_is_on_disk_only(lives: Lives) -> None:
+    life = lives.first()
+    queue = life.declare("work", delivery_limit=5)
+    life.fill("work", range(200), size=10 * KIB)
+    entries = [entry for entry in [queue.get() for _ in range(200)] if entry is not None]
+    queue.give_back(entries, False)
+    life.checkpoint(clean=True)
+    life = lives.after_kill()
+    queue = life.queue("work")
+    assert len(queue.backlog.attempts) == 200
+    assert queue.backlog.pages_out > 0
+    assert queue.purge() == 200
+    assert not queue.backlog.attempts
+
+
 def test_a_queue_of_the_same_name_has_nothing_of_the_one_before(lives: Lives) -> None:
     life = lives.first()
     life.declare("work")

@@ -275,6 +275,7 @@ class Backlog:
                 self._forget_page(page)
         self.ready = 0
         self.ready_bytes = 0
+        self._keep_attempts()
         return count
 
     def delete(self) -> None:
@@ -471,6 +472,7 @@ class Backlog:
             self._count(-page.live, -page.live_bytes)
             page.live = 0
             self._forget_page(page)
+            self._keep_attempts()
             self.turn.touch_queue(self.queue)
 
     # --- Recovery ---------------------------------------------------------------------------------------------
@@ -579,15 +581,15 @@ class Backlog:
                 for slot in page.entries:
                     if slot is not None and slot.offset < self.redelivered_before:
                         slot.redelivered = True
-        if self.attempts:
-            self._restore_attempts()
+        self._keep_attempts()
         if len(self.pages) > 1:
             self.store.backlogs[self] = None
         if self.queue.expiring and self.ready > 0:
             self.turn.touch_queue(self.queue)
 
-    def _restore_attempts(self) -> None:
-        """Keep the counts of what is still there: messages came before their counts, and some have been settled."""
+    def _keep_attempts(self) -> None:
+        """Keep the counts of what is still there, and let its messages know them: pages may have gone without a look
+        at what is in them, and in recovery messages come before their counts."""
         attempts: dict[int, int] = {}
         for offset, returns in self.attempts.items():
             page = self.page_of(offset)
@@ -601,7 +603,7 @@ class Backlog:
             slot = page.entries[index] if index < len(page.entries) else None
             if slot is not None:
                 attempts[offset] = returns
-                slot.returns = returns
+                slot.returns = max(slot.returns, returns)
                 slot.redelivered = True
         self.attempts = attempts
 

@@ -161,6 +161,7 @@ class DelayedBacklog(Backlog):
             self._awake[page] = []
             for _, offset in heap:
                 self._settle_waiting(page, self._entry_at(offset))
+        self._keep_attempts()
         return count
 
     def delete(self) -> None:
