@@ -18,6 +18,7 @@ from millpond.admin import (
     definitions,
     messages,
     metrics,
+    nodes,
     parameters,
     policies,
     topic_permissions,
@@ -70,6 +71,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
     made.state.broker = broker
     for routes in (
         _node(broker, node),
+        nodes.routes(broker, node),
         _topology(node),
         _metrics(broker, Depends(monitoring_only)),
         _users(broker, Depends(administrators_only)),

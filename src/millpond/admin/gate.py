@@ -92,8 +92,9 @@ class Gate:
         # A body is JSON, whatever its sender calls it: curl calls everything a form.
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"content-type"]
         scope["headers"].append((b"content-type", b"application/json"))
-        # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote.
-        scope["path"] = scope["raw_path"].decode("ascii")
+        # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote. A slash
+        # at the end means nothing to RabbitMQ, some of whose paths are written with one.
+        scope["path"] = scope["raw_path"].decode("ascii").rstrip("/")
         if is_large:
             async with self._large:
                 await self._application(scope, receive, send)
