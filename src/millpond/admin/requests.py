@@ -197,11 +197,12 @@ def _columns_of(item: Shown, columns: list[list[str]]) -> Shown:
 
 
 def _put(made: Shown, column: list[str], value: object) -> None:
+    within: Any = made
     for part in column[:-1]:
-        made = made.setdefault(part, {})
-        if not isinstance(made, dict):
+        within = within.setdefault(part, {})
+        if not isinstance(within, dict):
             return
-    made[column[-1]] = value
+    within[column[-1]] = value
 
 
 Paged = Annotated[Page, Depends()]
