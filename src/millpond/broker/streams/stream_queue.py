@@ -209,27 +209,28 @@ class StreamQueue(MessageQueue, OpenBatch):
         self._awake = []
         delivered = self.delivered_total
         served = 0
-        for cursor in awake:
-            if self.delivered_total - delivered >= DELIVERIES_PER_TURN_MAX:
-                break
-            served += 1
-            consumer = cursor.consumer
-            if consumer.cancelled:
-                continue
-            outcome = self._serve(cursor)
-            if outcome == _FULL:
-                consumer.in_rotation = False
-            elif outcome == _AT_END:
-                self._at_end.append(cursor)
-            elif outcome == _LOADING:
-                self._loading.append(cursor)
-            else:
-                self._awake.append(cursor)
-        if served < len(awake):
-            # They come first in the next turn.
+        try:
+            while served < len(awake) and self.delivered_total - delivered < DELIVERIES_PER_TURN_MAX:
+                cursor = awake[served]
+                served += 1
+                if not cursor.consumer.cancelled:
+                    self._put_aside(cursor, self._serve(cursor))
+        finally:
+            # Those that are left come first in the next turn.
             self._awake = awake[served:] + self._awake
-        if self._awake:
-            self.turn.touch_queue_later(self)
+            if self._awake:
+                self.turn.touch_queue_later(self)
+
+    def _put_aside(self, cursor: Cursor, outcome: i64) -> None:
+        """A consumer has had its share: it waits for what it needs to have more."""
+        if outcome == _FULL:
+            cursor.consumer.in_rotation = False
+        elif outcome == _AT_END:
+            self._at_end.append(cursor)
+        elif outcome == _LOADING:
+            self._loading.append(cursor)
+        else:
+            self._awake.append(cursor)
 
     def _serve(self, cursor: Cursor) -> i64:
         """Deliver to one consumer what it will take, up to a limit."""
