@@ -44,6 +44,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # So that memory is often too short for what waits for its time.
     monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_AWAKE_MIN", 3)
     monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_SORTED", 2)
+    monkeypatch.setattr(delayed_backlog, "DELAYED_LOG_WASTE_BYTES", 2000)
+    monkeypatch.setattr(delayed_backlog, "DELAYED_LOG_CHECK_MS", 300)
 
 
 class Simulation:

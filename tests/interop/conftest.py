@@ -1,4 +1,4 @@
-"""Clients of other languages: they need their own tools and packages, so they run when `make interop` asks for them.
+"""Clients of other languages, other people's tests, and tests that wait long: `make interop` is what runs them.
 
 Packages are kept beside the virtual environment's own, in its folder `interop`. Where a tool is missing, its part is
 skipped; the last lines of the run say which parts there were, and what each was short of.
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 INTEROP_VARIABLE = "MILLPOND_TEST_INTEROP"
-FOREIGN_PARTS = ("amqplib", "jvm")
+FOREIGN_PARTS = ("amqplib", "jvm", "suites")
 HERE = Path(__file__).parent
 
 
@@ -28,7 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if part_of(item.nodeid) in FOREIGN_PARTS:
-            item.add_marker(pytest.mark.skip(reason="clients of other languages: `make interop` runs them"))
+            item.add_marker(pytest.mark.skip(reason="needs more than this project's packages: `make interop` runs it"))
+        elif item.get_closest_marker("on_request") is not None:
+            item.add_marker(pytest.mark.skip(reason="waits for its client's own timers: `make interop` runs it"))
 
 
 @pytest.fixture(scope="session")

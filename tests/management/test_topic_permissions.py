@@ -87,3 +87,15 @@ async def test_the_commands_work_on_data_that_is_not_in_use(tmp_path: Path, caps
     capsys.readouterr()
     assert run(["permission", "list-topic", *where]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_definitions_take_them_along(call: Call, user: Callable[..., str]) -> None:
+    user("ann", "")
+    # Its user must be held to it also when the exchange is declared later.
+    row = {"user": "ann", "vhost": "/", "exchange": "later", "write": "^{username}$", "read": ""}
+    assert call("POST", "/api/definitions", {"topic_permissions": [row]}).status == 204
+    assert call("GET", "/api/topic-permissions").json == [row]
+    assert call("GET", "/api/definitions").json["topic_permissions"] == [row]
+    for wrong in ({**row, "user": "nobody"}, {**row, "vhost": "absent"}, {**row, "write": "("}, {**row, "read": 5}):
+        assert call("POST", "/api/definitions", {"topic_permissions": [wrong]}).status == 400
+    assert call("GET", "/api/topic-permissions").json == [row]

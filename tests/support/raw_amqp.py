@@ -121,9 +121,16 @@ class RawConnection:
 
     # --- the usual conversation
 
-    def handshake(self, *, heartbeat: int = 0, frame_max: int | None = None, channel_max: int | None = None) -> None:
+    def handshake(
+        self,
+        *,
+        heartbeat: int = 0,
+        frame_max: int | None = None,
+        channel_max: int | None = None,
+        capabilities: Any = None,
+    ) -> None:
         """Log in and open the virtual host; `tune` keeps what the broker proposed."""
-        self.start()
+        self.start(capabilities=capabilities)
         self.tune = self.expect(commands.Connection.Tune)
         self.frame_max = frame_max if frame_max is not None else self.tune.frame_max
         self.send(

@@ -71,11 +71,15 @@ DELAY_CHECK_MS: Final = 60_000
 DELAYED_READY_MAX: Final = 1024
 DELAYED_READY_WHEN_SHORT_MAX: Final = 64
 # Pages that messages are taken from as they become due, also where memory is short: those of several publishers.
-DELAYED_PAGES_AWAKE_MIN: Final = 16
+DELAYED_PAGES_AWAKE_MIN: Final = 8
 # Pages of one backlog that are being read back because their messages are due.
 DELAYED_PAGES_LOADING_MAX: Final = 4
 # So many pages that have come back from disk more than once are sorted together by when their messages are due.
-DELAYED_PAGES_SORTED: Final = 8
+DELAYED_PAGES_SORTED: Final = 4
+# What the log of a delayed backlog may hold in vain beside as much as it holds for good, because something at its
+# beginning still waits: two segments. It is looked at this often.
+DELAYED_LOG_WASTE_BYTES: Final = 128 * MIB
+DELAYED_LOG_CHECK_MS: Final = 10_000
 # How long a consumer may leave a delivery unsettled before its channel is closed and all it has goes back; RabbitMQ's.
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 # Dead letters that an operator's order moves back in one turn, and how many it may leave aside because they cannot be.

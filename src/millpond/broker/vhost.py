@@ -67,7 +67,9 @@ class Route:
             queue.lowest_backlog() for queue in queues if queue.recoverable and not queue.journals_itself
         ]
         self.has_priorities: Final = any([queue.settings.priority_max > 0 for queue in queues])
-        self.has_streams: Final = any([queue.recoverable and queue.journals_itself for queue in queues])
+        themselves = [queue for queue in queues if queue.recoverable and queue.journals_itself]
+        self.has_streams: Final = any([not queue.journals_persistent_only for queue in themselves])
+        self.has_delays: Final = any([queue.journals_persistent_only for queue in themselves])
         self.version: Final[i64] = version
         self.may_refuse: Final = any([queue.settings.rejects for queue in queues])
 
@@ -156,7 +158,8 @@ class VirtualHost(QueueOwner):
                 recoverable = route.recoverable_for(message)
             self.context.ledger.published(message, recoverable)
             return JOURNALED
-        return JOURNALED if route.has_streams else ACCEPTED
+        # What no journal is told of must not wait for a commit: there may be none.
+        return JOURNALED if route.has_streams or (route.has_delays and message.properties.persistent) else ACCEPTED
 
     def _publish_unless_refused(self, queues: list[MessageQueue], message: Message) -> i64:
         outcome: i64 = ACCEPTED
@@ -173,7 +176,8 @@ class VirtualHost(QueueOwner):
         for queue in accepting:
             queue.publish(message)
             if queue.journals_itself:
-                outcome = JOURNALED if queue.recoverable else outcome
+                if queue.recoverable and (message.properties.persistent or not queue.journals_persistent_only):
+                    outcome = JOURNALED
             elif queue.recoverable and message.properties.persistent:
                 recoverable.append(queue.backlog_for(message))
         if recoverable:

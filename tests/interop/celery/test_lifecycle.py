@@ -44,6 +44,7 @@ def test_a_task_of_a_killed_worker_is_done_by_another(
     assert (tmp_path / "done").read_text() == f"{heir.hostname} redelivered=True\n"
 
 
+@pytest.mark.on_request
 def test_a_task_whose_process_is_killed_is_requeued(
     broker: Endpoint, own_app: celery.Celery, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -75,7 +76,7 @@ def test_a_warm_shutdown_finishes_what_has_begun_and_returns_the_rest(
         assert [task.get(timeout=RESULT_DEADLINE_S) for task in rest] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("end", ["terminate", "kill"])
+@pytest.mark.parametrize("end", [pytest.param("terminate", marks=pytest.mark.on_request), "kill"])
 def test_a_worker_finds_a_restarted_broker_again_and_nothing_is_lost(
     broker_process: BrokerProcess, start_worker: StartWorker, tmp_path: Path, end: str
 ) -> None:

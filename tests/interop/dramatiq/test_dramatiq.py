@@ -101,7 +101,6 @@ def test_a_delayed_message_waits_in_the_delay_queue_and_runs_at_its_time(
     wait_ready(channel, dq_name(name), 2)
     start_worker()
     eventually(lambda: len(run_at) == 3, "all messages done")
-    assert sorted(run_at, key=lambda which: run_at[which]) == ["first", "second", "last"]
     # dramatiq counts in whole milliseconds.
     assert run_at["second"] >= sent_at + 0.299
     assert run_at["last"] >= sent_at + 0.599

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -151,6 +152,25 @@ class TestExchanges:
         await app.publish("rome", exchange=source, routing_key="europe.rome")
         await until(lambda: len(seen) == 2, "all deliveries")
         assert seen == ["paris", "rome"]
+
+
+@pytest.mark.millpond_only("x-delayed-message is a plugin that RabbitMQ does not ship with")
+async def test_an_exchange_that_delays(app: RabbitBroker, unique: Unique) -> None:
+    exchange = RabbitExchange(
+        unique("delayed"), type=ExchangeType.X_DELAYED_MESSAGE, arguments={"x-delayed-type": "topic"}
+    )
+    arrived: dict[str, float] = {}
+
+    @app.subscriber(RabbitQueue(unique("queue"), routing_key="a.#"), exchange)
+    async def note(body: str) -> None:
+        arrived[body] = time.time()
+
+    await app.start()
+    sent_at = time.time()
+    await app.publish("later", exchange=exchange, routing_key="a.b", headers={"x-delay": 500}, mandatory=False)
+    await app.publish("now", exchange=exchange, routing_key="a.b")
+    await until(lambda: len(arrived) == 2, "both deliveries")
+    assert arrived["later"] >= sent_at + 0.5
 
 
 async def test_an_unroutable_message_raises_when_asked_to(broker: Endpoint, unique: Unique) -> None:

@@ -77,13 +77,11 @@ class Import:
             self._plan("users", self._user)
             self._plan("vhosts", self._vhost)
             self._plan("permissions", self._permission)
+            self._plan("topic_permissions", self._topic_permission)
             self._plan("global_parameters", self._global_parameter)
         self._plan("parameters", self._parameter)
         self._plan("policies", self._policy)
         self._plan("exchanges", self._exchange)
-        if vhost is None:
-            # Of exchanges, which are there by now.
-            self._plan("topic_permissions", self._topic_permission)
         self._plan("queues", self._queue)
         self._plan("bindings", self._binding)
         self._check_limits()
@@ -177,10 +175,7 @@ class Import:
             raise PreconditionFailed(f"no user '{user}'")
         write, read = one.text("write"), one.text("read")
         access.check_patterns(write, read)
-        # RabbitMQ keeps them for exchanges that are gone, to come to life with the next one of that name.
-        if (vhost, exchange) not in self._exchanges:
-            logger.warning("%s is not imported: there is no exchange '%s'", one.shown(None), exchange)
-            return
+        # The exchange need not be there: left out, they would not hold its users when it is declared later.
         self._then(lambda: access.set_topic_permission(user, vhost, exchange, write, read))
 
     # --- Parameters and policies ----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class DelayQueue(MessageQueue):
         self.exchange: Final = exchange
         self.durable = exchange.durable
         self.journals_itself = True
+        self.journals_persistent_only = True
         self.backlog: Final = DelayedBacklog(self, 0)
         self._backlogs: Final[list[Backlog]] = [self.backlog]
 

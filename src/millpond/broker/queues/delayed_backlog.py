@@ -17,6 +17,9 @@ A page wakes a little before its time. It goes to sleep when nothing in it is du
 Delays of all lengths mixed would bring every page back for each of its messages. So pages that come back more than
 once are sorted: a few together are put at the end again, by when their messages are due. Each such page is needed for
 a short time only, and pages that were written in order, as those of equal delays are, never come to it.
+
+A log gives its disk back from its beginning only. Where something that waits for long keeps much that is gone behind
+it on the disk, it is put at the end again as well.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from millpond.base.clock import Timer
 from millpond.base.limits import (
     DELAY_CHECK_MS,
     DELAY_READ_AHEAD_MS,
+    DELAYED_LOG_CHECK_MS,
+    DELAYED_LOG_WASTE_BYTES,
     DELAYED_PAGES_AWAKE_MIN,
     DELAYED_PAGES_LOADING_MAX,
     DELAYED_PAGES_SORTED,
@@ -70,6 +75,10 @@ class DelayedBacklog(Backlog):
         self._ready: list[tuple[int, int]] = []
         # Pages that are to be sorted.
         self._unsorted: dict[Page, None] = {}
+        # Pages at the beginning of the log that are being read so that they can be put at its end.
+        self._moving: dict[Page, None] = {}
+        self.log_waste_max: i64 = DELAYED_LOG_WASTE_BYTES
+        self._log_checked_ms: i64 = 0
         self._timer: Timer | None = None
         self._timer_ms: i64 = 0
 
@@ -162,6 +171,7 @@ class DelayedBacklog(Backlog):
         self._awaited = {}
         self._ready = []
         self._unsorted = {}
+        self._moving = {}
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -211,6 +221,9 @@ class DelayedBacklog(Backlog):
             self.ready += 1
             self.ready_bytes += size
             heappush(self._ready, (due, offset))
+        if not 0 <= now_ms - self._log_checked_ms < DELAYED_LOG_CHECK_MS:
+            self._log_checked_ms = now_ms
+            self._advance_log()
         self._set_timer(now_ms)
 
     def _wake_due(self, now_ms: i64) -> None:
@@ -398,12 +411,57 @@ class DelayedBacklog(Backlog):
             return
         page.loads += 1
         self._wake(page)
-        if page.loads > 1:
+        if page in self._moving:
+            del self._moving[page]
+            self._unsorted[page] = None
+            if not self._moving:
+                self._sort()
+        elif page.loads > 1:
             self._unsorted[page] = None
             if len(self._unsorted) >= DELAYED_PAGES_SORTED:
                 self._sort()
         else:
             self._sleep_if_idle(page)
+
+    def _advance_log(self) -> None:
+        """Begin to put the beginning of the log at its end, if that frees much of it."""
+        if self._moving or self.log_end == 0:
+            return
+        first: list[Page] = []
+        start: i64 = self.log_end
+        length: i64 = 0
+        covered: i64 = 0
+        live: i64 = 0
+        for page in self.pages:
+            place = page.place
+            if place is not None and page.live > 0:
+                if len(first) < DELAYED_PAGES_SORTED:
+                    first.append(page)
+                    start = min(start, page.start)
+                length += place.length
+                covered += page.end - page.start
+                live += page.live
+        # In messages, as if all had the length of those whose pages are known.
+        wasted = self.log_end - start - 2 * live
+        if covered == 0 or wasted <= 0 or wasted * (length // covered) < self.log_waste_max:
+            return
+        heap = self._awake.get(first[0])
+        if heap is not None and not heap:
+            # Somebody has it in hands, so nothing would be gained.
+            return
+        for page in first:
+            if page.resident:
+                if page not in self._awake:
+                    self._wake(page)
+                self._unsorted[page] = None
+            else:
+                self._moving[page] = None
+                self._awaited[page] = None
+                self.store.load(self, page)
+        # To be looked at again at the next occasion: there may be more.
+        self._log_checked_ms = 0
+        if not self._moving:
+            self._sort()
 
     def _sort(self) -> None:
         """Put what waits in the pages that are to be sorted at the end again, by when it is due."""
@@ -433,6 +491,7 @@ class DelayedBacklog(Backlog):
         self._awake.pop(page, None)
         self._awaited.pop(page, None)
         self._unsorted.pop(page, None)
+        self._moving.pop(page, None)
         super()._forget_page(page)
 
     # --- Recovery ---------------------------------------------------------------------------------------------------

@@ -124,6 +124,8 @@ class MessageQueue(Destination, TurnTask):
         self.exclusive_owner: object | None = None
         # It tells the journal of what it takes; otherwise whoever publishes does.
         self.journals_itself = False
+        # Of those that do: only of persistent messages.
+        self.journals_persistent_only = False
         # The log of a stream.
         self.partition: Partition | None = None
 

@@ -31,6 +31,7 @@ from millpond.base.errors import (
 from millpond.base.limits import ROUTES_CACHED_MAX, TRANSACTION_BYTES_MAX
 from millpond.broker.commits import CommitWaiter
 from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Address, Message
+from millpond.broker.permitted import TOPIC
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
@@ -184,7 +185,8 @@ class Channel(CommitWaiter):
         exchange = self.vhost.exchange(name)
         if exchange.internal:
             raise AccessRefused(f"cannot publish to internal {self.vhost.exchange_resource(name)}")
-        self.connection.check_topics(name, [routing_key])
+        if exchange.type == TOPIC:
+            self.connection.check_topics(name, [routing_key])
         address = Address(name, routing_key)
         router = self.vhost.router
         if router.needs_headers(exchange):

@@ -153,6 +153,8 @@ class Connection(ClientConnection, TurnTask):
         self._closing_channels: set[int] = set()
 
         self.exclusive_queues: list[MessageQueue] = []
+        # Consumers lost while cancels are held: their channels and tags. None while they are not.
+        self._held_cancels: list[tuple[int, str]] | None = None
 
         self.output = BytesWriter()
         self.paused = False
@@ -449,8 +451,19 @@ class Connection(ClientConnection, TurnTask):
 
     def notify_cancel(self, number: i64, tag: str) -> None:
         """Tell a client that can be told that its consumer is gone."""
-        if self.state == OPEN and self.capabilities.get("consumer_cancel_notify") is True:
+        if self._held_cancels is not None:
+            self._held_cancels.append((int(number), tag))
+        elif self.state == OPEN and self.capabilities.get("consumer_cancel_notify") is True:
             self.send(number, methods.BasicCancel(consumer_tag=tag, nowait=True))
+
+    def hold_cancels(self) -> None:
+        """Until `send_cancels`: what a method costs its own connection's consumers is told after its answer."""
+        self._held_cancels = []
+
+    def send_cancels(self) -> None:
+        held, self._held_cancels = self._held_cancels, None
+        for number, tag in held or []:
+            self.notify_cancel(number, tag)
 
     # --- The handshake's results --------------------------------------------------------------------------------
 

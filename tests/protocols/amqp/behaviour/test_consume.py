@@ -512,6 +512,18 @@ class TestCancel:
         assert cancelled == [inbox.consumer_tag]
         assert channel.is_open
 
+    def test_a_client_that_deletes_what_it_consumes_from_is_answered_before_it_is_told(
+        self, raw: Raw, queue: str
+    ) -> None:
+        connection = raw()
+        connection.handshake(capabilities={"consumer_cancel_notify": True})
+        connection.open_channel()
+        connection.rpc(commands.Basic.Consume(0, queue, "tag"), commands.Basic.ConsumeOk)
+        connection.rpc(commands.Queue.Delete(0, queue), commands.Queue.DeleteOk)
+        assert connection.expect(commands.Basic.Cancel).consumer_tag == "tag"
+        # There is no second one for a consumer that is gone.
+        connection.rpc(commands.Basic.Qos(0, 1), commands.Basic.QosOk)
+
     def test_a_client_that_does_not_know_cancels_is_not_sent_any(self, raw: Raw, connect: Connect, queue: str) -> None:
         connection = raw()
         connection.handshake()

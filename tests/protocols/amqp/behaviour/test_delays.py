@@ -72,6 +72,25 @@ class TestDelayedExchange:
         # The broker counts whole milliseconds.
         assert time.time_ns() // 1_000_000 - started >= 499
 
+    @pytest.mark.parametrize("alternate", [False, True])
+    def test_a_transient_message_is_confirmed_too(
+        self, channel: BlockingChannel, unique: Unique, alternate: bool
+    ) -> None:
+        exchange, (queue,) = declare(channel, unique, "direct", "key")
+        if alternate:
+            # Beside a queue that may refuse the message, which is another way through the broker.
+            first, full = unique("first"), unique("full")
+            channel.queue_declare(full, durable=True, arguments={"x-max-length": 9, "x-overflow": "reject-publish"})
+            channel.exchange_declare(first, "fanout")
+            channel.queue_bind(full, first)
+            channel.exchange_bind(exchange, first)
+        # Nothing of it is written, so no commit follows that it could wait for.
+        inbox = Inbox(channel, queue, auto_ack=True)
+        channel.basic_publish(
+            first if alternate else exchange, "key", b"m", BasicProperties(headers={"x-delay": 50}, delivery_mode=1)
+        )
+        inbox.wait(1)
+
     def test_the_header_comes_negated(self, channel: BlockingChannel, unique: Unique) -> None:
         exchange, (queue,) = declare(channel, unique, "direct", "key")
         channel.basic_publish(exchange, "key", b"", delayed(50, other="stays"))

@@ -133,10 +133,15 @@ def delete(channel: Channel, method: methods.QueueDelete) -> None:
     connection = channel.connection
     check(connection, Operation.CONFIGURE, "queue", name)
     count = 0
-    if name in vhost.queues:
-        queue = vhost.queue(name, connection)
-        count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
-        if queue in connection.exclusive_queues:
-            connection.exclusive_queues.remove(queue)
-    if not method.nowait:
-        connection.send(channel.number, methods.QueueDeleteOk(message_count=_count(count)))
+    # A client that deletes what it consumes from is answered first and then told of the cancel: py-amqp relies on it.
+    connection.hold_cancels()
+    try:
+        if name in vhost.queues:
+            queue = vhost.queue(name, connection)
+            count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
+            if queue in connection.exclusive_queues:
+                connection.exclusive_queues.remove(queue)
+        if not method.nowait:
+            connection.send(channel.number, methods.QueueDeleteOk(message_count=_count(count)))
+    finally:
+        connection.send_cancels()
