@@ -314,6 +314,17 @@ def test_a_filter_that_finds_nothing_for_long_lets_other_work_be_done(lives: Liv
     assert life.replay(stream, filter="red") == [(299, 299)]
 
 
+def test_a_filter_of_very_many_values_is_as_exact(lives: Lives) -> None:
+    life = lives.life
+    stream = life.declare_stream("s")
+    for number in range(50):
+        life.publish("", "s", number, properties=filtered(f"value-{number}"))
+        life.end_turn()
+    life.settle_down()
+    wanted = [f"value-{number}" for number in range(40, 10_000)]
+    assert life.replay(stream, filter=wanted) == numbered(range(40, 50))
+
+
 # --- Settling -------------------------------------------------------------------------------------------------------
 
 
