@@ -363,3 +363,41 @@ def test_the_example_of_a_delivery_limit(millpond_broker: BackgroundBroker) -> N
     eventually(is_set_aside, "the message is set aside")
     assert attempts == [b"poison"] * 4
     connection.close()
+
+
+def test_the_example_of_a_delay_runs(millpond_broker: BackgroundBroker) -> None:  # noqa: F811
+    first_block = examples_of("README.md", "session")[0]
+    # A shorter wait; everything else is as it is read.
+    blocks = [block.replace("3_600_000", "20") for block in examples_of("docs/routing.md", "delay")]
+    session = run_session(millpond_broker, [first_block, *blocks])
+    channel = session["channel"]
+    eventually(lambda: channel.queue_declare("reminders", passive=True).method.message_count == 1, "the reminder")
+    assert channel.basic_get("reminders", auto_ack=True)[2] == b"The meeting begins"
+    session["connection"].close()
+
+
+def test_a_message_that_is_retried_later_ends_where_the_example_says(
+    millpond_broker: BackgroundBroker,  # noqa: F811
+) -> None:
+    first_block = examples_of("README.md", "session")[0].replace('"orders"', '"other"')
+    # Shorter waits, 510 ms together; everything else is as it is read.
+    blocks = [block.replace("1000,", "2,") for block in examples_of("docs/dead-letters.md", "retry-later")]
+    session = run_session(millpond_broker, [first_block, *blocks])
+    channel, connection = session["channel"], session["connection"]
+    channel.queue_declare("failed", durable=True)
+    channel.basic_publish("", "orders", b"poison")
+    counts: list[int] = []
+
+    def fail(_: Any, method: Any, properties: Any, __: bytes) -> None:
+        counts.append((properties.headers or {}).get("x-delivery-count", 0))
+        channel.basic_nack(method.delivery_tag, requeue=True)
+
+    channel.basic_consume("orders", fail)
+
+    def is_dead() -> bool:
+        connection.process_data_events(time_limit=0.05)
+        return bool(channel.queue_declare("failed", passive=True).method.message_count == 1)
+
+    eventually(is_dead, "the message is dead")
+    assert counts == list(range(9))
+    connection.close()

@@ -367,6 +367,30 @@ async def test_a_quorum_queue_drops_what_is_nacked_too_often(app: RabbitBroker, 
     assert parked == ["delivery_limit"]
 
 
+async def test_a_stream_is_read_from_its_beginning_by_everybody(broker: Endpoint, unique: Unique) -> None:
+    # FastStream declares a queue once, on one channel; streams are consumed with a prefetch only.
+    async with RabbitBroker(broker.url, logger=None, default_channel=Channel(prefetch_count=5)) as app:
+        stream = RabbitQueue(unique("stream"), queue_type=QueueType.STREAM, durable=True)
+        await app.declare_queue(stream)
+        for number in range(20):
+            await app.publish(number, stream)
+        seen: dict[str, list[int]] = {"first": [], "second": []}
+
+        @app.subscriber(stream, consume_args={"x-stream-offset": "first"})
+        async def first(number: int) -> None:
+            seen["first"].append(number)
+
+        @app.subscriber(stream, consume_args={"x-stream-offset": 10})
+        async def second(number: int) -> None:
+            seen["second"].append(number)
+
+        await app.start()
+        await until(lambda: len(seen["first"]) == 20 and len(seen["second"]) == 10, "all deliveries")
+        await app.publish(20, stream)
+        await until(lambda: len(seen["first"]) == 21 and len(seen["second"]) == 11, "what is written meanwhile")
+        assert seen == {"first": list(range(21)), "second": list(range(10, 21))}
+
+
 async def test_subscribers_of_a_router_and_a_message_taken_by_hand(app: RabbitBroker, unique: Unique) -> None:
     router = RabbitRouter(prefix="v1-")
     name, seen = unique("queue"), []
@@ -405,4 +429,6 @@ async def test_subscribers_go_on_after_a_restart(broker_process: BrokerProcess, 
         await asyncio.to_thread(broker_process.start)
         await asyncio.wait_for(reconnected.wait(), DEADLINE_S)
         await app.publish(2, "queue", "exchange", persist=True)
-        await until(lambda: seen == [1, 2], "a delivery after the restart")
+        # A kill may come before the first one's acknowledgement is on the disk; then it is delivered once more.
+        await until(lambda: seen[-1] == 2, "a delivery after the restart")
+        assert set(seen) == {1, 2}
