@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,10 @@ from millpond.protocols.amqp.properties import encode_properties, parse_properti
 from tests.broker.life import KIB, MIB, Inbox, Life, PlainProperties, copy_catalog, number_of, small_pages
 
 DAY_MS = 86_400_000
-only_compiled = pytest.mark.skipif(delayed_backlog.__file__.endswith(".py"), reason="uncompiled it takes minutes")
+long = pytest.mark.skipif(
+    "MILLPOND_TEST_BACKLOG" not in os.environ or delayed_backlog.__file__.endswith(".py"),
+    reason="`make faults` runs it: it takes long, and minutes uncompiled",
+)
 
 
 @pytest.fixture
@@ -638,7 +642,7 @@ class TestPaging:
         [
             (True, 30_000, 8 * MIB),
             (False, 30_000, 8 * MIB),
-            pytest.param(True, 200_000, 16 * MIB, marks=[pytest.mark.slow, only_compiled]),
+            pytest.param(True, 200_000, 16 * MIB, marks=[pytest.mark.slow, long]),
         ],
     )
     def test_mixed_delays_in_little_memory_come_in_the_order_of_their_times(
