@@ -116,7 +116,11 @@ STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
 # Messages that are looked at for it, of which its filter may let none pass, and batches.
 STREAM_RECORDS_PER_TURN_MAX: Final = 8192
 STREAM_BATCHES_PER_TURN_MAX: Final = 1024
-# How often retention by age is looked after.
+# Bytes of batches that a filter passes over in a turn, and how many values it may name for that: with more, all
+# messages are looked at.
+STREAM_SKIPPED_BYTES_PER_TURN_MAX: Final = 4 * MIB
+STREAM_FILTER_SEARCHES_MAX: Final = 16
+# How often retention is looked after where nothing is published.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
 
 # --- Storage -------------------------------------------------------------------------------------------------------
