@@ -55,7 +55,6 @@ def overview(broker: Broker, node: Node) -> Shown:
     queues = broker.all_queues()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
     delayed = sum(int(queue.delayed) for queue in queues)
-    connections = [connection.describe() for connection in broker.connections]
     return {
         "product_name": "Millpond",
         "product_version": __version__,
@@ -70,8 +69,8 @@ def overview(broker: Broker, node: Node) -> Shown:
         "mem_limit": int(broker.memory.budget_bytes),
         "alarms": list(broker.alarms.reasons),
         "object_totals": {
-            "connections": len(connections),
-            "channels": sum(_count(connection.get("channels")) for connection in connections),
+            "connections": len(broker.connections),
+            "channels": channels_open(broker),
             "exchanges": sum(len(vhost.router.exchanges) for vhost in broker.vhosts.values()),
             "queues": len(queues),
             "consumers": sum(len(queue.consumers) for queue in queues),
@@ -309,5 +308,6 @@ def topic_permission(shown: TopicPermissionRow) -> Shown:
     }
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
+def channels_open(broker: Broker) -> int:
+    counts = [connection.describe().get("channels") for connection in broker.connections]
+    return sum(count for count in counts if isinstance(count, int))
