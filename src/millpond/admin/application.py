@@ -194,8 +194,8 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
         return Json([views.permission(row) for row in access.list_permissions(user=name)])
 
     @routes.get("/permissions")
-    async def _permissions() -> Response:
-        return Json([views.permission(row) for row in access.list_permissions()])
+    async def _permissions(page: Paged) -> Response:
+        return page.of(views.permission(row) for row in access.list_permissions())
 
     @routes.get("/permissions/{vhost}/{user}")
     async def _permission(vhost: Name, user: Name) -> Response:
