@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from millpond.base.limits import ADMIN_COLUMNS_MAX
 from millpond.pytest_plugin import BackgroundBroker
 from tests.support import management
 from tests.support.management import Call
@@ -136,6 +137,7 @@ def test_a_list_is_sorted_and_shows_the_columns_that_are_asked_for(call: Call, c
     assert names("sort=arguments") == names("sort=nothing.there") == names("") == ["b", "C", "a"]
     found = call("GET", "/api/queues/%2F?columns=name,message_stats.publish,absent.name&sort=messages").json
     assert found[0] == {"name": "C", "message_stats": {"publish": 0}}
+    assert call("GET", f"/api/queues/%2F?columns={'a,' * (ADMIN_COLUMNS_MAX + 1)}").status == 400
     page = call("GET", "/api/queues/%2F?page=1&page_size=1&name=c&columns=name").json
     assert (page["items"], page["filtered_count"], page["total_count"]) == ([{"name": "C"}], 1, 3)
     for name in "abC":

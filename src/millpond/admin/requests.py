@@ -20,14 +20,11 @@ from starlette.exceptions import HTTPException
 from millpond.admin.gate import Principal
 from millpond.admin.views import Shown
 from millpond.base.errors import AccessRefused, NotFound, PeerError, PreconditionFailed, SyntaxFault
-from millpond.base.limits import ADMIN_PAGE_ITEMS_MAX, FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
+from millpond.base.limits import ADMIN_COLUMNS_MAX, ADMIN_PAGE_ITEMS_MAX, FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
 from millpond.broker.broker import Broker
 from millpond.broker.vhost import VirtualHost
 
 Model = TypeVar("Model", bound=BaseModel)
-
-# More than the names of all columns that there are.
-COLUMNS_CHARACTERS_MAX: Final = 4096
 
 # As RabbitMQ answers; whatever is not here is 400.
 STATUS_BY_KIND: Final = {"not-found": 404, "access-refused": 401, "not-allowed": 401}
@@ -141,11 +138,13 @@ class Page:
         name: str = "",
         sort: str = "",
         sort_reverse: str = "",
-        columns: Annotated[str, Query(max_length=COLUMNS_CHARACTERS_MAX)] = "",
+        columns: str = "",
     ) -> None:
         self.number, self.size, self.name = page, page_size, name.lower()
         self.sort, self.is_reversed = sort.split(".") if sort else [], sort_reverse == "true"
         self.columns = [column.split(".") for column in columns.split(",") if column]
+        if len(self.columns) > ADMIN_COLUMNS_MAX:
+            raise PreconditionFailed(f"a list shows at most {ADMIN_COLUMNS_MAX} columns")
 
     def of(self, items: Iterable[Shown]) -> Json:
         everything = list(items)
@@ -173,7 +172,9 @@ class Page:
         """A place for everything, of whatever kind it is: numbers, then what is missing, then texts."""
         value: object = item
         for part in self.sort:
-            value = value.get(part) if isinstance(value, dict) else None
+            if not isinstance(value, dict):
+                return 1, ""
+            value = value.get(part)
         if isinstance(value, (int, float)):
             return 0, value
         return (1, "") if value is None else (2, str(value))

@@ -60,7 +60,8 @@ def overview(broker: Broker, node: Node) -> Shown:
         "product_version": __version__,
         "management_version": __version__,
         "rabbitmq_version": node.rabbitmq_version,
-        "cluster_name": node.name,
+        # As AMQP clients are told it.
+        "cluster_name": "millpond",
         "exchange_types": exchange_types(),
         "node": node.name,
         "os_pid": os.getpid(),
