@@ -47,7 +47,8 @@ def test_the_node_is_for_monitoring_and_its_checks_for_all_who_may_log_in(call: 
 @pytest.mark.parametrize("check", ["is-in-service", "ready-to-serve-clients", "below-node-connection-limit"])
 def test_a_load_balancer_needs_no_login(call: Call, check: str) -> None:
     for path in (f"{CHECKS}/{check}", f"{CHECKS}/{check}/"):
-        assert call("GET", path, login=None).status == 200
+        for method in ("GET", "HEAD"):
+            assert call(method, path, login=None).status == 200
     assert call("GET", f"{CHECKS}/{check}/../alarms", login=None).status in {401, 404}
     assert call("PUT", f"{CHECKS}/{check}", {}, login=None).status == 405
 
