@@ -212,6 +212,8 @@ ADMIN_REQUESTS_MAX: Final = 64
 ADMIN_LOGIN_THREADS: Final = 2
 # RabbitMQ's limit for a page of a list.
 ADMIN_PAGE_ITEMS_MAX: Final = 500
+# Columns that a list is asked for: more than there are. Each is looked for in each item, while the broker waits.
+ADMIN_COLUMNS_MAX: Final = 100
 # A checkpoint that failed is tried again after this long.
 CHECKPOINT_RETRY_MS: Final = 5_000
 # A socket that is not read from fast enough stops its consumers at `high`, and lets them go on at `low`.
