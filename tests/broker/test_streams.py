@@ -315,6 +315,17 @@ def test_a_filter_that_finds_nothing_for_long_lets_other_work_be_done(lives: Liv
     assert life.replay(stream, filter="red") == [(299, 299)]
 
 
+def test_a_filter_of_very_many_values_is_as_exact(lives: Lives) -> None:
+    life = lives.life
+    stream = life.declare_stream("s")
+    for number in range(50):
+        life.publish("", "s", number, properties=filtered(f"value-{number}"))
+        life.end_turn()
+    life.settle_down()
+    wanted = [f"value-{number}" for number in range(40, 10_000)]
+    assert life.replay(stream, filter=wanted) == numbered(range(40, 50))
+
+
 # --- Settling -------------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +442,9 @@ def test_what_is_too_much_goes_by_whole_segments(lives: Lives) -> None:
     stream = life.declare_stream("s", max_length_bytes=8 * KIB, stream_max_segment_size_bytes=2 * KIB)
     fill(life, "s", range(1000), size=100)
     log = log_of(stream)
+    # When a segment was full, much of what followed was not durable yet.
+    life.broker.streams.retain(log)
+    finish_writes(life)
     start = int(log.start_offset)
     assert 500 < start < 1000
     assert life.replay(stream) == numbered(range(start, 1000))
@@ -456,6 +470,30 @@ def test_what_is_too_old_goes_although_nothing_is_published(lives: Lives) -> Non
     life.pump_until(lambda: log_of(stream).start_offset > 200)
     # The segment that is written to stays.
     assert log_of(stream).start_offset < 300
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_not_durable_does_not_push_out_what_is(lives: Lives) -> None:
+    life = lives.life
+    stream = life.declare_stream("s", max_length_bytes=4 * KIB, stream_max_segment_size_bytes=2 * KIB)
+    fill(life, "s", range(40), size=100)
+    log = log_of(stream)
+    start = int(log.start_offset)
+    for number in range(40, 400):
+        life.publish("", "s", number, size=100)
+        if number % 5 == 4:
+            life.end_turn()
+    # The log has them all before the journal has.
+    while log.written_end < 400 or log.writes_under_way > 0:
+        life.broker.streams.write(log, everything=True)
+        life.posted.get(timeout=20)()
+        if log.durable_end < 400:
+            assert log.start_offset == start
+        life.end_turn()
+    finish_writes(life)
+    life.broker.streams.retain(log)
+    finish_writes(life)
+    assert log.start_offset > 300
 
 
 @pytest.mark.usefixtures("small")

@@ -254,13 +254,14 @@ def test_the_tour_with_pika_runs(
 ) -> None:
     session = run_session(millpond_broker, examples_of("README.md", "session"))
     printed = capsys.readouterr().out
-    assert session["channel"].basic_get("orders", auto_ack=True)[2] == b"poison"
+    failed = session["channel"].basic_get("failed", auto_ack=True)
+    assert (failed[1].headers["x-first-death-queue"], failed[2]) == ("orders", b"poison")
     session["connection"].close()
     assert "b'Hello, pond'\n" in printed
     assert sorted(re.findall(r"(?:ann|bob) does (job \d)", printed)) == [f"job {number}" for number in range(6)]
     assert set(re.findall(r"(ann|bob) does", printed)) == {"ann", "bob"}
     assert f"{[b'The pond is open'] * 3}\n" in printed
-    assert printed.endswith("orders rejected 1\n")
+    assert printed.endswith("orders delivery_limit 1\n0 event 0\n1 event 1\n2 event 2\n")
 
 
 def test_the_tour_with_aio_pika_runs(

@@ -158,7 +158,11 @@ def test_metrics_are_prometheus_metrics(call: Call, channel: BlockingChannel) ->
     channel.queue_declare("measured", passive=True)
     text = call("GET", "/metrics").content.decode()
     assert "rabbitmq_connections 1.0" in text
+    assert "rabbitmq_channels 1.0" in text
+    assert "rabbitmq_queue_messages 1.0" in text
     assert "rabbitmq_queue_messages_ready 1.0" in text
+    assert "rabbitmq_alarms_memory_used_watermark 0.0" in text
+    assert "rabbitmq_alarms_free_disk_space_watermark 0.0" in text
     assert 'millpond_alarm{reason="disk"} 0.0' in text
     assert "process_resident_memory_bytes" in text
     per_queue = call("GET", "/metrics/per-object").content.decode()

@@ -18,6 +18,7 @@ from millpond.admin import (
     definitions,
     messages,
     metrics,
+    nodes,
     parameters,
     policies,
     topic_permissions,
@@ -70,6 +71,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
     made.state.broker = broker
     for routes in (
         _node(broker, node),
+        nodes.routes(broker, node),
         _topology(node),
         _metrics(broker, Depends(monitoring_only)),
         _users(broker, Depends(administrators_only)),
@@ -192,8 +194,8 @@ def _users(broker: Broker, guard: Dependency) -> APIRouter:
         return Json([views.permission(row) for row in access.list_permissions(user=name)])
 
     @routes.get("/permissions")
-    async def _permissions() -> Response:
-        return Json([views.permission(row) for row in access.list_permissions()])
+    async def _permissions(page: Paged) -> Response:
+        return page.of(views.permission(row) for row in access.list_permissions())
 
     @routes.get("/permissions/{vhost}/{user}")
     async def _permission(vhost: Name, user: Name) -> Response:

@@ -37,6 +37,13 @@ POLICYMAKER: Final = "policymaker"
 SEEING_TAGS: Final = {"management", POLICYMAKER, MONITORING, ADMINISTRATOR}
 
 
+# What RabbitMQ tells anybody, so that a load balancer needs no password: whether clients may come.
+OPEN_PATHS: Final = frozenset(
+    f"/api/health/checks/{check}"
+    for check in ("is-in-service", "below-node-connection-limit", "ready-to-serve-clients")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks. `name` is None for who came by the UNIX socket: the file's mode has let them in."""
@@ -58,6 +65,7 @@ class Principal:
 
 
 OWNER: Final = Principal(None, frozenset({ADMINISTRATOR}))
+ANYBODY: Final = Principal("", frozenset())
 
 
 class Gate:
@@ -74,6 +82,9 @@ class Gate:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # As GET; the server, whose own scope says HEAD, leaves the body out.
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         if b"transfer-encoding" in headers or not length.isdigit():
@@ -84,16 +95,22 @@ class Gate:
         if int(length) > bytes_max:
             await _refuse(send, 413, "too_large", f"a request of this kind has at most {bytes_max} bytes")
             return
+        # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote. A
+        # slash at the end means nothing to RabbitMQ, some of whose paths are written with one.
+        scope["path"] = scope["raw_path"].decode("ascii").rstrip("/")
         try:
-            scope["principal"] = OWNER if self._trusted else await self._principal(scope, headers)
+            if self._trusted:
+                scope["principal"] = OWNER
+            elif scope["path"] in OPEN_PATHS:
+                scope["principal"] = ANYBODY
+            else:
+                scope["principal"] = await self._principal(scope, headers)
         except AccessRefused as error:
             await _refuse(send, 401, "not_authorised", str(error))
             return
         # A body is JSON, whatever its sender calls it: curl calls everything a form.
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"content-type"]
         scope["headers"].append((b"content-type", b"application/json"))
-        # The virtual host "/" is %2F in a path. It must stay so while the path is taken apart; the routes unquote.
-        scope["path"] = scope["raw_path"].decode("ascii")
         if is_large:
             async with self._large:
                 await self._application(scope, receive, send)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from millpond.admin import views
 from millpond.broker.commits import ALARM_DISK, ALARM_MEMORY, ALARM_STORAGE
 from millpond.broker.queues.message_queue import MessageQueue
 
@@ -26,6 +27,12 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 QUEUE_METRICS: Final[list[tuple[Family, str, str, Callable[[MessageQueue], int]]]] = [
+    (
+        GaugeMetricFamily,
+        "rabbitmq_queue_messages",
+        "Ready, not settled, and held for a later retry",
+        lambda queue: int(queue.ready) + int(queue.unsettled) + int(queue.delayed),
+    ),
     (GaugeMetricFamily, "rabbitmq_queue_messages_ready", "Messages ready", lambda queue: int(queue.ready)),
     (
         GaugeMetricFamily,
@@ -57,6 +64,7 @@ class BrokerCollector(Collector):
         broker = self._broker
         queues = [(vhost.name, queue) for vhost in broker.vhosts.values() for queue in vhost.queues.values()]
         yield GaugeMetricFamily("rabbitmq_connections", "Connections open", len(broker.connections))
+        yield GaugeMetricFamily("rabbitmq_channels", "Channels open", views.channels_open(broker))
         yield GaugeMetricFamily("rabbitmq_queues", "Queues", len(queues))
         yield GaugeMetricFamily("rabbitmq_consumers", "Consumers", sum(len(queue.consumers) for _, queue in queues))
         published = sum(int(vhost.published_total) for vhost in broker.vhosts.values())
@@ -80,6 +88,12 @@ class BrokerCollector(Collector):
         for reason in (ALARM_MEMORY, ALARM_DISK, ALARM_STORAGE):
             alarms.add_metric([reason], int(reason in broker.alarms.reasons))
         yield alarms
+        # By the names that alerts for RabbitMQ have.
+        for name, text, reason in (
+            ("rabbitmq_alarms_memory_used_watermark", "Whether the memory alarm is on", ALARM_MEMORY),
+            ("rabbitmq_alarms_free_disk_space_watermark", "Whether the disk alarm is on", ALARM_DISK),
+        ):
+            yield GaugeMetricFamily(name, text, int(reason in broker.alarms.reasons))
 
     def _queue_metrics(self, queues: list[tuple[str, MessageQueue]]) -> Iterator[Metric]:
         for family, name, text, value_of in QUEUE_METRICS:

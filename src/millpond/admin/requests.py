@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from millpond.admin.gate import Principal
 from millpond.admin.views import Shown
 from millpond.base.errors import AccessRefused, NotFound, PeerError, PreconditionFailed, SyntaxFault
-from millpond.base.limits import ADMIN_PAGE_ITEMS_MAX, FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
+from millpond.base.limits import ADMIN_COLUMNS_MAX, ADMIN_PAGE_ITEMS_MAX, FIELD_VALUE_DEPTH_MAX, NAME_BYTES_MAX
 from millpond.broker.broker import Broker
 from millpond.broker.vhost import VirtualHost
 
@@ -126,25 +126,39 @@ def body_as(model: type[Model]) -> Any:
 
 
 class Page:
-    """What a list is asked for."""
+    """What a list is asked for: a page of it, those with a text in their names, an order, some of the columns.
+
+    A column within another is named with a dot, `message_stats.publish`.
+    """
 
     def __init__(
         self,
         page: Annotated[int | None, Query(ge=1)] = None,
         page_size: Annotated[int, Query(ge=1, le=ADMIN_PAGE_ITEMS_MAX)] = 100,
         name: str = "",
+        sort: str = "",
+        sort_reverse: str = "",
+        columns: str = "",
     ) -> None:
-        self.number, self.size, self.name = page, page_size, name
+        self.number, self.size, self.name = page, page_size, name.lower()
+        self.sort, self.is_reversed = sort.split(".") if sort else [], sort_reverse == "true"
+        self.columns = [column.split(".") for column in columns.split(",") if column]
+        if len(self.columns) > ADMIN_COLUMNS_MAX:
+            raise PreconditionFailed(f"a list shows at most {ADMIN_COLUMNS_MAX} columns")
 
     def of(self, items: Iterable[Shown]) -> Json:
-        if self.number is None:
-            return Json(list(items))
         everything = list(items)
-        found = [item for item in everything if self.name in item.get("name", "")]
+        if self.sort:
+            everything.sort(key=self._sort_key)
+        if self.is_reversed:
+            everything.reverse()
+        if self.number is None:
+            return Json(self._with_columns(everything))
+        found = [item for item in everything if self.name in item.get("name", "").lower()]
         shown = found[(self.number - 1) * self.size : self.number * self.size]
         return Json(
             {
-                "items": shown,
+                "items": self._with_columns(shown),
                 "item_count": len(shown),
                 "filtered_count": len(found),
                 "total_count": len(everything),
@@ -153,6 +167,43 @@ class Page:
                 "page_count": max(1, -(-len(found) // self.size)),
             }
         )
+
+    def _sort_key(self, item: Shown) -> tuple[int, Any]:
+        """A place for everything, of whatever kind it is: numbers, then what is missing, then texts."""
+        value: object = item
+        for part in self.sort:
+            if not isinstance(value, dict):
+                return 1, ""
+            value = value.get(part)
+        if isinstance(value, (int, float)):
+            return 0, value
+        return (1, "") if value is None else (2, str(value))
+
+    def _with_columns(self, items: list[Shown]) -> list[Shown]:
+        return [_columns_of(item, self.columns) for item in items] if self.columns else items
+
+
+def _columns_of(item: Shown, columns: list[list[str]]) -> Shown:
+    """What there is of the columns. The others are left out, as by RabbitMQ."""
+    made: Shown = {}
+    for column in columns:
+        value: object = item
+        for part in column:
+            if not isinstance(value, dict) or part not in value:
+                break
+            value = value[part]
+        else:
+            _put(made, column, value)
+    return made
+
+
+def _put(made: Shown, column: list[str], value: object) -> None:
+    within: Any = made
+    for part in column[:-1]:
+        within = within.setdefault(part, {})
+        if not isinstance(within, dict):
+            return
+    within[column[-1]] = value
 
 
 Paged = Annotated[Page, Depends()]

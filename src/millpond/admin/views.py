@@ -6,12 +6,17 @@ Every function here runs on the event loop's thread, between two turns.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from millpond import __version__
 from millpond.broker.arguments import queue_type
+from millpond.broker.commits import ALARM_DISK, ALARM_MEMORY, ALARM_STORAGE
+from millpond.broker.exchanges.delayed import TYPE_DELAYED
+from millpond.broker.exchanges.registry import EXCHANGE_TYPES
 
 if TYPE_CHECKING:
     from millpond.broker.access import User
@@ -25,25 +30,39 @@ if TYPE_CHECKING:
 
 Shown = dict[str, Any]
 
+# A listener's setting -> what RabbitMQ calls its protocol.
+RABBITMQ_PROTOCOLS: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "admin": "http"}
+
 
 @dataclass(frozen=True)
 class Node:
-    """What is shown of the process: its name, when it started on the clock's monotonic scale, where it listens."""
+    """What is shown of the process, besides its broker.
+
+    Its name, when it started on the clock's monotonic scale, where it listens, the RabbitMQ that clients take it for,
+    the data directory's free bytes (None in memory), and the limits that it was started with.
+    """
 
     name: str
     started_ms: int
     addresses: Callable[[], Mapping[str, tuple[str, int]]]
+    rabbitmq_version: str
+    disk_free: Callable[[], int | None]
+    disk_free_min: int
+    connections_max: int
 
 
 def overview(broker: Broker, node: Node) -> Shown:
     queues = broker.all_queues()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
     delayed = sum(int(queue.delayed) for queue in queues)
-    connections = [connection.describe() for connection in broker.connections]
     return {
         "product_name": "Millpond",
         "product_version": __version__,
         "management_version": __version__,
+        "rabbitmq_version": node.rabbitmq_version,
+        # As AMQP clients are told it.
+        "cluster_name": "millpond",
+        "exchange_types": exchange_types(),
         "node": node.name,
         "os_pid": os.getpid(),
         "uptime": broker.clock.monotonic_ms() - node.started_ms,
@@ -51,8 +70,8 @@ def overview(broker: Broker, node: Node) -> Shown:
         "mem_limit": int(broker.memory.budget_bytes),
         "alarms": list(broker.alarms.reasons),
         "object_totals": {
-            "connections": len(connections),
-            "channels": sum(_count(connection.get("channels")) for connection in connections),
+            "connections": len(broker.connections),
+            "channels": channels_open(broker),
             "exchanges": sum(len(vhost.router.exchanges) for vhost in broker.vhosts.values()),
             "queues": len(queues),
             "consumers": sum(len(queue.consumers) for queue in queues),
@@ -67,11 +86,57 @@ def overview(broker: Broker, node: Node) -> Shown:
             "drop_unroutable": sum(int(vhost.unroutable_total) for vhost in broker.vhosts.values()),
             "deliver_get": sum(int(queue.delivered_total) for queue in queues),
         },
-        "listeners": [
-            {"node": node.name, "protocol": name, "ip_address": host, "port": port}
-            for name, (host, port) in node.addresses().items()
-        ],
+        "listeners": listeners(node),
     }
+
+
+def listeners(node: Node) -> list[Shown]:
+    return [
+        {"node": node.name, "protocol": RABBITMQ_PROTOCOLS[name], "ip_address": host, "port": port}
+        for name, (host, port) in node.addresses().items()
+    ]
+
+
+def exchange_types() -> list[Shown]:
+    return [{"name": name, "enabled": True} for name in sorted([*EXCHANGE_TYPES, TYPE_DELAYED])]
+
+
+def this_node(broker: Broker, node: Node) -> Shown:
+    """The node as RabbitMQ shows one. Memory is that of messages, which the alarm of that name is about."""
+    files_open, files_max = _files()
+    return {
+        "name": node.name,
+        "type": "disc",
+        "running": True,
+        "being_drained": False,
+        "os_pid": str(os.getpid()),
+        "uptime": broker.clock.monotonic_ms() - node.started_ms,
+        "processors": os.cpu_count(),
+        "mem_used": int(broker.memory.used),
+        "mem_limit": int(broker.memory.budget_bytes),
+        "mem_alarm": ALARM_MEMORY in broker.alarms.reasons,
+        "disk_free": node.disk_free(),
+        "disk_free_limit": node.disk_free_min,
+        "disk_free_alarm": ALARM_DISK in broker.alarms.reasons,
+        "storage_alarm": ALARM_STORAGE in broker.alarms.reasons,
+        "fd_used": files_open,
+        "fd_total": files_max,
+        "sockets_used": len(broker.connections),
+        "sockets_total": node.connections_max,
+        "exchange_types": exchange_types(),
+        "partitions": [],
+        "cluster_links": [],
+        "rates_mode": "none",
+    }
+
+
+def _files() -> tuple[int | None, int]:
+    """The files that this process has open, where the system tells, and how many it may have."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()), most
+    except OSError:
+        return None, most
 
 
 def vhost(shown: VirtualHost) -> Shown:
@@ -244,5 +309,6 @@ def topic_permission(shown: TopicPermissionRow) -> Shown:
     }
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
+def channels_open(broker: Broker) -> int:
+    counts = [connection.describe().get("channels") for connection in broker.connections]
+    return sum(count for count in counts if isinstance(count, int))

@@ -118,7 +118,11 @@ STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
 # Messages that are looked at for it, of which its filter may let none pass, and batches.
 STREAM_RECORDS_PER_TURN_MAX: Final = 8192
 STREAM_BATCHES_PER_TURN_MAX: Final = 1024
-# How often retention by age is looked after.
+# Bytes of batches that a filter passes over in a turn, and how many values it may name for that: with more, all
+# messages are looked at.
+STREAM_SKIPPED_BYTES_PER_TURN_MAX: Final = 4 * MIB
+STREAM_FILTER_SEARCHES_MAX: Final = 16
+# How often retention is looked after where nothing is published.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
 
 # --- Storage -------------------------------------------------------------------------------------------------------
@@ -210,6 +214,8 @@ ADMIN_REQUESTS_MAX: Final = 64
 ADMIN_LOGIN_THREADS: Final = 2
 # RabbitMQ's limit for a page of a list.
 ADMIN_PAGE_ITEMS_MAX: Final = 500
+# Columns that a list is asked for: more than there are. Each is looked for in each item, while the broker waits.
+ADMIN_COLUMNS_MAX: Final = 100
 # A checkpoint that failed is tried again after this long.
 CHECKPOINT_RETRY_MS: Final = 5_000
 # A socket that is not read from fast enough stops its consumers at `high`, and lets them go on at `low`.

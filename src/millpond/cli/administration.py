@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -299,6 +300,9 @@ def _by_url(url: str) -> tuple[http.client.HTTPConnection, str, str]:
         raise ConfigurationError("--url: is not an address: write http://USER@HOST:PORT")
     name = unquote(parts.username or "guest")
     password = unquote(parts.password) if parts.password is not None else os.environ.get("MILLPOND_PASSWORD")
+    if password is None and not sys.stdin.isatty():
+        # Nobody is there to be asked.
+        raise ConfigurationError(f"the password of {name} is missing: put it in MILLPOND_PASSWORD")
     if password is None:
         password = typer.prompt(f"Password of {name}", hide_input=True, err=True)
     credentials = base64.b64encode(f"{name}:{password}".encode()).decode()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from millpond.admin.server import AdminServer
@@ -12,6 +14,7 @@ from millpond.admin.views import Node
 from millpond.broker.broker import Broker
 from millpond.broker.message import Properties
 from millpond.config import Settings
+from millpond.protocols.amqp.classes.connection import BEHAVES_LIKE_RABBITMQ
 from millpond.protocols.amqp.properties import encode_properties, parse_properties
 from millpond.server.data_directory import ADMIN_SOCKET, bind_admin_socket
 
@@ -35,8 +38,25 @@ def administration(
         except OSError as error:
             # Some file systems hold no sockets. The broker does not need one to do its work.
             logger.warning("the operator's commands cannot reach this broker: %s", error)
-    node = Node(f"millpond@{socket.gethostname()}", broker.clock.monotonic_ms(), addresses)
+    node = Node(
+        name=f"millpond@{socket.gethostname()}",
+        started_ms=broker.clock.monotonic_ms(),
+        addresses=addresses,
+        rabbitmq_version=BEHAVES_LIKE_RABBITMQ,
+        disk_free=partial(_disk_free, settings),
+        disk_free_min=settings.disk_free_min,
+        connections_max=settings.connections_max,
+    )
     return AdminServer(broker, node, listener, unix_socket, settings.data / ADMIN_SOCKET, _amqp_properties)
+
+
+def _disk_free(settings: Settings) -> int | None:
+    if settings.memory:
+        return None
+    try:
+        return shutil.disk_usage(settings.data).free
+    except OSError:
+        return None
 
 
 def _amqp_properties(values: dict[str, Any]) -> Properties:

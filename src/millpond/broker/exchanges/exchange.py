@@ -3,7 +3,7 @@
     Destination            has a name; a queue or an exchange
     └── Exchange           routes what is published to it to the destinations bound to it
         ├── DirectExchange, FanoutExchange, TopicExchange, HeadersExchange     (one file each)
-        ├── ConsistentHashExchange, RandomExchange
+        ├── ConsistentHashExchange, ModulusHashExchange, RandomExchange
         └── DelayedExchange                                                    (has one of the others in it)
 
 An exchange keeps its bindings by destination, so that a queue's disappearance costs only its own bindings. A type adds

@@ -16,8 +16,16 @@ from millpond.broker.exchanges.direct import DirectExchange
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.fanout import FanoutExchange
 from millpond.broker.exchanges.headers import HeadersExchange
-from millpond.broker.exchanges.random_choice import RandomExchange
+from millpond.broker.exchanges.modulus_hash import TYPE_MODULUS_HASH, ModulusHashExchange
+from millpond.broker.exchanges.random_choice import TYPE_LOCAL_RANDOM, TYPE_RANDOM, RandomExchange
 from millpond.broker.exchanges.topic import TopicExchange
+
+
+def _local_random(
+    name: str, durable: bool, auto_delete: bool, internal: bool, arguments: dict[str, object]
+) -> Exchange:
+    return RandomExchange(name, durable, auto_delete, internal, arguments, TYPE_LOCAL_RANDOM)
+
 
 # Type -> its class, to be called with name, durable, auto_delete, internal, arguments.
 EXCHANGE_TYPES: Final[dict[str, Callable[[str, bool, bool, bool, dict[str, object]], Exchange]]] = {
@@ -26,7 +34,9 @@ EXCHANGE_TYPES: Final[dict[str, Callable[[str, bool, bool, bool, dict[str, objec
     "topic": TopicExchange,
     "headers": HeadersExchange,
     "x-consistent-hash": ConsistentHashExchange,
-    "x-random": RandomExchange,
+    TYPE_RANDOM: RandomExchange,
+    TYPE_LOCAL_RANDOM: _local_random,
+    TYPE_MODULUS_HASH: ModulusHashExchange,
 }
 
 # AMQP 0-9-1, 3.1.3, and amq.match, which is amq.headers by its older name.

@@ -153,6 +153,14 @@ class Partition:
         """Whether there is something that is not known to be durable."""
         return self.durable_end < self.end_offset
 
+    @property
+    def undurable_bytes(self) -> i64:
+        """What is not known to be durable."""
+        size: i64 = 0
+        for index in range(self._pending_at, len(self.hot)):
+            size += len(self.hot[index].data)
+        return size
+
     def committed(self, durable_sequence: i64) -> None:
         """All up to this commit is durable."""
         hot = self.hot

@@ -23,6 +23,7 @@ from millpond.base.limits import (
     STREAM_BATCHES_PER_TURN_MAX,
     STREAM_DELIVERIES_PER_TURN_MAX,
     STREAM_RECORDS_PER_TURN_MAX,
+    STREAM_SKIPPED_BYTES_PER_TURN_MAX,
 )
 from millpond.broker.ledger import OpenBatch
 from millpond.broker.message import Address, Message, Properties
@@ -69,6 +70,8 @@ class Cursor:
         # The batch that is being read, and one past its last offset.
         self.records: RecordReader | None = None
         self.batch_end: i64 = 0
+        # What the filter has passed over since the last turn.
+        self.skipped_bytes: i64 = 0
         self.messages = MessageReader()
         # Properties that came last, and whether messages that have them are wanted.
         self._properties: Properties | None = None
@@ -209,27 +212,28 @@ class StreamQueue(MessageQueue, OpenBatch):
         self._awake = []
         delivered = self.delivered_total
         served = 0
-        for cursor in awake:
-            if self.delivered_total - delivered >= DELIVERIES_PER_TURN_MAX:
-                break
-            served += 1
-            consumer = cursor.consumer
-            if consumer.cancelled:
-                continue
-            outcome = self._serve(cursor)
-            if outcome == _FULL:
-                consumer.in_rotation = False
-            elif outcome == _AT_END:
-                self._at_end.append(cursor)
-            elif outcome == _LOADING:
-                self._loading.append(cursor)
-            else:
-                self._awake.append(cursor)
-        if served < len(awake):
-            # They come first in the next turn.
+        try:
+            while served < len(awake) and self.delivered_total - delivered < DELIVERIES_PER_TURN_MAX:
+                cursor = awake[served]
+                served += 1
+                if not cursor.consumer.cancelled:
+                    self._put_aside(cursor, self._serve(cursor))
+        finally:
+            # Those that are left come first in the next turn.
             self._awake = awake[served:] + self._awake
-        if self._awake:
-            self.turn.touch_queue_later(self)
+            if self._awake:
+                self.turn.touch_queue_later(self)
+
+    def _put_aside(self, cursor: Cursor, outcome: i64) -> None:
+        """A consumer has had its share: it waits for what it needs to have more."""
+        if outcome == _FULL:
+            cursor.consumer.in_rotation = False
+        elif outcome == _AT_END:
+            self._at_end.append(cursor)
+        elif outcome == _LOADING:
+            self._loading.append(cursor)
+        else:
+            self._awake.append(cursor)
 
     def _serve(self, cursor: Cursor) -> i64:
         """Deliver to one consumer what it will take, up to a limit."""
@@ -239,6 +243,7 @@ class StreamQueue(MessageQueue, OpenBatch):
         batches_left: i64 = STREAM_BATCHES_PER_TURN_MAX
         outcome: i64 = _FULL
         delivered: i64 = 0
+        cursor.skipped_bytes = 0
         while consumer.can_take():
             if delivered == STREAM_DELIVERIES_PER_TURN_MAX or records_left == 0 or batches_left == 0:
                 outcome = _MORE
@@ -250,6 +255,8 @@ class StreamQueue(MessageQueue, OpenBatch):
                     break
                 outcome = _FULL
                 batches_left -= 1
+                if cursor.skipped_bytes > STREAM_SKIPPED_BYTES_PER_TURN_MAX:
+                    batches_left = 0
                 continue
             records_left -= 1
             message = self._next_message(cursor, records)
@@ -300,6 +307,7 @@ class StreamQueue(MessageQueue, OpenBatch):
         log.load_ahead(batch.end_offset)
         if not batch.data or cursor.subscription.skips(batch.data):
             cursor.next_offset = batch.end_offset
+            cursor.skipped_bytes += len(batch.data)
         else:
             try:
                 cursor.records = RecordReader(batch.data)

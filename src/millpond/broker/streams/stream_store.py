@@ -150,8 +150,8 @@ class StreamStore(CommitWaiter):
         self._reads_waiting: dict[tuple[Partition, int], None] = {}
         # Reads that failed for the moment.
         self._unread: list[tuple[Partition, int]] = []
-        # Those in which something may be too old or too much, when all that they have is durable.
-        self._retain_later: dict[Partition, None] = {}
+        # Those in which something may be too old or too much, and that are still to be looked at.
+        self._ahead: list[Partition] = []
         # A write has failed: no further one is begun before `keep_house`.
         self._resting = False
         self._retained_ms = clock.monotonic_ms()
@@ -203,9 +203,6 @@ class StreamStore(CommitWaiter):
             partition.committed(durable_sequence)
             if not partition.has_pending or partition.deleted:
                 del self._pending[partition]
-                if self._retain_later and partition in self._retain_later:
-                    del self._retain_later[partition]
-                    self.retain(partition)
         self._is_waiting = bool(self._pending)
         return self._is_waiting
 
@@ -282,25 +279,33 @@ class StreamStore(CommitWaiter):
             if _is_due(partition):
                 self.write(partition)
         now_ms = self._clock.monotonic_ms()
-        if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS:
+        if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS and not self._ahead:
             self._retained_ms = now_ms
-            for partition in self._partitions.values():
-                if partition.age_max_ms >= 0 and partition.written_end > partition.start_offset:
-                    self.retain(partition)
+            self._ahead = list(self._partitions.values())
+        while self._ahead:
+            partition = self._ahead.pop()
+            is_open = partition.log_id in self._logs
+            if partition.written_end > partition.start_offset and self.retain(partition) and not is_open:
+                # Opening a log reads its last segment, and pages of queues wait behind it: one at a time.
+                break
 
-    def retain(self, partition: Partition) -> None:
-        """Delete what is too old, or too much."""
-        if partition.age_max_ms < 0 and partition.bytes_max < 0:
-            return
+    def retain(self, partition: Partition) -> bool:
+        """Delete what is too old, or too much. Whether there is anything to be looked at."""
+        if (partition.age_max_ms < 0 and partition.bytes_max < 0) or partition.deleted:
+            return False
         if not partition.recoverable:
             partition.retain_hot(self._clock.wall_ms())
-        elif partition.has_pending:
+            return False
+        if partition.written_end == 0:
+            return False
+        log = self._log(partition)
+        bytes_max = int(partition.bytes_max)
+        if bytes_max >= 0:
             # What is not durable must not push out what is.
-            self._retain_later[partition] = None
-        elif partition.written_end > 0 and not partition.deleted:
-            log = self._log(partition)
-            task = partial(log.retain, self._clock.wall_ms(), int(partition.age_max_ms), int(partition.bytes_max))
-            self._store.run_on_writer(task, partial(self._shortened, partition, log))
+            bytes_max += int(partition.undurable_bytes)
+        task = partial(log.retain, self._clock.wall_ms(), int(partition.age_max_ms), bytes_max)
+        self._store.run_on_writer(task, partial(self._shortened, partition, log))
+        return True
 
     def trim(self, partition: Partition) -> None:
         """Delete the segments that have nothing from the partition's start on."""
@@ -321,7 +326,6 @@ class StreamStore(CommitWaiter):
         self._partitions.pop(partition.log_id, None)
         self._pending.pop(partition, None)
         self._hot.pop(partition, None)
-        self._retain_later.pop(partition, None)
         if partition.recoverable and partition.written_end > 0:
             self._log(partition)
         self._logs.pop(partition.log_id, None)

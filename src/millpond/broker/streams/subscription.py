@@ -9,6 +9,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from millpond.base.errors import NotImplementedHere, PreconditionFailed
+from millpond.base.limits import STREAM_FILTER_SEARCHES_MAX
 from millpond.broker.queues.consumer import Consumer
 
 START_FIRST: Final = 0
@@ -63,7 +64,7 @@ class Subscription:
 
     def skips(self, batch: bytes) -> bool:
         """Whether nothing in the batch can be wanted."""
-        if self.filter is None or self.takes_unfiltered:
+        if self.filter is None or self.takes_unfiltered or len(self.needles) > STREAM_FILTER_SEARCHES_MAX:
             return False
         for needle in self.needles:
             if needle in batch:

@@ -1,4 +1,4 @@
-"""The exchange types that RabbitMQ has as plugins: x-consistent-hash and x-random."""
+"""The exchange types that RabbitMQ has as plugins, or has had: x-consistent-hash, x-random, x-modulus-hash."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pika import BasicProperties
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import UnroutableError
 
 from tests.support.pika_client import Connect, Unique, channel_refused, drain, get, ready_count, wait_ready
 from tests.support.waiting import eventually
@@ -247,3 +248,43 @@ class TestRandom:
             channel.queue_bind(queue, exchange, key, {"x-match": "some"})
         channel.basic_publish(exchange, "k", b"m")
         assert drained(channel, [queue], 1) == [[b"m"]]
+
+
+class TestLocalRandom:
+    def test_each_message_goes_to_one_queue_by_chance(self, channel: BlockingChannel, unique: Unique) -> None:
+        exchange = declared(channel, unique, "x-local-random")
+        queues = [str(channel.queue_declare("", exclusive=True).method.queue) for _ in range(3)]
+        for queue in queues:
+            channel.queue_bind(queue, exchange, "")
+        for number in range(90):
+            channel.basic_publish(exchange, "any", b"%d" % number)
+        assert all(drained(channel, queues, 90))
+
+    def test_a_binding_key_is_refused(self, channel: BlockingChannel, unique: Unique) -> None:
+        exchange = declared(channel, unique, "x-local-random")
+        queue = str(channel.queue_declare("", exclusive=True).method.queue)
+        with channel_refused(406, "PRECONDITION_FAILED - Non empty binding 'k' key not permitted"):
+            channel.queue_bind(queue, exchange, "k")
+
+
+class TestModulusHash:
+    def test_a_routing_key_keeps_its_queue_and_all_queues_have_some(
+        self, channel: BlockingChannel, unique: Unique
+    ) -> None:
+        exchange = declared(channel, unique, "x-modulus-hash")
+        queues = [str(channel.queue_declare("", exclusive=True).method.queue) for _ in range(4)]
+        for queue in queues:
+            channel.queue_bind(queue, exchange, "ignored")
+            channel.queue_bind(queue, exchange, "ignored too")
+        for _ in range(2):
+            for number in range(60):
+                channel.basic_publish(exchange, f"key-{number}", b"%d" % number)
+        found = drained(channel, queues, 120)
+        assert all(found)
+        assert all(sorted(bodies) == sorted(2 * list(set(bodies))) for bodies in found)
+
+    def test_with_no_queue_bound_a_mandatory_message_comes_back(self, channel: BlockingChannel, unique: Unique) -> None:
+        exchange = declared(channel, unique, "x-modulus-hash")
+        channel.confirm_delivery()
+        with pytest.raises(UnroutableError):
+            channel.basic_publish(exchange, "k", b"m", mandatory=True)
