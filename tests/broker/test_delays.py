@@ -682,3 +682,28 @@ class TestPaging:
         # A page is read a few times, not once for each of its messages.
         assert life.store.pages_read_total < count / 100
         life.abandon()
+
+
+def test_pages_are_not_read_and_written_again_all_the_while_where_memory_is_short(
+    tmp_path: Path, disk: FaultyFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pages(monkeypatch)
+    monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_AWAKE_MIN", 3)
+    life = Life(disk, tmp_path / "small", budget=40 * KIB)
+    holder = delayed_exchange(life)
+    work = bound(life, "work")
+    # All will be due before long, so all their pages are wanted, and there is no room for them.
+    for number in range(200):
+        publish_later(life, number, 500 + number * 5 % 997, size=300)
+        life.end_turn()
+        life.pump()
+    life.settle_down()
+    for _ in range(5):
+        life.turn.touch_queue(holder)
+        life.settle_down()
+    # What is put at the end again has another offset.
+    assert holder.backlog.next_offset < 1000
+    let_pass(life, 2000)
+    assert sorted(life.drain(work)) == list(range(200))
+    life.check_counts()
+    life.abandon()

@@ -457,3 +457,30 @@ def test_ten_thousand_queues_and_a_long_backlog_cost_little_per_turn(life: Life)
         life.end_turn()
         life.pump()
     assert calls == 0
+
+
+def test_looking_for_expired_messages_does_not_read_pages_again_and_again(
+    tmp_path: Path, disk: FaultyFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pages(monkeypatch)
+    life = Life(disk, tmp_path / "small", budget=40 * KIB)
+    queue = life.declare("work", message_ttl=60_000, max_priority=5)
+    held = []
+    for priority in (0, 5):
+        for number in range(8):
+            life.publish("", "work", number, size=MESSAGE_BYTES, priority=priority)
+        held += [queue.get() for _ in range(8)]
+    for number in range(200):
+        life.publish("", "work", number, size=MESSAGE_BYTES, priority=5 * (number % 2))
+        life.end_turn()
+        life.pump()
+    # Of both priorities the first page is in somebody's hands, the next is on disk, and memory is short.
+    life.turn.touch_queue(queue)
+    life.settle_down()
+    for entry in held:
+        assert entry is not None
+        queue.settle(entry)
+    assert life.drain(queue) == [*range(1, 200, 2), *range(0, 200, 2)]
+    life.settle_down()
+    life.check_counts()
+    life.abandon()

@@ -15,9 +15,10 @@ from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.base.limits import LEDGER_FRAME_BYTES
 from millpond.broker import checkpoint, ledger
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE
+from millpond.broker.message import Address, Message
 from millpond.broker.snapshot import SnapshotReader
 from millpond.storage.journal_recovery import Damage
-from tests.broker.life import DATA, KIB, MIB, Inbox, Life, copy_catalog, number_of, small_pages
+from tests.broker.life import DATA, KIB, MIB, Inbox, Life, PlainProperties, copy_catalog, number_of, small_pages
 
 
 class Lives:
@@ -525,6 +526,27 @@ class TestOneTurn:
         assert numbers_in(life, "other") == [5]
         assert numbers_in(life, "dead") == []
 
+    def test_what_is_published_and_settled_in_such_a_turn_does_not_come_back(
+        self, lives: Lives, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Where the source runs uncompiled this many settlements are more than one frame.
+        monkeypatch.setattr(ledger, "LEDGER_FRAME_BYTES", 500)
+        life = lives.first()
+        queue = life.declare("source")
+        vhost = life.vhost
+        route = vhost.route(vhost.exchange(""), Address("", "source"), None)
+        for number in range(100):
+            vhost.publish(route, Message(route.address, PlainProperties(True, -1, {}), b"%d " % number, 1))
+        for entry in [queue.get() for _ in range(100)]:
+            assert entry is not None
+            if entry.offset % 2 == 0:
+                queue.settle(entry)
+            else:
+                queue.give_back([entry], False)
+        life.settle_down()
+        life = lives.after_kill()
+        assert numbers_in(life, "source") == list(range(1, 100, 2))
+
     def test_a_message_for_more_queues_than_a_batch_has_targets_is_recovered(
         self, lives: Lives, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -549,6 +571,21 @@ def test_transient_messages_of_a_durable_queue_end_with_the_process(lives: Lives
     life.settle_down()
     life = lives.after_kill()
     assert numbers_in(life, "work") == list(range(0, 20, 2))
+
+
+def test_counts_of_returns_go_with_a_purge_of_what_is_on_disk_only(lives: Lives) -> None:
+    life = lives.first()
+    queue = life.declare("work", delivery_limit=5)
+    life.fill("work", range(200), size=10 * KIB)
+    entries = [entry for entry in [queue.get() for _ in range(200)] if entry is not None]
+    queue.give_back(entries, False)
+    life.checkpoint(clean=True)
+    life = lives.after_kill()
+    queue = life.queue("work")
+    assert len(queue.backlog.attempts) == 200
+    assert queue.backlog.pages_out > 0
+    assert queue.purge() == 200
+    assert not queue.backlog.attempts
 
 
 def test_a_queue_of_the_same_name_has_nothing_of_the_one_before(lives: Lives) -> None:

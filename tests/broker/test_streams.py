@@ -10,6 +10,7 @@ import pytest
 
 from millpond.base.errors import CorruptData, PeerError
 from millpond.base.faulty_filesystem import FaultyFilesystem
+from millpond.base.limits import STREAM_READS_MAX
 from millpond.broker import checkpoint
 from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.streams.partition import placed
@@ -682,3 +683,19 @@ def test_a_batch_longer_than_its_frame_is_not_believed(lives: Lives) -> None:
     with pytest.raises(CorruptData):
         log.append(builder.finish(0, 0)[:40])
     assert log.end_offset == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_reads_that_wait_behind_those_of_a_deleted_stream_are_made(lives: Lives) -> None:
+    life = lives.life
+    kept, gone = life.declare_stream("kept"), life.declare_stream("gone")
+    for name in ("kept", "gone"):
+        fill(life, name, range(100), size=100)
+    finish_writes(life)
+    for log in map(log_of, (kept, gone)):
+        log.drop_written(0)
+    for offset in range(3 * STREAM_READS_MAX):
+        log_of(gone).load(offset)
+    log_of(kept).load(0)
+    life.vhost.delete_queue(gone, False, False)
+    life.pump_until(lambda: log_of(kept).batch_at(0) is not None, "the read")

@@ -100,6 +100,19 @@ def test_what_a_full_queue_refuses_stays(channel: BlockingChannel, broker_proces
     assert drain(channel, "failed") == [b"b"]
 
 
+def test_what_a_full_queue_refuses_and_dead_letters_is_not_there_twice(
+    channel: BlockingChannel, broker_process: BrokerProcess
+) -> None:
+    dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "failed"}
+    channel.queue_declare("narrow", arguments={"x-max-length": 1, "x-overflow": "reject-publish-dlx", **dead})
+    for body in numbered(3):
+        publish(channel, "narrow", body)
+        kill(channel, "narrow", 1)
+    wait_ready(channel, "failed", 3)
+    assert redrive(broker_process, "failed") == "1 moved, 2 kept"
+    assert drain(channel, "failed") == numbered(3)[1:]
+
+
 def test_to_another_queue(channel: BlockingChannel, broker_process: BrokerProcess) -> None:
     channel.queue_declare("analysis")
     publish(channel, "orders", b"a")

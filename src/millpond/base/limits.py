@@ -59,6 +59,8 @@ QUORUM_PRIORITY_MAX: Final = 31
 QUORUM_DELIVERY_LIMIT: Final = 20
 # A dead message that no dead-letter queue takes is offered again so often.
 DEAD_LETTER_RETRY_MS: Final = 1_000
+# So many that are refused again end an attempt. They keep their place before the others, which may go another way.
+DEAD_LETTERS_REFUSED_MAX: Final = 32
 # The longest delay of a message that is published to a delayed exchange, as in RabbitMQ's plugin: 49 days. One with a
 # longer delay is not delayed.
 DELAY_MS_MAX: Final = 4_294_967_295

@@ -216,6 +216,9 @@ class Ledger:
     def attempted(self, queue: Backlog, entry: Entry) -> None:
         """Record how often a message of `queue` has been given back."""
         settled = self._settled
+        if len(settled) > LEDGER_FRAME_BYTES:
+            self._write_settled()
+            settled = self._settled
         settled.append(CHANGE_ATTEMPTED)
         write_i32_be(settled, ATTEMPTED_BYTES)
         write_i64_be(settled, queue.log_id)
@@ -250,6 +253,8 @@ class Ledger:
 
     def _write_settled(self) -> None:
         if len(self._settled) > 0:
+            # What is settled may have been published in this turn.
+            self._close_batch(CHANGE_BATCH)
             if len(self._frame) + len(self._settled) > LEDGER_FRAME_BYTES:
                 self._write_part()
             self._frame.write(self._settled.getvalue())

@@ -13,8 +13,9 @@ from millpond.base.errors import NotFound, PreconditionFailed
 from millpond.base.limits import REDRIVE_KEPT_MAX, REDRIVEN_PER_TURN_MAX
 from millpond.broker.dead_letter import deaths
 from millpond.broker.message import Address, Message
+from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.queue import Queue
-from millpond.broker.vhost import REFUSED, Route
+from millpond.broker.vhost import Route
 
 if TYPE_CHECKING:
     from millpond.broker.queues.entry import Entry
@@ -102,9 +103,13 @@ class Redrive:
         target = vhost.queues.get(name)
         if target is None or target is self._queue:
             return False
+        if target.refuses(message_size(message)):
+            # Asked here, because a queue that is offered what it refuses may dead-letter it: to where it is already.
+            return False
         address = home.address if home is not None else message.address
         properties = message.properties.replaced(dict.fromkeys(_DEATH_HEADERS), True)
         exchange = vhost.router.exchanges[""]
         route = Route(address, exchange, [target], vhost.router.version)
         renewed = Message(address, properties, message.body, vhost.context.turn.now_ms)
-        return vhost.publish(route, renewed) != REFUSED
+        vhost.publish(route, renewed)
+        return True

@@ -15,6 +15,7 @@ A queue has one backlog, or one for each priority that its messages have: a lane
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 LANE_SHIFT: Final = 40
 # Lanes 1 to 255 are priorities; lane 0 has those without one, and all messages where priorities do not count.
 LANE_DELAYED: Final = 256
+
+# Messages that come back together, up to so many, are put among the others one by one.
+INSERTED_MAX: Final = 16
 
 
 def lane_log_id(log_id: i64, lane: i64) -> i64:
@@ -163,9 +167,8 @@ class Backlog:
         """The next message in order. None when there is none, or it has to be read from disk first."""
         if self.returned:
             return self.returned[-1]
-        index = self.head
-        while index < len(self.pages):
-            page = self.pages[index]
+        while True:
+            page = self.pages[self.head]
             if not page.resident:
                 self.store.load(self, page)
                 return None
@@ -175,16 +178,24 @@ class Backlog:
                 if slot is not None:
                     return slot
                 at += 1
-            index += 1
-        return None
+            if self.head + 1 == len(self.pages):
+                return None
+            # Where the head is, there is the page that is to stay in memory.
+            self.head += 1
 
     def put_back(self, entries: list[Entry]) -> None:
         """Messages that were taken are ready again, at their old places."""
         for entry in entries:
             self.ready += 1
             self.ready_bytes += entry.size
-        self.returned.extend(entries)
-        self.returned.sort(key=_newest_first)
+        returned = self.returned
+        if len(entries) <= INSERTED_MAX:
+            # Not sorted as a whole: there may be very many, and they may come back one by one.
+            for entry in entries:
+                insort(returned, entry, key=_newest_first)
+        else:
+            returned.extend(entries)
+            returned.sort(key=_newest_first)
 
     def count_attempt(self, entry: Entry) -> None:
         """Let the count of a message's returns survive a restart."""
@@ -264,6 +275,7 @@ class Backlog:
                 self._forget_page(page)
         self.ready = 0
         self.ready_bytes = 0
+        self._keep_attempts()
         return count
 
     def delete(self) -> None:
@@ -460,6 +472,7 @@ class Backlog:
             self._count(-page.live, -page.live_bytes)
             page.live = 0
             self._forget_page(page)
+            self._keep_attempts()
             self.turn.touch_queue(self.queue)
 
     # --- Recovery ---------------------------------------------------------------------------------------------
@@ -568,15 +581,15 @@ class Backlog:
                 for slot in page.entries:
                     if slot is not None and slot.offset < self.redelivered_before:
                         slot.redelivered = True
-        if self.attempts:
-            self._restore_attempts()
+        self._keep_attempts()
         if len(self.pages) > 1:
             self.store.backlogs[self] = None
         if self.queue.expiring and self.ready > 0:
             self.turn.touch_queue(self.queue)
 
-    def _restore_attempts(self) -> None:
-        """Keep the counts of what is still there: messages came before their counts, and some have been settled."""
+    def _keep_attempts(self) -> None:
+        """Keep the counts of what is still there, and let its messages know them: pages may have gone without a look
+        at what is in them, and in recovery messages come before their counts."""
         attempts: dict[int, int] = {}
         for offset, returns in self.attempts.items():
             page = self.page_of(offset)
@@ -590,7 +603,7 @@ class Backlog:
             slot = page.entries[index] if index < len(page.entries) else None
             if slot is not None:
                 attempts[offset] = returns
-                slot.returns = returns
+                slot.returns = max(slot.returns, returns)
                 slot.redelivered = True
         self.attempts = attempts
 

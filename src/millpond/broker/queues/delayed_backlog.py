@@ -77,6 +77,8 @@ class DelayedBacklog(Backlog):
         self._unsorted: dict[Page, None] = {}
         # Pages at the beginning of the log that are being read so that they can be put at its end.
         self._moving: dict[Page, None] = {}
+        # When memory was short last.
+        self._short_ms: i64 = 0
         self.log_waste_max: i64 = DELAYED_LOG_WASTE_BYTES
         self._log_checked_ms: i64 = 0
         self._timer: Timer | None = None
@@ -159,6 +161,7 @@ class DelayedBacklog(Backlog):
             self._awake[page] = []
             for _, offset in heap:
                 self._settle_waiting(page, self._entry_at(offset))
+        self._keep_attempts()
         return count
 
     def delete(self) -> None:
@@ -202,6 +205,7 @@ class DelayedBacklog(Backlog):
         now_ms = self.turn.now_ms
         is_short = self._is_short()
         if is_short:
+            self._short_ms = now_ms
             self._rest(now_ms)
         limit: i64 = DELAYED_READY_WHEN_SHORT_MAX if is_short else DELAYED_READY_MAX
         while self.ready < limit:
@@ -250,7 +254,10 @@ class DelayedBacklog(Backlog):
 
     def _horizon(self, now_ms: i64) -> i64:
         """Pages in which something is due by then are awake."""
-        return now_ms if self._is_short() else now_ms + DELAY_READ_AHEAD_MS
+        if self._is_short() or 0 <= now_ms - self._short_ms < DELAY_READ_AHEAD_MS:
+            # Memory that has just become free was that of pages that were put to sleep: they would only take it again.
+            return now_ms
+        return now_ms + DELAY_READ_AHEAD_MS
 
     def _is_short(self) -> bool:
         return self.memory.used >= self.memory.unblock_bytes

@@ -17,14 +17,15 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.limits import DEAD_LETTER_RETRY_MS, DELIVERIES_PER_TURN_MAX
-from millpond.broker.message import Message
+from millpond.base.limits import DEAD_LETTER_RETRY_MS, DEAD_LETTERS_REFUSED_MAX, DELIVERIES_PER_TURN_MAX
+from millpond.broker.arguments import queue_type
+from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Message
 from millpond.broker.queues.backlog import LANE_DELAYED, Backlog
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.delayed_backlog import DelayedBacklog
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
-from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, QueueSettings
+from millpond.broker.queues.settings import OVERFLOW_REJECT_DEAD_LETTER, TYPE_QUORUM, QueueSettings
 
 # Why a message left its queue without being acknowledged: the reasons of RabbitMQ's x-death header.
 REASON_REJECTED: Final = "rejected"
@@ -67,9 +68,15 @@ class Queue(MessageQueue):
         self._next_consumer: i64 = 0
         # With a single active consumer: who that is.
         self.active_consumer: Consumer | None = None
+        # It gets nothing more: when it has settled what it has, one of a higher priority takes over.
+        self._is_handing_over = False
 
+        # In the order in which they died.
         self._stuck: list[_Stuck] = []
+        self._stuck_bytes: i64 = 0
         self._stuck_timer: Timer | None = None
+        # `published_total` as of the last turn.
+        self._published_before: i64 = 0
 
         self._expiry: Timer | None = None
         self._expiry_ms: i64 = 0
@@ -180,7 +187,7 @@ class Queue(MessageQueue):
         count, size = self._counting()
         if settings.length_max >= 0 and count + len(self._stuck) >= settings.length_max:
             return False
-        return settings.length_bytes_max < 0 or size < settings.length_bytes_max
+        return settings.length_bytes_max < 0 or size + self._stuck_bytes < settings.length_bytes_max
 
     def _counting(self) -> tuple[i64, i64]:
         """Messages and bytes that count for the length limits: also those that wait for their time, as in RabbitMQ."""
@@ -205,15 +212,20 @@ class Queue(MessageQueue):
             delayed.release()
             if delayed.ready > 0:
                 self.turn.touch_queue_later(self)
+        # More than has come since the last turn, so that it has an end.
+        share = DELIVERIES_PER_TURN_MAX + 2 * (self.published_total - self._published_before)
+        self._published_before = self.published_total
         if self.expiring:
-            self._expire()
+            share = self._expire(share)
         if self.settings.bounded and not self.settings.rejects:
-            self._drop_excess()
+            self._drop_excess(share)
 
     def _deliver(self, limit: i64) -> bool:
         """Deliver up to `limit` messages round robin. False when more could be delivered at once."""
         rotation = self._rotation
         now_ms = self.turn.now_ms
+        if self._is_clogged():
+            return True
         while self.ready > 0:
             count = len(rotation)
             if count == 0:
@@ -232,6 +244,8 @@ class Queue(MessageQueue):
                 return True
             if entry.expires_ms >= 0 and entry.expires_ms < now_ms:
                 self._discard(entry, REASON_EXPIRED)
+                if self._is_clogged():
+                    return True
                 continue
             self._next_consumer += 1
             limit -= 1
@@ -250,7 +264,7 @@ class Queue(MessageQueue):
         return True
 
     def get(self) -> Entry | None:
-        while self.ready > 0:
+        while self.ready > 0 and not self._is_clogged():
             entry = self._take()
             if entry is None:
                 # The answer must come before the next method's, so this one read is not left to a thread.
@@ -341,8 +355,11 @@ class Queue(MessageQueue):
         if len(self._served) == 1:
             self.backlog.put_back(entries)
         else:
-            for backlog in self._served:
-                backlog.put_back([entry for entry in entries if self._backlog_of(entry) is backlog])
+            by_backlog: dict[Backlog, list[Entry]] = {}
+            for entry in entries:
+                by_backlog.setdefault(self._backlog_of(entry), []).append(entry)
+            for backlog, together in by_backlog.items():
+                backlog.put_back(together)
         self.turn.touch_queue(self)
 
     def _hold_back(self, entry: Entry) -> None:
@@ -375,7 +392,9 @@ class Queue(MessageQueue):
         if consumer is not None:
             entry.consumer = None
             consumer.unsettled -= 1
-            if not consumer.in_rotation:
+            if self._is_handing_over and consumer is self.active_consumer and consumer.unsettled == 0:
+                self._activate_next()
+            elif not consumer.in_rotation:
                 self.wake(consumer)
 
     def _settle(self, entry: Entry) -> None:
@@ -388,7 +407,8 @@ class Queue(MessageQueue):
             stuck = _Stuck(entry, reason)
             if not self.owner.dead_letter_surely(self, entry.message, reason, stuck.done):
                 self._stuck.append(stuck)
-                self._retry_stuck_later()
+                self._stuck_bytes += entry.size
+                self._retry_stuck_later(DEAD_LETTER_RETRY_MS)
                 return
         else:
             self.owner.dead_letter(self, entry.message, reason)
@@ -396,33 +416,46 @@ class Queue(MessageQueue):
 
     # --- Dead-lettering at least once -------------------------------------------------------------------------------
 
-    def _retry_stuck_later(self) -> None:
+    def _is_clogged(self) -> bool:
+        """Whether memory is short, and much of it is what died here: then no more messages leave, because they would
+        be read from disk to die and stay."""
+        if not self._stuck or self.memory.used <= self.memory.budget_bytes:
+            return False
+        return self._stuck_bytes + len(self._stuck) * MESSAGE_OVERHEAD_BYTES > self.memory.budget_bytes // 8
+
+    def _retry_stuck_later(self, delay_ms: int) -> None:
         if self._stuck_timer is None:
-            self._stuck_timer = self.clock.call_later(DEAD_LETTER_RETRY_MS, self._retry_stuck)
+            self._stuck_timer = self.clock.call_later(delay_ms, self._retry_stuck)
 
     def _retry_stuck(self) -> None:
         self._stuck_timer = None
         if self.deleted:
             return
         self.turn.now_ms = self.clock.wall_ms()
-        self.turn.touch()
-        waiting, self._stuck = self._stuck, []
-        for position, stuck in enumerate(waiting):
+        # There may be room for more to die.
+        self.turn.touch_queue(self)
+        refused: list[_Stuck] = []
+        position = 0
+        while position < min(len(self._stuck), DELIVERIES_PER_TURN_MAX) and len(refused) < DEAD_LETTERS_REFUSED_MAX:
+            stuck = self._stuck[position]
+            position += 1
             if self.settings.dead_letters_surely:
                 if not self.owner.dead_letter_surely(self, stuck.entry.message, stuck.reason, stuck.done):
-                    # The others go the same way: they wait for the next attempt behind it.
-                    self._stuck = waiting[position:] + self._stuck
-                    break
+                    refused.append(stuck)
+                    continue
             else:
                 self.owner.dead_letter(self, stuck.entry.message, stuck.reason)
+            self._stuck_bytes -= stuck.entry.size
             self._settle(stuck.entry)
+        self._stuck[:position] = refused
         if self._stuck:
-            self._retry_stuck_later()
+            self._retry_stuck_later(DEAD_LETTER_RETRY_MS if refused else 0)
 
     # --- Expiry and length ------------------------------------------------------------------------------------------
 
-    def _expire(self) -> None:
-        """Discard expired messages at the head, and come back when the next one expires (RabbitMQ: head only)."""
+    def _expire(self, share: i64) -> i64:
+        """Discard expired messages at the head, up to `share`, and come back when the next one expires (RabbitMQ: head
+        only). How much of the share is left."""
         now_ms = self.turn.now_ms
         next_ms: i64 = -1
         for backlog in self._served:
@@ -434,18 +467,20 @@ class Queue(MessageQueue):
                     if next_ms < 0 or entry.expires_ms < next_ms:
                         next_ms = entry.expires_ms
                     break
-                taken = backlog.take()
+                if share == 0:
+                    self.turn.touch_queue_later(self)
+                    return 0
+                taken = backlog.take() if not self._is_clogged() else None
                 if taken is None:
                     break
+                share -= 1
                 self._discard(taken, REASON_EXPIRED)
-        if next_ms < 0:
-            return
-        if self._expiry is not None:
-            if self._expiry_ms <= next_ms:
-                return
-            self._expiry.cancel()
-        self._expiry_ms = next_ms
-        self._expiry = self.clock.call_later(int(next_ms - now_ms), self._expiry_due)
+        if next_ms >= 0 and (self._expiry is None or next_ms < self._expiry_ms):
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry_ms = next_ms
+            self._expiry = self.clock.call_later(int(next_ms - now_ms), self._expiry_due)
+        return share
 
     def _expiry_due(self) -> None:
         self._expiry = None
@@ -453,7 +488,7 @@ class Queue(MessageQueue):
             self.turn.now_ms = self.clock.wall_ms()
             self.turn.touch_queue(self)
 
-    def _drop_excess(self) -> None:
+    def _drop_excess(self, share: i64) -> None:
         settings = self.settings
         while self.ready > 0:
             count, size = self._counting()
@@ -461,9 +496,13 @@ class Queue(MessageQueue):
                 settings.length_bytes_max < 0 or size <= settings.length_bytes_max
             ):
                 return
+            if share == 0:
+                self.turn.touch_queue_later(self)
+                return
             entry = self._take()
             if entry is None:
                 return
+            share -= 1
             self._discard(entry, REASON_LENGTH)
 
     def apply_settings(self, settings: QueueSettings) -> None:
@@ -474,24 +513,41 @@ class Queue(MessageQueue):
 
     def add_consumer(self, consumer: Consumer) -> None:
         self.consumers.append(consumer)
-        if self.settings.single_active and self.active_consumer is None:
-            self.active_consumer = consumer
+        if self.settings.single_active:
+            active = self.active_consumer
+            if active is None:
+                self.active_consumer = consumer
+            elif consumer.priority > active.priority and queue_type(self.arguments) == TYPE_QUORUM:
+                self._hand_over(active)
         self.wake(consumer)
 
     def remove_consumer(self, consumer: Consumer) -> None:
         if consumer in self.consumers:
             consumer.cancelled = True
             self.consumers.remove(consumer)
-            if consumer.in_rotation:
-                consumer.in_rotation = False
-                self._rotation.remove(consumer)
+            self._leave_rotation(consumer)
             if consumer is self.active_consumer:
                 self._activate_next()
             if not self.consumers and not self.deleted:
                 self.owner.consumers_gone(self)
 
+    def _leave_rotation(self, consumer: Consumer) -> None:
+        if consumer.in_rotation:
+            consumer.in_rotation = False
+            self._rotation.remove(consumer)
+
+    def _hand_over(self, active: Consumer) -> None:
+        """One of a higher priority waits: let it take over when the active one has nothing in hands, so that messages
+        stay in order."""
+        self._leave_rotation(active)
+        if active.unsettled > 0:
+            self._is_handing_over = True
+        else:
+            self._activate_next()
+
     def _activate_next(self) -> None:
-        """The active consumer has left: the one of the highest priority takes over, the oldest of them first."""
+        """The consumer of the highest priority becomes the active one, the oldest of them first."""
+        self._is_handing_over = False
         self.active_consumer = None
         for consumer in self.consumers:
             if self.active_consumer is None or consumer.priority > self.active_consumer.priority:
@@ -501,7 +557,7 @@ class Queue(MessageQueue):
 
     def wake(self, consumer: Consumer) -> None:
         if not consumer.in_rotation and not consumer.cancelled:
-            if self.active_consumer is not None and consumer is not self.active_consumer:
+            if self.active_consumer is not None and (consumer is not self.active_consumer or self._is_handing_over):
                 return
             consumer.in_rotation = True
             rotation = self._rotation
@@ -517,6 +573,11 @@ class Queue(MessageQueue):
         count: i64 = 0
         for backlog in self._served:
             count += backlog.purge()
+        for stuck in self._stuck:
+            self._backlog_of(stuck.entry).settle(stuck.entry)
+        count += len(self._stuck)
+        self._stuck = []
+        self._stuck_bytes = 0
         self.settled_total += count
         return int(count)
 

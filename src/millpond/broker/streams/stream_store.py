@@ -356,7 +356,8 @@ class StreamStore(CommitWaiter):
 
     def _loaded(self, partition: Partition, log: StreamLog, offset: int, job: Future[BatchRun]) -> None:
         self._reads_under_way -= 1
-        if self._reads_waiting:
+        while self._reads_waiting and self._reads_under_way < STREAM_READS_MAX:
+            # Some may be of streams that have gone meanwhile.
             following = next(iter(self._reads_waiting))
             del self._reads_waiting[following]
             self.load(*following)

@@ -304,7 +304,7 @@ class Channel(CommitWaiter):
         else:
             self._publish(route, message)
 
-    def _publish(self, publish: PublishRoute, message: Message) -> None:
+    def _publish(self, publish: PublishRoute, message: Message) -> i64:
         route = publish.route
         if publish.needs_headers or route.version != self.vhost.router.version:
             route = self.vhost.route(route.exchange, route.address, message.properties, publish.copies)
@@ -319,6 +319,7 @@ class Channel(CommitWaiter):
         if self.confirming:
             self._published_tag += 1
             self._to_be_confirmed(self._published_tag, outcome)
+        return outcome
 
     def _return(self, message: Message) -> None:
         self.connection.write_return(self.number, message)
@@ -586,8 +587,13 @@ class Channel(CommitWaiter):
             if now_ms - straggler.delivered_ms > timeout:
                 return timeout
         shortest = default_ms
+        held: i64 = 0
         for consumer in self.consumers.values():
             shortest = min(shortest, _consumer_timeout(consumer, default_ms))
+            held += consumer.unsettled
+        if held < self.unsettled_count:
+            # By `basic.get`, or by consumers that are gone: how long theirs may be only each of them can say.
+            shortest = -1
         for index in range(self.unsettled_head, len(self.unsettled)):
             entry = self.unsettled[index]
             if entry is not None:
@@ -652,8 +658,10 @@ class Channel(CommitWaiter):
         self.transaction = Transaction()
         self.connection.buffer(-transaction.size)
         ledger = self.connection.ledger
+        is_refused = False
         for index in range(len(transaction.messages)):
-            self._publish(transaction.routes[index], transaction.messages[index])
+            if self._publish(transaction.routes[index], transaction.messages[index]) == REFUSED:
+                is_refused = True
         self.unsettled_count -= len(transaction.entries)
         for index in range(len(transaction.entries)):
             entry = transaction.entries[index]
@@ -669,6 +677,9 @@ class Channel(CommitWaiter):
                 queue.give_back([entry], False)
         if self.prefetch_global > 0:
             self.wake_consumers()
+        if is_refused:
+            # The rest is done all the same, as in RabbitMQ.
+            raise PreconditionFailed("partial tx completion")
         if not ledger.has_changes():
             self.connection.transaction_committed(self)
             return

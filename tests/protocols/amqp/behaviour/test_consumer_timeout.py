@@ -51,6 +51,27 @@ def test_set_by_the_consumer(connect: Connect, unique: Unique) -> None:
     assert closed_reason(channel) == expected(30)
 
 
+def test_of_what_was_asked_for_and_not_consumed(connect: Connect, unique: Unique) -> None:
+    channel = connect().channel()
+    queue = unique("work")
+    channel.queue_declare(queue, arguments={"x-consumer-timeout": 50})
+    publish(channel, queue, b"m")
+    wait_ready(channel, queue, 1)
+    get(channel, queue, auto_ack=False)
+    assert closed_reason(channel) == expected(50)
+
+
+def test_of_what_a_consumer_had_that_is_cancelled(connect: Connect, unique: Unique) -> None:
+    channel = connect().channel()
+    queue = unique("work")
+    channel.queue_declare(queue)
+    publish(channel, queue, b"m")
+    inbox = Inbox(channel, queue, arguments={"x-consumer-timeout": 60})
+    inbox.wait(1)
+    inbox.cancel()
+    assert closed_reason(channel) == expected(60)
+
+
 def test_what_is_settled_in_time_is_left_alone(connect: Connect, unique: Unique) -> None:
     prompt, slow = connect().channel(), connect().channel()
     queue, other = unique("work"), unique("other")

@@ -160,6 +160,9 @@ def test_priorities_survive_a_restart(broker_process: BrokerProcess) -> None:
         declare(channel, "work")
         publish_priorities(channel, "work", 1, 9, 0, 9, 5)
         assert get(channel, "work").body == b"9.1"
+        # What is confirmed after it is on the disk after it.
+        channel.queue_declare("other", durable=True)
+        publish(channel, "other", b"marker", delivery_mode=2)
     broker_process.kill()
     broker_process.start()
     with pika.BlockingConnection(pika.URLParameters(broker_process.amqp_url)) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.support.pika_client import Connect, Inbox, Unique, channel_refused, numbered, publish, turn
@@ -81,3 +82,42 @@ def test_part_of_what_a_queue_is(channel: BlockingChannel, unique: Unique) -> No
     queue = declare(channel, unique("work"))
     with channel_refused(406):
         channel.queue_declare(queue)
+
+
+@pytest.mark.millpond_only("RabbitMQ does so since 4.0")
+def test_one_of_a_higher_priority_takes_over_from_a_quorum_queues_active_one_when_it_has_settled_all(
+    channel: BlockingChannel, unique: Unique
+) -> None:
+    queue = unique("work")
+    arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    first = Inbox(channel, queue)
+    publish(channel, queue, *numbered(2))
+    first.wait(2)
+    second, urgent = Inbox(channel, queue), Inbox(channel, queue, arguments={"x-priority": 5})
+    publish(channel, queue, b"2")
+    first.deliveries[0].ack()
+    turn(channel)
+    # Nobody gets anything before the last one is settled: messages stay in order.
+    assert [len(inbox.deliveries) for inbox in (first, second, urgent)] == [2, 0, 0]
+    channel.basic_nack(first.deliveries[1].tag, requeue=True)
+    urgent.wait(2)
+    assert urgent.bodies == [b"1", b"2"]
+    urgent.cancel()
+    publish(channel, queue, b"3")
+    first.wait(3)
+    assert not second.deliveries
+
+
+def test_one_of_a_higher_priority_waits_for_a_classic_queues_active_one_to_leave(
+    channel: BlockingChannel, unique: Unique
+) -> None:
+    queue = declare(channel, unique("work"))
+    first = Inbox(channel, queue, auto_ack=True)
+    second, urgent = (Inbox(channel, queue, auto_ack=True, arguments={"x-priority": level}) for level in (0, 5))
+    publish(channel, queue, b"0")
+    first.wait(1)
+    first.cancel()
+    publish(channel, queue, b"1")
+    urgent.wait(1)
+    assert not second.deliveries

@@ -11,6 +11,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from tests.support.pika_client import (
     Connect,
     Inbox,
+    Unique,
     channel_refused,
     drain,
     get,
@@ -61,6 +62,19 @@ class TestPublishes:
             publish(transactional, queue, body, delivery_mode=2)
             transactional.tx_commit()
             assert get(reader, queue).body == body
+
+    def test_one_that_a_full_queue_refuses_is_406_at_the_commit(
+        self, connect: Connect, transactional: BlockingChannel, queue: str, unique: Unique
+    ) -> None:
+        full = unique("full")
+        transactional.queue_declare(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+        publish(transactional, full, b"first", b"refused")
+        publish(transactional, queue, b"other")
+        with channel_refused(406, "PRECONDITION_FAILED - partial tx completion"):
+            transactional.tx_commit()
+        reader = connect().channel()
+        assert drain(reader, full) == [b"first"]
+        assert drain(reader, queue) == [b"other"]
 
     def test_an_unroutable_mandatory_message_is_returned_at_the_commit(self, raw: Callable[..., RawConnection]) -> None:
         connection = raw()
