@@ -35,7 +35,7 @@ from typing import Final, final
 
 from crc32c import crc32c
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i32, i64, mypyc_attr
+from mypy_extensions import i32, i64, mypyc_attr, u8
 
 from millpond.base.errors import CorruptData
 
@@ -76,10 +76,10 @@ def _varint_size(number: i64) -> i64:
 def _write_varint(writer: BytesWriter, number: i64) -> None:
     zigzag: i64 = (number << 1) ^ (number >> 63)
     while zigzag & -128 != 0:
-        writer.append((zigzag & 0x7F) | 0x80)
+        writer.append(u8((zigzag & 0x7F) | 0x80))
         # The mask makes the shift one of an unsigned number.
         zigzag = (zigzag >> 7) & 0x01FF_FFFF_FFFF_FFFF
-    writer.append(zigzag)
+    writer.append(u8(zigzag))
 
 
 @final
@@ -207,10 +207,10 @@ class BatchBuilder:
 
 
 def _write_u32(writer: BytesWriter, number: i64) -> None:
-    writer.append((number >> 24) & 0xFF)
-    writer.append((number >> 16) & 0xFF)
-    writer.append((number >> 8) & 0xFF)
-    writer.append(number & 0xFF)
+    writer.append(u8((number >> 24) & 0xFF))
+    writer.append(u8((number >> 16) & 0xFF))
+    writer.append(u8((number >> 8) & 0xFF))
+    writer.append(u8(number & 0xFF))
 
 
 def _write_optional(writer: BytesWriter, data: bytes | None) -> None:
