@@ -189,7 +189,7 @@ class Ledger:
         """Record that what a stream has before `start_offset` is gone."""
         if self.journal is None:
             return
-        settled = self._settled
+        settled = self._settlements()
         settled.append(CHANGE_TRIMMED)
         write_i32_be(settled, TRIMMED_BYTES)
         write_i64_be(settled, log_id)
@@ -201,10 +201,7 @@ class Ledger:
 
     def settled(self, log_id: i64, start: i64, end: i64, count: i64, size: i64) -> None:
         """Record that the messages of [start, end) are settled: `count` of them, `size` bytes together."""
-        settled = self._settled
-        if len(settled) > LEDGER_FRAME_BYTES:
-            self._write_settled()
-            settled = self._settled
+        settled = self._settlements()
         settled.append(CHANGE_SETTLED)
         write_i32_be(settled, SETTLED_BYTES)
         write_i64_be(settled, log_id)
@@ -215,10 +212,7 @@ class Ledger:
 
     def attempted(self, queue: Backlog, entry: Entry) -> None:
         """Record how often a message of `queue` has been given back."""
-        settled = self._settled
-        if len(settled) > LEDGER_FRAME_BYTES:
-            self._write_settled()
-            settled = self._settled
+        settled = self._settlements()
         settled.append(CHANGE_ATTEMPTED)
         write_i32_be(settled, ATTEMPTED_BYTES)
         write_i64_be(settled, queue.log_id)
@@ -250,6 +244,12 @@ class Ledger:
         elif len(self._frame) > 0:
             journal.append(KIND_TURN, self._frame.getvalue())
             self._frame = BytesWriter()
+
+    def _settlements(self) -> BytesWriter:
+        """What comes after the batches of its frame, with room for one more change."""
+        if len(self._settled) > LEDGER_FRAME_BYTES:
+            self._write_settled()
+        return self._settled
 
     def _write_settled(self) -> None:
         if len(self._settled) > 0:

@@ -147,16 +147,24 @@ class Queue(MessageQueue):
         return 0 <= number <= self.settings.priority_max or number == LANE_DELAYED
 
     def lane(self, number: int) -> Backlog:
+        if number == LANE_DELAYED:
+            return self._delayed_lane()
         backlog = self._lanes.get(number)
         if backlog is None:
-            if number == LANE_DELAYED:
-                self._delayed = DelayedBacklog(self, number)
-                backlog = self._delayed
-            else:
-                backlog = Backlog(self, number)
-            self._lanes[number] = backlog
-            self._served = [self._lanes[lane] for lane in sorted(self._lanes, reverse=True)]
+            backlog = Backlog(self, number)
+            self._add_lane(backlog)
         return backlog
+
+    def _delayed_lane(self) -> DelayedBacklog:
+        delayed = self._delayed
+        if delayed is None:
+            delayed = self._delayed = DelayedBacklog(self, LANE_DELAYED)
+            self._add_lane(delayed)
+        return delayed
+
+    def _add_lane(self, backlog: Backlog) -> None:
+        self._lanes[int(backlog.lane)] = backlog
+        self._served = [self._lanes[lane] for lane in sorted(self._lanes, reverse=True)]
 
     # --- Publishing -------------------------------------------------------------------------------------------------
 
@@ -368,16 +376,12 @@ class Queue(MessageQueue):
         due_ms = self.turn.now_ms + self.settings.retry_delay_ms(entry.returns)
         held = Message(message.address, message.properties, message.body, message.timestamp_ms, due_ms, entry.returns)
         source = self._backlog_of(entry)
-        delayed = self._delayed
-        if delayed is None:
-            self.lane(LANE_DELAYED)
-            delayed = self._delayed
-        if delayed is not None:
-            delayed.append(held)
-            if self.recoverable and message.properties.persistent:
-                self.ledger.published(held, delayed.alone)
-                self.turn.touch()
-            source.settle(entry)
+        delayed = self._delayed_lane()
+        delayed.append(held)
+        if self.recoverable and message.properties.persistent:
+            self.ledger.published(held, delayed.alone)
+            self.turn.touch()
+        source.settle(entry)
 
     def _backlog_of(self, entry: Entry) -> Backlog:
         if len(self._served) == 1:
