@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from mypy_extensions import i64
+
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.topic_settings import TopicSettings
 
@@ -43,6 +45,21 @@ class Topic:
         partition.age_max_ms = settings.retention_ms if settings.deletes else -1
         partition.bytes_max = settings.retention_bytes if settings.deletes else -1
         partition.segment_bytes = settings.segment_bytes
+
+    def rewrites(self, codec: i64) -> bool:
+        """Whether batches of this codec are changed before they are appended."""
+        settings = self.settings
+        return settings.stamps_append_time or (settings.codec >= 0 and settings.codec != codec)
+
+    def rewritten(self, batch: bytes, now_ms: int) -> bytes:
+        """A batch as the configuration wants it. CorruptData where its records cannot be read."""
+        # Few topics ask for it, and it brings the codecs along.
+        from millpond.storage.batch_rewrite import recompressed, with_append_time
+
+        settings = self.settings
+        if settings.codec >= 0:
+            batch = recompressed(batch, settings.codec)
+        return with_append_time(batch, now_ms) if settings.stamps_append_time else batch
 
     def delete(self) -> None:
         """Forget everything, and the logs."""
