@@ -155,6 +155,20 @@ TOPIC_MESSAGE_BYTES: Final = MIB + 12
 PARTITIONS_PER_TOPIC_MAX: Final = 10_000
 # How often retention is looked after where nothing is published.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
+# The most that the records of one compressed batch may be when decompressed: four of the largest messages. A few bytes
+# can be made to become any amount.
+RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
+# What one step of a search for a time reads before others get the reading thread.
+STREAM_SEARCH_BYTES: Final = 8 * MIB
+# How often streams that are compacted are looked at, and how long one is left alone after compaction has failed.
+COMPACTION_CHECK_MS: Final = 5_000
+COMPACTION_RETRY_MS: Final = 60_000
+# Keys that compaction remembers in one pass over a log, as slots of 24 bytes of which three quarters are used: 48 MiB
+# for 1.5 million. A log with more of them takes several passes.
+COMPACTION_KEY_SLOTS_MAX: Final = 1 << 21
+# What compaction reads and writes at once. It gives way to the broker after each of them, which takes milliseconds.
+COMPACTION_STEP_BYTES: Final = 256 * KIB
+COMPACTION_PAUSE_MS: Final = 1
 
 # --- Storage -------------------------------------------------------------------------------------------------------
 
