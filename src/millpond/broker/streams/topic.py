@@ -40,9 +40,16 @@ class Topic:
 
     def _set_up(self, partition: Partition) -> None:
         settings = self.settings
-        partition.age_max_ms = settings.retention_ms if settings.deletes else -1
-        partition.bytes_max = settings.retention_bytes if settings.deletes else -1
+        partition.deletes = settings.deletes
+        partition.age_max_ms = settings.retention_ms
+        partition.bytes_max = settings.retention_bytes
         partition.segment_bytes = settings.segment_bytes
+        partition.segment_ms = settings.segment_ms
+        partition.compacts = settings.compacts
+        partition.delete_retention_ms = settings.delete_retention_ms
+        partition.min_compaction_lag_ms = settings.min_compaction_lag_ms
+        partition.max_compaction_lag_ms = settings.max_compaction_lag_ms
+        partition.min_cleanable_dirty_ratio = settings.min_cleanable_dirty_ratio
 
     def delete(self) -> None:
         """Forget everything, and the logs."""
