@@ -1,4 +1,4 @@
-"""Compaction: the last record of each key stays, with its offset; nothing else may change, whatever happens meanwhile."""
+"""Compaction: the last record of each key stays, with its offset; nothing else may change, whatever happens."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def compact(
 def latest(records: list[Record], end_offset: int) -> list[Record]:
     """What compaction of all before `end_offset` leaves, deletions included."""
     last = {key: offset for offset, _, key, _ in records if offset < end_offset}
-    return [record for record in records if record[0] >= end_offset or record[2] and last[record[2]] == record[0]]
+    return [record for record in records if record[0] >= end_offset or (record[2] and last[record[2]] == record[0])]
 
 
 @pytest.fixture

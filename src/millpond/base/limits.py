@@ -42,6 +42,26 @@ BINDING_WEIGHT_MAX: Final = 10_000
 # RabbitMQ's: ten years. A longer expiration of a message or queue is an error of the client's arithmetic.
 EXPIRATION_MS_MAX: Final = 315_360_000_000
 
+# --- Wire, Kafka ---------------------------------------------------------------------------------------------------
+
+# Kafka's socket.request.max.bytes.
+KAFKA_REQUEST_BYTES_MAX: Final = 100 * MIB
+# A batch is one frame of the journal, beside what precedes it there.
+KAFKA_BATCH_BYTES_MAX: Final = 60 * MIB
+# What one fetch is given at the most, whatever it asks for: a client that does not read its answers holds so much.
+KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
+# A fetch waits no longer than this for records.
+KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
+# Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
+KAFKA_CALLS_PENDING_MAX: Final = 256
+# Kafka's connections.max.idle.ms.
+KAFKA_IDLE_MS: Final = 600_000
+# A request that has begun to arrive must go on arriving.
+KAFKA_REQUEST_TIMEOUT_MS: Final = 60_000
+KAFKA_IDLE_CHECK_MS: Final = 30_000
+# Producer ids that the catalog hands out at once: after a restart those that are left of them are not used.
+KAFKA_PRODUCER_IDS: Final = 1_000
+
 # --- Queues --------------------------------------------------------------------------------------------------------
 
 # Messages and bytes in a page, the unit in which a backlog is written to disk and read back: large enough

@@ -180,6 +180,12 @@ class Partition:
             size += len(self.hot[index].data)
         return size
 
+    def sequence_of(self, offset: i64) -> i64:
+        """The commit that makes what is at `offset` durable; 0 where it is."""
+        if offset < self.durable_end or not self.hot:
+            return 0
+        return self.hot[self._hot_index(offset)].sequence
+
     def committed(self, durable_sequence: i64) -> None:
         """All up to this commit is durable."""
         hot = self.hot
