@@ -54,6 +54,9 @@ KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
 KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
 # Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
 KAFKA_CALLS_PENDING_MAX: Final = 256
+# Encoded answers about so many partitions or more are kept, and so many of them: some 100 bytes for each partition.
+METADATA_CACHED_PARTITIONS_MIN: Final = 50
+METADATA_ANSWERS_CACHED_MAX: Final = 16
 # Kafka's connections.max.idle.ms.
 KAFKA_IDLE_MS: Final = 600_000
 # A request that has begun to arrive must go on arriving.
@@ -176,6 +179,8 @@ COMPACTION_PAUSE_MS: Final = 1
 JOURNAL_FILE_BYTES: Final = 128 * MIB
 # What may wait for the disk before publishers are held back.
 JOURNAL_PENDING_BYTES_MAX: Final = 64 * MIB
+# A payload's body as large as this is written where it lies; what is smaller is copied, to be written together.
+JOURNAL_BODY_BYTES_APART: Final = 64 * KIB
 # The longest frame that recovery will believe. A batch is at most a page or one message.
 JOURNAL_FRAME_BYTES_MAX: Final = 64 * MIB
 # Unconfirmed publishes and acks are synced at the latest after this long.
