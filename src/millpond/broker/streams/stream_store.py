@@ -406,6 +406,10 @@ class StreamStore(CommitWaiter):
             self.log(partition)
         self._logs.pop(partition.log_id, None)
         self._store.discard_log(partition.log_id)
+        self.forget(partition)
+
+    def forget(self, partition: Partition) -> None:
+        """Give up what was read from the partition's log."""
         kept: list[tuple[Partition, list[int], int]] = []
         for cached in self._cached:
             if cached[0] is partition:
