@@ -122,6 +122,17 @@ STREAM_BATCHES_PER_TURN_MAX: Final = 1024
 # messages are looked at.
 STREAM_SKIPPED_BYTES_PER_TURN_MAX: Final = 4 * MIB
 STREAM_FILTER_SEARCHES_MAX: Final = 16
+# Of each idempotent producer a partition remembers so many batches, as Kafka's broker does: its clients have up to five
+# requests under way.
+PRODUCER_BATCHES_REMEMBERED: Final = 5
+# Kafka's producer.id.expiration.ms: one that has been idle for so long is forgotten.
+PRODUCER_IDLE_MS: Final = 86_400_000
+# Beyond it the one that has been idle for longest is forgotten: anybody may ask for ids. About 400 bytes each.
+PRODUCERS_PER_PARTITION_MAX: Final = 10_000
+# Kafka's default for max.message.bytes: a batch of a MiB, and what precedes it in its log.
+TOPIC_MESSAGE_BYTES: Final = MIB + 12
+# A topic with more makes requests and answers that are too large for most clients; queues_max bounds them all together.
+PARTITIONS_PER_TOPIC_MAX: Final = 10_000
 # How often retention is looked after where nothing is published.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
 

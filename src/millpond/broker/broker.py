@@ -25,7 +25,7 @@ from millpond.broker.queues.pager import Pager
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
-from millpond.catalog.rows import VhostRow
+from millpond.catalog.rows import PartitionRow, VhostRow
 
 if TYPE_CHECKING:
     from millpond.broker.access import Access
@@ -158,9 +158,22 @@ class Broker:
         queues: list[MessageQueue] = []
         for queue in state.queues:
             queues.append(self.vhosts[queue.vhost].restore_queue(queue))
+        partitions: dict[tuple[str, str], list[PartitionRow]] = {}
+        for partition in state.partitions:
+            partitions.setdefault((partition.vhost, partition.topic), []).append(partition)
+        for topic in state.topics:
+            self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
         return queues
+
+    def log_ids(self) -> set[int]:
+        """The ids of all logs that there should be."""
+        ids = {int(queue.log_id) for queue in self.all_queues()}
+        for vhost in self.vhosts.values():
+            ids.update([int(queue.log_id) for queue in vhost.delay_queues.values()])
+        ids.update([int(partition.log_id) for partition in self.streams.partitions()])
+        return ids
 
     def vhost(self, name: str) -> VirtualHost:
         """The virtual host called `name`. NotFound where there is none."""
@@ -200,6 +213,8 @@ class Broker:
             vhost.remove_queue(queue)
         for delay_queue in list(vhost.delay_queues.values()):
             vhost.remove_delay_queue(delay_queue)
+        for topic in list(vhost.topics.by_name.values()):
+            vhost.topics.delete(topic)
         self.catalog.delete_vhost(name)
         self.access.forget_vhost(name)
         self.parameters.forget_vhost(name)

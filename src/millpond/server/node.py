@@ -140,8 +140,8 @@ class Node:
             access.create_default_user(settings.default_user, settings.default_password.get_secret_value().encode())
             catalog.commit()
         if not settings.memory:
-            store.delete_leftovers({int(queue.log_id) for queue in queues})
-            recovery = Recovery(self._filesystem, self._folder, queues, store)
+            store.delete_leftovers(broker.log_ids())
+            recovery = Recovery(self._filesystem, self._folder, queues, broker.streams.partitions(), store)
             report = recovery.run()
             catalog.use_queue_ids_above(recovery.log_id_max)
             journal = self._journal = Journal(

@@ -22,6 +22,7 @@ from mypy_extensions import i64, mypyc_attr
 from millpond.base.errors import CorruptData
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.streams.producers import Producers
 from millpond.storage.record_batch import BatchHeader
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class PartitionListener:
     """Who wants to know what becomes of a partition: those who read from it."""
 
     def advanced(self) -> None:
-        """There is more to be read, or the partition begins later than before."""
+        """There is more to be read, the partition begins later than before, or it is gone."""
         raise NotImplementedError
 
     def loaded(self) -> None:
@@ -76,7 +77,7 @@ class Partition:
         self.store: Final = store
         self.ledger: Final[Ledger] = store.ledger
         self.memory: Final[MemoryBudget] = store.memory
-        self._listeners: list[PartitionListener] = []
+        self._listeners: dict[PartitionListener, None] = {}
         self.name: Final = name
         self.log_id: Final[i64] = log_id
         self.recoverable: Final = recoverable
@@ -105,12 +106,16 @@ class Partition:
         self.cache: Final[dict[int, Batch]] = {}
         self.loading: Final[dict[int, None]] = {}
         self._restored_end: i64 = 0
+        # Of producers that number what they send.
+        self.producers: Final = Producers()
+        # Up to here compaction has been over the log.
+        self.cleaned_end: i64 = 0
 
     def add_listener(self, listener: PartitionListener) -> None:
-        self._listeners.append(listener)
+        self._listeners[listener] = None
 
     def remove_listener(self, listener: PartitionListener) -> None:
-        self._listeners.remove(listener)
+        self._listeners.pop(listener, None)
 
     def _tell_advanced(self) -> None:
         for listener in list(self._listeners):
@@ -133,6 +138,8 @@ class Partition:
         ledger = self.ledger
         sequence = ledger.sequence()
         self.end_offset = base_offset + header.last_offset_delta + 1
+        if header.producer_id >= 0:
+            self.producers.appended(header, base_offset, self.store.turn.now_ms)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, sequence))
         if self.recoverable:
             ledger.appended(self.log_id, base_offset, batch)
@@ -385,6 +392,7 @@ class Partition:
         self._pending_at = 0
         self.unwritten_bytes = 0
         self.store.delete(self)
+        self._tell_advanced()
 
     # --- Recovery ---------------------------------------------------------------------------------------------------
 
@@ -411,6 +419,8 @@ class Partition:
             # It is in the log, or was written again by a checkpoint that was not finished.
             return
         self.end_offset = base_offset + header.last_offset_delta + 1
+        if header.producer_id >= 0:
+            self.producers.appended(header, base_offset, self.store.turn.now_ms)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, 0))
 
     def restore_start(self, start_offset: i64) -> None:
