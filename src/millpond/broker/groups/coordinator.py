@@ -7,7 +7,7 @@ for operators. Whoever answers a client waits until the commit `sequence` is dur
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -53,8 +53,9 @@ DEFAULT_SETTINGS: Final = GroupSettings(
 class GroupCoordinator:
     """The groups of one virtual host."""
 
-    def __init__(self, store: GroupStore) -> None:
+    def __init__(self, store: GroupStore, has_topic: Callable[[str], bool]) -> None:
         self.store: Final = store
+        self._has_topic: Final = has_topic
         self.membership: Final = Membership(store)
         self.offsets: Final = Offsets(store, self.membership)
 
@@ -86,14 +87,18 @@ class GroupCoordinator:
         if self.offsets.expire(group) and group.is_empty and not group.pending:
             self.store.record(GroupDeleted(group.id))
 
+    def restored(self) -> None:
+        """All that is known of the groups has been applied: they go on."""
+        # The catalog is durable a little before the journal, which may not have been told that a topic was deleted.
+        for topic in list(self.store.topics):
+            if not self._has_topic(topic):
+                self.offsets.topic_deleted(topic)
+        for group in list(self.groups()):
+            self.membership.restored(group)
+
     def clear(self) -> None:
         """The virtual host is new: no group of an older one with its name comes back."""
         self.store.record(Cleared())
-
-    def stop(self) -> None:
-        """Nothing happens by itself any more."""
-        for group in self.store.groups.values():
-            group.stop()
 
 
 class ConsumerGroups:
@@ -108,20 +113,17 @@ class ConsumerGroups:
         self._coordinators: Final[dict[str, GroupCoordinator]] = {}
         self._expiry: Timer | None = None
 
-    def add(self, vhost: str) -> GroupCoordinator:
-        """The coordinator of a virtual host, without groups."""
+    def add(self, vhost: str, has_topic: Callable[[str], bool]) -> GroupCoordinator:
+        """The coordinator of a virtual host, without groups. `has_topic` says whether it has a topic of this name."""
         store = GroupStore(vhost, self.settings, self.totals, self._clock, self._turn, self._ledger)
-        coordinator = self._coordinators[vhost] = GroupCoordinator(store)
+        coordinator = self._coordinators[vhost] = GroupCoordinator(store, has_topic)
         if self._expiry is None:
             self._expiry = self._clock.call_later(OFFSETS_EXPIRY_CHECK_MS, self._expire)
         return coordinator
 
     def remove(self, vhost: str) -> None:
         """The virtual host is gone, and its groups with it: records of it are passed over from now on."""
-        coordinator = self._coordinators.pop(vhost)
-        coordinator.stop()
-        self.totals.groups -= len(coordinator.store.groups)
-        self.totals.offsets -= sum(group.offset_count for group in coordinator.groups())
+        self._coordinators.pop(vhost).store.apply(Cleared())
 
     def _expire(self) -> None:
         everything = [(vhost, group.id) for vhost, one in self._coordinators.items() for group in one.groups()]
@@ -155,8 +157,7 @@ class ConsumerGroups:
     def restored(self) -> None:
         """All has been said: groups go on."""
         for coordinator in self._coordinators.values():
-            for group in list(coordinator.groups()):
-                coordinator.membership.restored(group)
+            coordinator.restored()
         if self.totals.groups:
             logger.info("recovered %d consumer groups with %d offsets", self.totals.groups, self.totals.offsets)
 

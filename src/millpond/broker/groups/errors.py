@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from millpond.base.errors import NotFound, PeerError
+from millpond.base.errors import PeerError
 
 
 class GroupError(PeerError):
@@ -64,7 +64,7 @@ class GroupTooLarge(GroupError):
     kind = "group-too-large"
 
 
-class GroupNotFound(NotFound):
+class GroupNotFound(GroupError):
     kind = "group-not-found"
 
 

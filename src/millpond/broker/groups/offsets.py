@@ -158,7 +158,7 @@ class Offsets:
 
     def topic_deleted(self, topic: str) -> None:
         """No group has come anywhere in a topic that is gone. A new one of this name begins anew."""
-        if any(topic in group.offsets for group in self._store.groups.values()):
+        if topic in self._store.topics:
             self._store.record(TopicDeleted(topic))
 
     def expire(self, group: Group) -> bool:

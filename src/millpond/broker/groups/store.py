@@ -95,6 +95,8 @@ class GroupStore:
         self._turn: Final = turn
         self._ledger: Final = ledger
         self.groups: Final[dict[str, Group]] = {}
+        # In how many groups a topic has offsets.
+        self.topics: Final[dict[str, int]] = {}
         # The commit that covers everything that groups have been told so far.
         self.sequence = 0
 
@@ -214,7 +216,10 @@ class GroupStore:
 
     def _apply_offsets(self, group: Group, offsets: tuple[tuple[str, int, CommittedOffset], ...]) -> None:
         for topic, partition, committed in offsets:
-            partitions = group.offsets.setdefault(topic, {})
+            partitions = group.offsets.get(topic)
+            if partitions is None:
+                partitions = group.offsets[topic] = {}
+                self.topics[topic] = self.topics.get(topic, 0) + 1
             if partition not in partitions:
                 group.offset_count += 1
                 self.totals.offsets += 1
@@ -227,10 +232,20 @@ class GroupStore:
             self.totals.offsets -= 1
             if not partitions:
                 del group.offsets[topic]
+                self._count_topic_out(topic)
+
+    def _count_topic_out(self, topic: str) -> None:
+        count = self.topics[topic] - 1
+        if count:
+            self.topics[topic] = count
+        else:
+            del self.topics[topic]
 
     def _delete(self, group_id: str) -> None:
         group = self.groups.pop(group_id, None)
         if group is not None:
             self.totals.groups -= 1
             self.totals.offsets -= group.offset_count
+            for topic in group.offsets:
+                self._count_topic_out(topic)
             group.stop()
