@@ -403,7 +403,7 @@ class Life:
     def _read_stream(self, log: Partition, offset: int) -> tuple[int, list[tuple[int, int]]]:
         batch = log.batch_at(offset)
         if batch is None:
-            run = self.broker.streams._log(log).read_run(offset, 1)
+            run = self.broker.streams.log(log).read_run(offset, 1)
             if not run.batches:
                 return max(int(log.written_end), offset + 1), []
             data, end = run.batches[0], run.next_offset

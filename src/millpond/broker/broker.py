@@ -5,7 +5,9 @@ Protocols are given a `Broker`. It does no I/O but through the journal, the page
 
 from __future__ import annotations
 
+import base64
 import logging
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +23,7 @@ from millpond.broker.groups.store import GroupSettings
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.parameters import Parameters
+from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_VHOST: Final = "/"
+CLUSTER_ID: Final = "cluster_id"
 # Longer than any broker runs.
 NO_TIMEOUT_MS: Final = 1 << 62
 
@@ -138,6 +142,9 @@ class Broker:
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
+        self.producer_ids: Final = ProducerIds(catalog, turn)
+        # Tells this node's data from those of other nodes; known when `restore` is through.
+        self.cluster_id = ""
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
@@ -149,6 +156,13 @@ class Broker:
 
     def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
+        self.producer_ids.restore(state.settings)
+        self.cluster_id = state.settings.get(CLUSTER_ID, "")
+        if not self.cluster_id:
+            # As Kafka makes it: a UUID in base64.
+            self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
+            self.turn.touch()
         for row in state.vhosts:
             vhost = VirtualHost(row.name, self.context, self.catalog, self.groups)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type

@@ -86,6 +86,16 @@ class Partition:
         self.age_max_ms: i64 = -1
         self.bytes_max: i64 = -1
         self.segment_bytes: i64 = -1
+        # As Kafka's segment.ms. Where it is not -1, retention is Kafka's too: the segment that is written to goes when
+        # it is too old.
+        self.segment_ms: i64 = -1
+        # Kafka's cleanup.policy, and what it says of compaction; its defaults.
+        self.deletes = True
+        self.compacts = False
+        self.delete_retention_ms: i64 = 86_400_000
+        self.min_compaction_lag_ms: i64 = 0
+        self.max_compaction_lag_ms: i64 = (1 << 63) - 1
+        self.min_cleanable_dirty_ratio: float = 0.5
 
         self.start_offset: i64 = 0
         self.end_offset: i64 = 0
@@ -94,6 +104,8 @@ class Partition:
         self.log_end: i64 = 0
         self.written_end: i64 = 0
         self.writes_under_way: i64 = 0
+        # `log_end` as the last complete checkpoint has it: the log will never be cut before it.
+        self.checkpointed_end: i64 = 0
         # What is still to be written, without what is on its way.
         self.unwritten_bytes: i64 = 0
         # In the order of their offsets.
@@ -167,6 +179,12 @@ class Partition:
         for index in range(self._pending_at, len(self.hot)):
             size += len(self.hot[index].data)
         return size
+
+    def sequence_of(self, offset: i64) -> i64:
+        """The commit that makes what is at `offset` durable; 0 where it is."""
+        if offset < self.durable_end or not self.hot:
+            return 0
+        return self.hot[self._hot_index(offset)].sequence
 
     def committed(self, durable_sequence: i64) -> None:
         """All up to this commit is durable."""
@@ -256,6 +274,19 @@ class Partition:
             if batch.newest_ms >= timestamp_ms:
                 return batch.base_offset
         return self.end_offset
+
+    def durable_from(self, offset: i64) -> list[Batch]:
+        """The durable batches that are hot, from the one that covers `offset` on."""
+        return [batch for batch in self.hot[: self._pending_at] if batch.end_offset > offset]
+
+    @property
+    def oldest_unwritten_ms(self) -> i64:
+        """The time of the first batch that the log has not been given; -1 where there is none."""
+        if self.unwritten_bytes > 0:
+            for batch in self.hot:
+                if batch.base_offset >= self.log_end:
+                    return batch.newest_ms
+        return -1
 
     @property
     def last_hot(self) -> i64:
@@ -355,6 +386,7 @@ class Partition:
         if self.recoverable:
             self.ledger.trimmed(self.log_id, offset)
             self.store.turn.touch()
+            self._drop_written_before(offset)
         else:
             # Nothing is ever written, and the first of its batches are all there is.
             self._drop_before(offset)
@@ -371,6 +403,20 @@ class Partition:
         if count > 0:
             self._drop_first(count, freed)
             self.unwritten_bytes -= freed
+
+    def _drop_written_before(self, offset: i64) -> None:
+        end_offset = min(offset, self.written_end)
+        count: i64 = 0
+        freed: i64 = 0
+        while count < self._pending_at and self.hot[count].end_offset <= end_offset:
+            freed += len(self.hot[count].data)
+            count += 1
+        if count > 0:
+            self._drop_first(count, freed)
+
+    def checkpointed(self, log_end: i64) -> None:
+        """A checkpoint is complete that knows the log up to here."""
+        self.checkpointed_end = max(self.checkpointed_end, log_end)
 
     def retain_hot(self, now_ms: i64) -> None:
         """Retention where nothing is ever written: whole batches."""
@@ -403,6 +449,7 @@ class Partition:
         self.end_offset = log_end
         self.log_end = log_end
         self.written_end = log_end
+        self.checkpointed_end = log_end
         self._restored_end = end_offset
 
     def restore_from_log(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from mypy_extensions import i64
+
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.topic_settings import TopicSettings
 
@@ -40,9 +42,31 @@ class Topic:
 
     def _set_up(self, partition: Partition) -> None:
         settings = self.settings
-        partition.age_max_ms = settings.retention_ms if settings.deletes else -1
-        partition.bytes_max = settings.retention_bytes if settings.deletes else -1
+        partition.deletes = settings.deletes
+        partition.age_max_ms = settings.retention_ms
+        partition.bytes_max = settings.retention_bytes
         partition.segment_bytes = settings.segment_bytes
+        partition.segment_ms = settings.segment_ms
+        partition.compacts = settings.compacts
+        partition.delete_retention_ms = settings.delete_retention_ms
+        partition.min_compaction_lag_ms = settings.min_compaction_lag_ms
+        partition.max_compaction_lag_ms = settings.max_compaction_lag_ms
+        partition.min_cleanable_dirty_ratio = settings.min_cleanable_dirty_ratio
+
+    def rewrites(self, codec: i64) -> bool:
+        """Whether batches of this codec are changed before they are appended."""
+        settings = self.settings
+        return settings.stamps_append_time or (settings.codec >= 0 and settings.codec != codec)
+
+    def rewritten(self, batch: bytes, now_ms: int) -> bytes:
+        """A batch as the configuration wants it. CorruptData where its records cannot be read."""
+        # Few topics ask for it, and it brings the codecs along.
+        from millpond.storage.batch_rewrite import recompressed, with_append_time
+
+        settings = self.settings
+        if settings.codec >= 0:
+            batch = recompressed(batch, settings.codec)
+        return with_append_time(batch, now_ms) if settings.stamps_append_time else batch
 
     def delete(self) -> None:
         """Forget everything, and the logs."""
