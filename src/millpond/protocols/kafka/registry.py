@@ -66,8 +66,11 @@ def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
 
 
 def answer_when_durable(call: Call, tree: Tree) -> None:
-    """Answer a call when all that has been recorded so far is durable."""
-    answer(call, tree, int(call.connection.ledger.covering()))
+    """Answer a call when all that has been recorded so far, in the catalog too, is durable."""
+    connection = call.connection
+    if connection.broker.catalog.changed:
+        connection.ledger.mark()
+    answer(call, tree, int(connection.ledger.covering()))
 
 
 class ApiTable:
