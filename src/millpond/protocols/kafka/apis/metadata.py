@@ -68,8 +68,8 @@ def metadata(call: Call, request: Any) -> Tree:
     }
 
 
-def described(topic: Topic) -> Tree:
-    """A topic with its partitions."""
+def described(topic: Topic, first: int = 0, end: int | None = None) -> Tree:
+    """A topic with its partitions, or with those from `first` to before `end`."""
     return {
         "name": topic.name,
         "topic_id": topic.id,
@@ -81,7 +81,7 @@ def described(topic: Topic) -> Tree:
                 "replica_nodes": [NODE_ID],
                 "isr_nodes": [NODE_ID],
             }
-            for number in range(len(topic.partitions))
+            for number in range(len(topic.partitions))[first:end]
         ],
     }
 
