@@ -21,6 +21,7 @@ from millpond.broker.records import (
     CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
+    CHANGE_GROUP,
     CHANGE_SETTLED,
     CHANGE_TRIMMED,
     KIND_TURN,
@@ -214,6 +215,15 @@ class Ledger:
         write_i32_be(settled, TRIMMED_BYTES)
         write_i64_be(settled, log_id)
         write_i64_be(settled, start_offset)
+
+    def group_changed(self, record: bytes) -> None:
+        """Record a change of a consumer group, as `groups/records.py` writes it."""
+        if self.journal is None:
+            return
+        settled = self._settlements()
+        settled.append(CHANGE_GROUP)
+        write_i32_be(settled, i32(len(record)))
+        settled.write(record)
 
     def open_run(self, queue: Backlog) -> None:
         """Remember that `queue` has a run of settled offsets to be written at the end of the turn."""

@@ -342,6 +342,7 @@ class StreamStore(CommitWaiter):
             self._ahead = list(self._partitions.values())
         while self._ahead:
             partition = self._ahead.pop()
+            partition.producers.forget_idle(self._clock.wall_ms())
             if self._is_hot_too_old(partition):
                 self.write(partition, everything=True)
             is_open = partition.log_id in self._logs
