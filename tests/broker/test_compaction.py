@@ -358,6 +358,19 @@ def test_a_damaged_segment_is_told_once_and_does_not_stop_compaction(
     assert caplog.text.count("is damaged, and is not compacted") == 1
 
 
+def test_readers_see_what_is_left_and_not_what_was_in_memory(lives: Lives) -> None:
+    life = lives.life
+    life.broker.streams.tail_bytes_max = 1 << 20
+    partition = compacted(life)
+    latest = fill(life, partition)
+    life.settle_down()
+    assert len(records_of(life, partition)) == 200
+    compact(life, partition)
+    assert len([record for record in records_of(life, partition) if record[0] < partition.cleaned_end]) <= 10
+    assert {key: value for _, key, value in records_of(life, partition)} == latest
+    life.check_counts()
+
+
 def test_readers_are_not_told_that_what_was_compacted_is_lost(lives: Lives, caplog: pytest.LogCaptureFixture) -> None:
     life = lives.life
     partition = compacted(life)
