@@ -160,6 +160,8 @@ TOPIC_MESSAGE_BYTES: Final = MIB + 12
 PARTITIONS_PER_TOPIC_MAX: Final = 10_000
 # How often retention is looked after where nothing is published.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
+# Streams that are looked at for that in one go: milliseconds. Where there are more, each is looked at less often.
+STREAM_RETENTION_CHECKS_MAX: Final = 512
 # The most that the records of one compressed batch may be when decompressed: four of the largest messages. A few bytes
 # can be made to become any amount.
 RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
