@@ -23,9 +23,9 @@ from millpond.base.errors import CorruptData, StorageError
 from millpond.base.limits import (
     SEGMENT_BYTES,
     STREAM_CACHE_BYTES,
+    STREAM_CHECK_INTERVAL_MS,
     STREAM_READ_BYTES,
     STREAM_READS_MAX,
-    STREAM_RETENTION_CHECK_MS,
     STREAM_RETENTION_CHECKS_MAX,
     STREAM_SEGMENT_BYTES,
     STREAM_SEGMENT_BYTES_MIN,
@@ -208,6 +208,8 @@ class StreamStore(CommitWaiter):
         self._ahead: list[Partition] = []
         # A write has failed: no further one is begun before `keep_house`.
         self._resting = False
+        # How often retention and compaction are looked after.
+        self.check_interval_ms = STREAM_CHECK_INTERVAL_MS
         self._retained_ms = clock.monotonic_ms()
         self.cleaner = StreamCleaner(self, store, clock)
         # Compaction has something to do as soon as there is a checkpoint.
@@ -369,7 +371,7 @@ class StreamStore(CommitWaiter):
             if _is_due(partition):
                 self.write(partition)
         now_ms = self._clock.monotonic_ms()
-        if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS and not self._ahead:
+        if now_ms - self._retained_ms >= self.check_interval_ms and not self._ahead:
             self._retained_ms = now_ms
             self._ahead = list(self._partitions.values())
         for _ in range(min(len(self._ahead), STREAM_RETENTION_CHECKS_MAX)):
