@@ -83,8 +83,11 @@ def _count_errors(call: Call, tree: object) -> None:
 
 
 def answer_when_durable(call: Call, tree: Tree) -> None:
-    """Answer a call when all that has been recorded so far is durable."""
-    answer(call, tree, int(call.connection.ledger.covering()))
+    """Answer a call when all that has been recorded so far, in the catalog too, is durable."""
+    connection = call.connection
+    if connection.broker.catalog.changed:
+        connection.ledger.mark()
+    answer(call, tree, int(connection.ledger.covering()))
 
 
 class ApiTable:
@@ -212,26 +215,39 @@ def load(connections_max: int) -> ApiTable:
         api_versions,
         create_partitions,
         create_topics,
+        delete_groups,
         delete_records,
         delete_topics,
         describe_cluster,
         describe_configs,
+        describe_groups,
         describe_log_dirs,
         describe_producers,
         describe_topic_partitions,
         fetch,
+        find_coordinator,
+        heartbeat,
         init_producer_id,
+        join_group,
+        leave_group,
+        list_groups,
         list_offsets,
         metadata,
+        offset_commit,
+        offset_delete,
+        offset_fetch,
         offset_for_leader_epoch,
         produce,
         reassignments,
+        sync_group,
     )
 
     # Importing them has filled the table, but for those that are compiled.
-    del alter_configs, api_versions, create_partitions, create_topics, delete_records, delete_topics, describe_cluster
-    del describe_configs, describe_log_dirs, describe_producers, describe_topic_partitions, init_producer_id
-    del list_offsets, metadata, offset_for_leader_epoch, reassignments
+    del alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_records, delete_topics
+    del describe_cluster, describe_configs, describe_groups, describe_log_dirs, describe_producers
+    del describe_topic_partitions, find_coordinator, heartbeat, init_producer_id, join_group, leave_group
+    del list_groups, list_offsets, metadata, offset_commit, offset_delete, offset_fetch, offset_for_leader_epoch
+    del reassignments, sync_group
     APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
     APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
     return ApiTable(connections_max)
