@@ -2,7 +2,8 @@
 who leads it, and in which directory.
 
 Behaviour: this node holds all of them and leads all of them, and nothing is ever under way: no election is needed, a
-partition may be assigned to where it is, and there is no reassignment to be listed or called off. The data directory is the only one.
+partition may be assigned to where it is, and there is no reassignment to be listed or called off. The data directory
+is the only one.
 """
 
 from __future__ import annotations
