@@ -57,6 +57,8 @@ KAFKA_BATCH_BYTES_MAX: Final = 60 * MIB
 KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
 # The same while memory is short.
 KAFKA_FETCH_BYTES_WHEN_SHORT: Final = MIB
+# What must come from the disk first may take so much longer than a fetch is willing to wait.
+KAFKA_FETCH_LOAD_MS: Final = 5_000
 # Answers that wait to be sent and are larger together keep their connection's next requests from being looked at.
 KAFKA_ANSWERS_BYTES_MAX: Final = MIB
 # A request that arrives in smaller pieces is put together as it comes.
