@@ -64,6 +64,8 @@ class Wanted:
         self.error: i64 = NONE
         self.batches: list[Batch] = []
         self.size: i64 = 0
+        # There is more than may be brought.
+        self.has_more = False
 
 
 @final
@@ -179,6 +181,8 @@ class Fetching(Waiting):
             return True
         room = request.max_bytes
         total: i64 = 0
+        # As Kafka counts, which fills the room with part of a batch.
+        found: i64 = 0
         # A partition that is not there does not come by waiting, but whoever asks for it again and again must wait.
         is_hopeless = True
         has_error = False
@@ -186,20 +190,23 @@ class Fetching(Waiting):
         for wanted in request.wanted:
             wanted.batches = []
             wanted.size = 0
+            wanted.has_more = False
             if wanted.partition is None:
                 has_error = has_error or wanted.error in (UNKNOWN_LEADER_EPOCH, FENCED_LEADER_EPOCH)
                 continue
             is_hopeless = False
-            is_ready = _read(wanted, wanted.partition, min(wanted.bytes_max, room - total), total == 0)
+            bytes_max = min(wanted.bytes_max, room - total)
+            is_ready = _read(wanted, wanted.partition, bytes_max, total == 0)
             if wanted.error != NONE:
                 has_error = True
             elif not is_ready:
                 is_loading = True
             total += wanted.size
+            found += max(wanted.size, bytes_max) if wanted.has_more else wanted.size
         if not (has_error or is_hopeless or self._is_overdue):
             if total == 0 and is_loading:
                 return False
-            if total < request.min_bytes and not self._is_due:
+            if found < request.min_bytes and not self._is_due:
                 return False
         self._stop()
         call.answer(_chunks(call, request), call.version >= _FLEXIBLE_FROM)
@@ -215,6 +222,10 @@ class Fetching(Waiting):
                 reader = _Reader(self, partition)
                 self._readers.append(reader)
                 partition.add_listener(reader)
+                if partition.has_pending:
+                    # Nobody else may have asked for it to become durable.
+                    call.connection.ledger.sync_wanted = True
+                    call.connection.turn.touch()
         wait_ms: i64 = KAFKA_FETCH_LOAD_MS
         if not self._is_due:
             wait_ms = min(request.max_wait_ms, KAFKA_FETCH_WAIT_MS_MAX)
@@ -282,10 +293,13 @@ def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool) 
     if wanted.size > bytes_max and not is_first:
         # One batch that is larger than what is left: it comes first next time.
         wanted.size = 0
+        wanted.has_more = True
         return True
     wanted.batches = batches
     if batches:
-        partition.load_ahead(batches[len(batches) - 1].end_offset)
+        end_offset = batches[len(batches) - 1].end_offset
+        wanted.has_more = end_offset < partition.durable_end
+        partition.load_ahead(end_offset)
     return True
 
 

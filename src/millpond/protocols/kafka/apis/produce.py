@@ -179,6 +179,9 @@ def _append(call: Call, topic: Topic, partition: Partition, item: Item) -> i64:
         item.base_offset = partition.append(batch)
     else:
         item.base_offset = partition.append_from(call.data, item.start, header)
+    if partition.is_listened_to:
+        # They are shown what is durable only, and are waiting for it.
+        call.connection.ledger.sync_wanted = True
     return call.connection.ledger.sequence()
 
 
