@@ -77,6 +77,8 @@ KAFKA_REQUEST_TIMEOUT_MS: Final = 60_000
 KAFKA_IDLE_CHECK_MS: Final = 30_000
 # What is still to be sent when a connection is closed has so long.
 KAFKA_CLOSE_TIMEOUT_MS: Final = 5_000
+# Kafka's max.request.partition.size.limit: so many partitions one answer to DescribeTopicPartitions tells.
+KAFKA_PARTITIONS_DESCRIBED_MAX: Final = 2_000
 # Producer ids that the catalog hands out at once: after a restart those that are left of them are not used.
 KAFKA_PRODUCER_IDS: Final = 1_000
 
