@@ -247,7 +247,7 @@ def test_a_compressed_batch_stays_as_it_is(pond: Pond, client: Client, codec: in
 @every_codec
 @pytest.mark.parametrize("source", range(5))
 def test_a_batch_is_compressed_as_its_topic_wants_it(pond: Pond, client: Client, codec: int, source: int) -> None:
-    name = [name for name, number in compression.CODECS.items() if number == codec][0]
+    name = next(name for name, number in compression.CODECS.items() if number == codec)
     pond.topic("t", compression_type=name)
     client.produce("t", batch_of(b"a" * 1000, (b"k", None), codec=source, producer=(3, 0, 0)))
     [found] = split_batches(client.fetch("t", 0).records)

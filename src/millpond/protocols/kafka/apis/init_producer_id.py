@@ -1,8 +1,8 @@
 """InitProducerId: an id by which an idempotent producer numbers what it sends.
 
 Behaviour: an id is never given twice, also not after a restart: the catalog remembers which block of them is in use.
-A producer that names the id and epoch it has gets a new id as well: the next epoch it can take by itself, and only those
-with transactions are given it (KIP-360).
+A producer that names the id and epoch it has gets a new id as well: the next epoch it can take by itself, and only
+those with transactions are given it (KIP-360).
 Not implemented: transactions. Who names a transactional id is refused.
 """
 
