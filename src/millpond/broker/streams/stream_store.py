@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ from millpond.base.errors import CorruptData, StorageError
 from millpond.base.limits import (
     SEGMENT_BYTES,
     STREAM_CACHE_BYTES,
+    STREAM_CHECK_INTERVAL_MS,
     STREAM_READ_BYTES,
     STREAM_READS_MAX,
-    STREAM_RETENTION_CHECK_MS,
     STREAM_RETENTION_CHECKS_MAX,
     STREAM_SEGMENT_BYTES,
     STREAM_SEGMENT_BYTES_MIN,
@@ -208,6 +208,8 @@ class StreamStore(CommitWaiter):
         self._ahead: list[Partition] = []
         # A write has failed: no further one is begun before `keep_house`.
         self._resting = False
+        # How often retention and compaction are looked after.
+        self.check_interval_ms = STREAM_CHECK_INTERVAL_MS
         self._retained_ms = clock.monotonic_ms()
         self.cleaner = StreamCleaner(self, store, clock)
         # Compaction has something to do as soon as there is a checkpoint.
@@ -238,13 +240,13 @@ class StreamStore(CommitWaiter):
     def measure(self, partitions: list[Partition], done: Callable[[list[int]], None]) -> None:
         """How many bytes each of them has, in its log and on the way there. `done` may be called at once."""
         folders = [
-            self._store.log_folder(int(partition.log_id), True)
+            self._folder(partition)
             for partition in partitions
             if partition.recoverable and self.segment_count(partition) == 0
         ]
         filesystem = self._store.filesystem
         if filesystem is None or not folders:
-            done([self._size_of(partition, {}) for partition in partitions])
+            done([self.known_bytes(partition) for partition in partitions])
             return
 
         def measured(job: Future[dict[str, int]]) -> None:
@@ -252,16 +254,20 @@ class StreamStore(CommitWaiter):
             if error is not None:
                 logger.error("the logs of streams cannot be measured: %s", error)
             sizes = {} if error is not None else job.result()
-            done([self._size_of(partition, sizes) for partition in partitions])
+            done([self.known_bytes(partition, sizes) for partition in partitions])
 
         self._store.run_on_reader(partial(_folder_sizes, filesystem, folders), measured)
 
-    def _size_of(self, partition: Partition, folders: dict[str, int]) -> int:
-        """`folders` has the sizes of logs that nobody has opened yet."""
+    def known_bytes(self, partition: Partition, unopened: Mapping[str, int] | None = None) -> int:
+        """The same, as far as it is known at once. `unopened` has the sizes of logs that nobody has opened yet."""
         log = self._logs.get(partition.log_id)
         in_log = log.size_bytes if log is not None else 0
-        found = folders.get(self._store.log_folder(int(partition.log_id), True), 0)
-        return (in_log or found) + int(partition.bytes_outside_log)
+        if in_log == 0 and unopened is not None:
+            in_log = unopened.get(self._folder(partition), 0)
+        return in_log + int(partition.bytes_outside_log)
+
+    def _folder(self, partition: Partition) -> str:
+        return self._store.log_folder(int(partition.log_id), True)
 
     def segment_bytes(self, partition: Partition) -> int:
         """How large the segments of its log get."""
@@ -369,7 +375,7 @@ class StreamStore(CommitWaiter):
             if _is_due(partition):
                 self.write(partition)
         now_ms = self._clock.monotonic_ms()
-        if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS and not self._ahead:
+        if now_ms - self._retained_ms >= self.check_interval_ms and not self._ahead:
             self._retained_ms = now_ms
             self._ahead = list(self._partitions.values())
         for _ in range(min(len(self._ahead), STREAM_RETENTION_CHECKS_MAX)):
