@@ -51,9 +51,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_SORTED", 2)
     monkeypatch.setattr(delayed_backlog, "DELAYED_LOG_WASTE_BYTES", 2000)
     monkeypatch.setattr(delayed_backlog, "DELAYED_LOG_CHECK_MS", 300)
-    monkeypatch.setattr(cleaner, "COMPACTION_CHECK_MS", 10)
     monkeypatch.setattr(cleaner, "COMPACTION_RETRY_MS", 100)
-    monkeypatch.setattr(stream_store, "STREAM_RETENTION_CHECK_MS", 400)
+    monkeypatch.setattr(stream_store, "STREAM_CHECK_INTERVAL_MS", 400)
 
 
 class Simulation:
