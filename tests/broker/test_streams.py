@@ -118,6 +118,7 @@ def test_a_consumer_makes_the_journal_sync_what_it_waits_for(lives: Lives) -> No
     life = lives.life
     stream = life.declare_stream("s")
     stream.add_consumer(Inbox(stream, 10))
+    life.end_turn()
     assert not life.ledger.sync_wanted
     life.publish("", "s", 1)
     life.end_turn()
