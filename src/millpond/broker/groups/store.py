@@ -112,13 +112,16 @@ class GroupStore:
     def record(self, *records: Record) -> None:
         """Make a change: whoever is told of it has to wait for the commit `sequence`."""
         ledger = self._ledger
+        # A broker that keeps nothing has none, and before the end of recovery there is nothing to be told.
+        is_kept = ledger.journal is not None
         for record in records:
-            if ledger.journal is not None:
+            if is_kept:
                 ledger.group_changed(encode_record(self.vhost, record))
             self.apply(record)
-        self.sequence = int(ledger.sequence())
-        ledger.sync_wanted = True
-        self._turn.touch()
+        if is_kept:
+            self.sequence = int(ledger.sequence())
+            ledger.sync_wanted = True
+            self._turn.touch()
 
     def change_head(self, group: Group, head: GroupHead) -> None:
         """Record a change of a group's state, generation, protocol or leader."""
