@@ -16,6 +16,7 @@ from millpond.admin import (
     changes,
     clients,
     definitions,
+    groups,
     messages,
     metrics,
     nodes,
@@ -83,6 +84,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         clients.routes(broker, node),
         topology.routes(broker, node),
         messages.routes(broker, make_properties),
+        groups.routes(broker),
     ):
         made.include_router(routes)
     add_error_handlers(made)
