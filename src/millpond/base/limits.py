@@ -54,6 +54,9 @@ KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
 KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
 # Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
 KAFKA_CALLS_PENDING_MAX: Final = 256
+# Encoded answers about so many partitions or more are kept, and so many of them: some 100 bytes for each partition.
+METADATA_CACHED_PARTITIONS_MIN: Final = 50
+METADATA_ANSWERS_CACHED_MAX: Final = 16
 # Kafka's connections.max.idle.ms.
 KAFKA_IDLE_MS: Final = 600_000
 # A request that has begun to arrive must go on arriving.

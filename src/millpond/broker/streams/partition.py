@@ -256,13 +256,15 @@ class Partition:
 
     def read(self, offset: i64, end_offset: i64, bytes_max: i64) -> list[Batch] | None:
         """Batches one after the other from the one that covers `offset` on, up to `bytes_max` but at least one, none of
-        them beyond `end_offset`. None where the first must be loaded."""
+        them beyond `end_offset`. None where the first must be loaded, which has begun."""
         batches: list[Batch] = []
         size: i64 = 0
         while offset < end_offset:
             batch = self.batch_at(offset)
             if batch is None:
                 if not batches:
+                    # It may lie behind what compaction has left nothing of.
+                    self.load(offset)
                     return None
                 break
             if batch.data:
@@ -418,6 +420,12 @@ class Partition:
             count += 1
         if count > 0:
             self._drop_first(count, freed)
+
+    def cleaned(self, end_offset: i64) -> None:
+        """Compaction has been over the log up to here: readers shall see what it has left."""
+        self.cleaned_end = end_offset
+        self._drop_written_before(end_offset)
+        self.store.forget(self)
 
     def checkpointed(self, log_end: i64) -> None:
         """A checkpoint is complete that knows the log up to here."""
