@@ -1,7 +1,7 @@
 """DescribeTopicPartitions: topics with their partitions, so many at a time.
 
-Behaviour: topics in the order of their names, all or those that are asked for, from the cursor on. Where more partitions
-are to be told than the limit, the answer has the cursor from which the next request goes on.
+Behaviour: topics in the order of their names, all or those that are asked for, from the cursor on. Where more
+partitions are to be told than the limit, the answer has the cursor from which the next request goes on.
 Not implemented: operations that the user is authorized to do are not told (KIP-430).
 """
 
