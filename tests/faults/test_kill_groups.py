@@ -88,7 +88,8 @@ class Reader:
             # There is nothing new, or the broker is gone, or the partition is another's by now.
             return
         for place in answered or []:
-            if place.error is None:
+            # Of a partition that nothing was read of nothing is committed.
+            if place.error is None and place.offset >= 0:
                 self.committed[place.partition] = max(place.offset, self.committed.get(place.partition, 0))
 
     def leave(self) -> None:
