@@ -23,6 +23,7 @@ from millpond.admin import (
     parameters,
     policies,
     topic_permissions,
+    topics,
     topology,
     views,
 )
@@ -83,6 +84,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         topic_permissions.routes(broker),
         clients.routes(broker, node),
         topology.routes(broker, node),
+        topics.routes(broker),
         messages.routes(broker, make_properties),
         groups.routes(broker),
     ):
