@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from millpond.base.errors import SyntaxFault
+from millpond.protocols.kafka.request_check import checked_request
 
 Tree = Mapping[str, object]
 
@@ -26,10 +27,9 @@ _Convert = Callable[[Any], Any]
 _EPOCH: Final = dt.datetime.fromtimestamp(0, dt.UTC)
 
 _Read = Callable[[Any, int], tuple[Any, int]]
-_Check = Callable[[Any], None]
 
-# Of each (api key, version): how to read the request, what to check of it, whether its header is flexible.
-_readers: Final[dict[tuple[int, int], tuple[_Read, _Check | None, bool]]] = {}
+# Of each (api key, version): how to read the request, and its definition, which knows whether its header is flexible.
+_readers: Final[dict[tuple[int, int], tuple[_Read, Any]]] = {}
 _writers: Final[dict[tuple[int, int], tuple[_Convert, Callable[[Any, Any], None], bool]]] = {}
 
 
@@ -44,18 +44,12 @@ def decode_request(api_key: int, version: int, data: bytes, position: int, end: 
     """The request in `data` from behind the client id on. Raises SyntaxFault."""
     from kio.serial.errors import SerialError
 
-    read, check, flexible = _readers.get((api_key, version)) or _reader(api_key, version)
+    read, schema = _readers.get((api_key, version)) or _reader(api_key, version)
     body = data[position:end]
     try:
-        start = _after_tags(body) if flexible else 0
+        start = _after_tags(body) if schema.__flexible__ else 0
         # What follows is ignored, as Kafka does: librdkafka sends a byte too many when it asks for all topics.
-        try:
-            request, _ = read(body, start)
-        except KeyError:
-            # A tagged field that is not known. It is a newer client's.
-            request, _ = read(_known(api_key, version, body[start:]), 0)
-        if check is not None:
-            check(request)
+        request, _ = read(checked_request(schema, body, start), 0)
     except (SerialError, ValueError, LookupError, OverflowError, TypeError) as error:
         raise SyntaxFault(f"a request of api key {api_key}, version {version}, cannot be read: {error}") from None
     return request
@@ -69,14 +63,6 @@ def encode_response(api_key: int, version: int, tree: Tree) -> tuple[bytes, bool
     return buffer.getvalue(), flexible
 
 
-def _known(api_key: int, version: int, body: bytes) -> bytes:
-    from kio.index import load_request_schema
-
-    from millpond.protocols.kafka.tags import without_unknown_tags
-
-    return without_unknown_tags(load_request_schema(api_key, version), body)
-
-
 def _after_tags(body: bytes) -> int:
     """Where the body begins behind the tagged fields of its header."""
     from millpond.protocols.kafka.wire import WireReader
@@ -86,42 +72,13 @@ def _after_tags(body: bytes) -> int:
     return int(reader.position)
 
 
-def _reader(api_key: int, version: int) -> tuple[_Read, _Check | None, bool]:
+def _reader(api_key: int, version: int) -> tuple[_Read, Any]:
     from kio.index import load_request_schema
     from kio.serial import entity_reader
 
     schema: Any = load_request_schema(api_key, version)
-    found = _readers[api_key, version] = (entity_reader(schema), _checker(schema), schema.__flexible__)
+    found = _readers[api_key, version] = (entity_reader(schema), schema)
     return found
-
-
-def _checker(schema: Any) -> _Check | None:
-    """What refuses null for arrays that must not be null, which kio lets pass; None where there is no such array."""
-    hints = typing.get_type_hints(schema)
-    needed: list[str] = []
-    nested: list[tuple[str, _Check]] = []
-    for field in dataclasses.fields(schema):
-        hint = hints[field.name]
-        if typing.get_origin(hint) is tuple:
-            needed.append(field.name)
-        for part in (hint, *typing.get_args(hint)):
-            if typing.get_origin(part) is tuple:
-                item = typing.get_args(part)[0]
-                check_item = _checker(item) if dataclasses.is_dataclass(item) else None
-                if check_item is not None:
-                    nested.append((field.name, check_item))
-    if not needed and not nested:
-        return None
-
-    def check(entity: Any) -> None:
-        for name in needed:
-            if getattr(entity, name) is None:
-                raise SyntaxFault(f"null where {name} are needed")
-        for name, check_item in nested:
-            for item in getattr(entity, name) or ():
-                check_item(item)
-
-    return check
 
 
 def _writer(api_key: int, version: int) -> tuple[_Convert, Callable[[Any, Any], None], bool]:
