@@ -176,15 +176,16 @@ PRODUCERS_PER_PARTITION_MAX: Final = 10_000
 TOPIC_MESSAGE_BYTES: Final = MIB + 12
 # A topic with more makes requests and answers that are too large for most clients; queues_max bounds them all together.
 PARTITIONS_PER_TOPIC_MAX: Final = 10_000
-# How often retention is looked after where nothing is published.
-STREAM_RETENTION_CHECK_MS: Final = 10_000
+# How often retention and compaction are looked after where nothing is published.
+STREAM_CHECK_INTERVAL_MS: Final = 10_000
+# Streams that are looked at for that in one go: milliseconds. Where there are more, each is looked at less often.
+STREAM_RETENTION_CHECKS_MAX: Final = 512
 # The most that the records of one compressed batch may be when decompressed: four of the largest messages. A few bytes
 # can be made to become any amount.
 RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
 # What one step of a search for a time reads before others get the reading thread.
 STREAM_SEARCH_BYTES: Final = 8 * MIB
-# How often streams that are compacted are looked at, and how long one is left alone after compaction has failed.
-COMPACTION_CHECK_MS: Final = 5_000
+# How long a stream is left alone after compaction has failed.
 COMPACTION_RETRY_MS: Final = 60_000
 # Keys that compaction remembers in one pass over a log, as slots of 24 bytes of which three quarters are used: 48 MiB
 # for 1.5 million. A log with more of them takes several passes.
