@@ -51,6 +51,9 @@ KAFKA_OTHER_REQUEST_BYTES_MAX: Final = 8 * MIB
 # Partitions that one request may name. Each takes some hundred bytes while the request is handled, more than the few
 # that name it; a node has no more partitions than this.
 KAFKA_PARTITIONS_PER_REQUEST_MAX: Final = 100_000
+# Items of all arrays of one request, but for those that produce or fetch: each takes a microsecond or more, and some
+# hundred bytes for the moment. The offsets of a whole group are half as many.
+KAFKA_REQUEST_ITEMS_MAX: Final = 200_000
 # A batch is one frame of the journal, beside what precedes it there.
 KAFKA_BATCH_BYTES_MAX: Final = 60 * MIB
 # What one fetch is given at the most, whatever it asks for: a client that does not read its answers holds so much.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from millpond.base.errors import StorageFailed
 from millpond.base.limits import KAFKA_IDLE_CHECK_MS, KAFKA_REQUEST_TIMEOUT_MS
 from millpond.protocols.kafka import errors
 from tests.protocols.kafka.harness import (
@@ -191,7 +192,7 @@ def test_what_came_before_the_failure_is_sent_before_the_connection_is_cut(durab
     durable.topic("t")
     durable.settle()
     client = durable.client()
-    durable.broker.commits.failed(errors.StorageFailed("a test"))
+    durable.broker.commits.failed(StorageFailed("a test"))
     durable.broker.alarms.clear_alarm("storage")
     client.send(API_VERSIONS, 0)
     send(client, b"a")
