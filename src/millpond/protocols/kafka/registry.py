@@ -1,12 +1,14 @@
 """The APIs that are spoken, each with its versions and what to do for it.
 
-Each API has a file in `apis/`, which puts a line into the table here: a new API is a file and a line in `load`.
+Each API has a file in `apis/`, which puts a line into the table here: a new API is a file there.
 Produce and Fetch read and write their own bytes; the messages of the others are kio's, by way of `messages.py`.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -210,44 +212,12 @@ def warm_up() -> None:
 
 def load(connections_max: int) -> ApiTable:
     """The table with the handlers of all APIs."""
-    from millpond.protocols.kafka.apis import (
-        alter_configs,
-        api_versions,
-        create_partitions,
-        create_topics,
-        delete_groups,
-        delete_records,
-        delete_topics,
-        describe_cluster,
-        describe_configs,
-        describe_groups,
-        describe_log_dirs,
-        describe_producers,
-        describe_topic_partitions,
-        fetch,
-        find_coordinator,
-        heartbeat,
-        init_producer_id,
-        join_group,
-        leave_group,
-        list_groups,
-        list_offsets,
-        metadata,
-        offset_commit,
-        offset_delete,
-        offset_fetch,
-        offset_for_leader_epoch,
-        produce,
-        reassignments,
-        sync_group,
-    )
+    from millpond.protocols.kafka import apis
+    from millpond.protocols.kafka.apis import fetch, produce
 
-    # Importing them has filled the table, but for those that are compiled.
-    del alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_records, delete_topics
-    del describe_cluster, describe_configs, describe_groups, describe_log_dirs, describe_producers
-    del describe_topic_partitions, find_coordinator, heartbeat, init_producer_id, join_group, leave_group
-    del list_groups, list_offsets, metadata, offset_commit, offset_delete, offset_fetch, offset_for_leader_epoch
-    del reassignments, sync_group
+    # Importing a module fills the table, but for those that are compiled.
+    for module in pkgutil.iter_modules(apis.__path__, f"{apis.__name__}."):
+        importlib.import_module(module.name)
     APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
     APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
     return ApiTable(connections_max)
