@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import confluent_kafka
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from tests.support.kafka_client import CLIENTS, Client, Unique, quiet
 from tests.support.raw_kafka import RawKafka
@@ -83,14 +83,13 @@ def raw(kafka: str) -> Iterator[RawKafka]:
 
 
 def wait_for_topic(admin: AdminClient, name: str, partitions: int = 1) -> None:
-    """Wait until the topic is in the metadata: in Apache Kafka the controller knows it before the broker does."""
+    """Wait until all partitions answer: in Apache Kafka the controller knows a topic before the broker has its logs."""
 
     def ready() -> bool:
         found = admin.list_topics(name, timeout=DEADLINE_S).topics[name]
-        return found.error is None and len(found.partitions) == partitions and _led(found)
+        if found.error is not None or len(found.partitions) != partitions:
+            return False
+        ends = admin.list_offsets({TopicPartition(name, number): OffsetSpec.latest() for number in range(partitions)})
+        return all(end.exception(DEADLINE_S) is None for end in ends.values())
 
     eventually(ready, f"{name} has {partitions} partitions")
-
-
-def _led(topic: confluent_kafka.admin.TopicMetadata) -> bool:
-    return all(partition.leader >= 0 for partition in topic.partitions.values())

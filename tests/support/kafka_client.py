@@ -65,6 +65,12 @@ class Client(Protocol):
     def read(self, topic: str, count: int, partitions: Sequence[int] = (0,), start: int = 0) -> list[Record]:
         """The first `count` records of the partitions from offset `start`, read without a group."""
 
+    def bounds(self, topic: str, partition: int = 0) -> tuple[int, int]:
+        """The offset of the first record, and the one after the last."""
+
+    def offsets_for_times(self, topic: str, *timestamps_ms: int) -> list[int | None]:
+        """For each time the offset of the first record in partition 0 that is not older, or None when all are."""
+
 
 def numbered(count: int, partition: int | None = None) -> list[Message]:
     """Messages that a codec makes smaller, so that a client does send them compressed."""
@@ -127,6 +133,27 @@ class ConfluentClient:
         finally:
             consumer.close()
 
+    def bounds(self, topic: str, partition: int = 0) -> tuple[int, int]:
+        consumer = confluent_kafka.Consumer(quiet(self.servers) | {"group.id": "unused"})
+        try:
+            low, high = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(topic, partition), DEADLINE_S)
+            return low, high
+        finally:
+            consumer.close()
+
+    def offsets_for_times(self, topic: str, *timestamps_ms: int) -> list[int | None]:
+        consumer = confluent_kafka.Consumer(quiet(self.servers) | {"group.id": "unused"})
+        offsets: list[int | None] = []
+        try:
+            for timestamp_ms in timestamps_ms:
+                asked = [confluent_kafka.TopicPartition(topic, 0, timestamp_ms)]
+                [found] = consumer.offsets_for_times(asked, DEADLINE_S)
+                assert found.error is None, found.error
+                offsets.append(None if found.offset == confluent_kafka.OFFSET_END else found.offset)
+        finally:
+            consumer.close()
+        return offsets
+
 
 class KafkaPythonClient:
     name = "kafka-python"
@@ -183,6 +210,23 @@ class KafkaPythonClient:
         finally:
             consumer.close()
 
+    def bounds(self, topic: str, partition: int = 0) -> tuple[int, int]:
+        consumer = kafka.KafkaConsumer(bootstrap_servers=self.servers, group_id=None)
+        try:
+            place = kafka.TopicPartition(topic, partition)
+            return consumer.beginning_offsets([place])[place], consumer.end_offsets([place])[place]
+        finally:
+            consumer.close()
+
+    def offsets_for_times(self, topic: str, *timestamps_ms: int) -> list[int | None]:
+        consumer = kafka.KafkaConsumer(bootstrap_servers=self.servers, group_id=None)
+        try:
+            place = kafka.TopicPartition(topic, 0)
+            found = [consumer.offsets_for_times({place: timestamp_ms})[place] for timestamp_ms in timestamps_ms]
+            return [None if each is None else each.offset for each in found]
+        finally:
+            consumer.close()
+
 
 class AioKafkaClient:
     name = "aiokafka"
@@ -232,6 +276,24 @@ class AioKafkaClient:
                 return [python_record(await consumer.getone()) for _ in range(count)]
 
         return asyncio.run(read())
+
+    def bounds(self, topic: str, partition: int = 0) -> tuple[int, int]:
+        async def bounds() -> tuple[int, int]:
+            async with aiokafka.AIOKafkaConsumer(bootstrap_servers=self.servers) as consumer:
+                place = aiokafka.TopicPartition(topic, partition)
+                first, end = await consumer.beginning_offsets([place]), await consumer.end_offsets([place])
+                return first[place], end[place]
+
+        return asyncio.run(bounds())
+
+    def offsets_for_times(self, topic: str, *timestamps_ms: int) -> list[int | None]:
+        async def find() -> list[int | None]:
+            async with aiokafka.AIOKafkaConsumer(bootstrap_servers=self.servers) as consumer:
+                place = aiokafka.TopicPartition(topic, 0)
+                found = [(await consumer.offsets_for_times({place: at_ms}))[place] for at_ms in timestamps_ms]
+                return [None if each is None else each.offset for each in found]
+
+        return asyncio.run(find())
 
 
 CLIENTS: tuple[Callable[[str], Client], ...] = (ConfluentClient, KafkaPythonClient, AioKafkaClient)
