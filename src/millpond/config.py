@@ -109,6 +109,32 @@ class Settings(BaseModel):
         default=None,
         description="Where the management API and the metrics listen, or off.",
     )
+    kafka: Listener = Field(default=None, description="Where Kafka's protocol listens, or off.")
+    kafka_advertised: Listener = Field(
+        default=None,
+        description="Where Kafka clients are told to connect, HOST:PORT; off for the address they have connected to.",
+    )
+    kafka_vhost: str = Field(
+        default="/", min_length=1, max_length=255, description="The virtual host of Kafka's topics and groups."
+    )
+    kafka_user: str = Field(
+        default="guest", min_length=1, max_length=255, description="The user that Kafka clients act as."
+    )
+    kafka_auto_create_topics: bool = Field(
+        default=True, description="Make a topic when a Kafka client asks for one that is not there."
+    )
+    kafka_partitions: int = Field(
+        default=1,
+        ge=1,
+        le=limits.PARTITIONS_PER_TOPIC_MAX,
+        description="Partitions of topics that are made without a number of their own.",
+    )
+    kafka_request_bytes_max: ByteSize = Field(
+        default=ByteSize(limits.KAFKA_REQUEST_BYTES_MAX),
+        ge=limits.MIB,
+        le=limits.GIB,
+        description="The largest request of a Kafka client.",
+    )
     tls_certificate: FilePath | None = Field(default=None, description="The server's certificate chain, PEM.")
     tls_key: FilePath | None = Field(default=None, description="The certificate's private key, PEM.")
     tls_ca: FilePath | None = Field(

@@ -161,8 +161,8 @@ class Life:
         self._catalog_guard = threading.Lock()
         copy_catalog(catalog, self.durable_catalog)
         disk.mkdirs(DATA)
-        self.store.delete_leftovers({int(queue.log_id) for queue in restored})
-        recovery = Recovery(disk, DATA, restored, self.store)
+        self.store.delete_leftovers(self.broker.log_ids())
+        recovery = Recovery(disk, DATA, restored, self.broker.streams.partitions(), self.store)
         self.report: JournalReport = recovery.run()
         self.catalog.use_queue_ids_above(recovery.log_id_max)
         self.journal = Journal(
@@ -403,7 +403,7 @@ class Life:
     def _read_stream(self, log: Partition, offset: int) -> tuple[int, list[tuple[int, int]]]:
         batch = log.batch_at(offset)
         if batch is None:
-            run = self.broker.streams._log(log).read_run(offset, 1)
+            run = self.broker.streams.log(log).read_run(offset, 1)
             if not run.batches:
                 return max(int(log.written_end), offset + 1), []
             data, end = run.batches[0], run.next_offset

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,10 +26,12 @@ from millpond.catalog.rows import (
     CatalogState,
     ExchangeRow,
     ParameterRow,
+    PartitionRow,
     PermissionRow,
     PolicyRow,
     QueueRow,
     TopicPermissionRow,
+    TopicRow,
     UserRow,
     VhostRow,
 )
@@ -77,6 +80,8 @@ def fill(catalog: Catalog) -> CatalogState:
     topic = TopicPermissionRow("alice", "/", "amq.topic", "^a", "^{username}")
     exchange = ExchangeRow("/", "e", "topic", durable=True, auto_delete=True, internal=True, arguments=ARGUMENTS)
     queue = QueueRow("/", "q", durable=False, auto_delete=True, exclusive=True, arguments=ARGUMENTS)
+    stream = TopicRow("/", "t", "00" * 16, {"retention.ms": "1000"})
+    partitions = [PartitionRow("/", "t", 0), PartitionRow("/", "t", 1)]
     bindings = [
         BindingRow("/", "e", DESTINATION_EXCHANGE, "e", "", {}),
         BindingRow("/", "e", DESTINATION_QUEUE, "q", "k.#", ARGUMENTS),
@@ -91,6 +96,8 @@ def fill(catalog: Catalog) -> CatalogState:
     catalog.put_topic_permission(topic)
     catalog.add_exchange(exchange)
     number = catalog.add_queue(queue)
+    catalog.put_topic(stream)
+    partitions = [replace(partition, id=catalog.add_partition(partition)) for partition in partitions]
     for binding in bindings:
         catalog.add_binding(binding)
     catalog.put_policy(policy)
@@ -99,8 +106,9 @@ def fill(catalog: Catalog) -> CatalogState:
     settings = {**catalog.load().settings, "cluster_name": "pond"}
     stored = QueueRow("/", "q", durable=False, auto_delete=True, exclusive=True, arguments=ARGUMENTS, id=number)
     return CatalogState(
-        settings, vhosts, users, [permission], [topic], [exchange], [stored], bindings, [policy], [parameter]
-    )
+        settings, vhosts, users, [permission], [topic], [exchange], [stored], [stream], partitions, bindings, [policy],
+        [parameter],
+    )  # fmt: skip
 
 
 def test_everything_written_is_loaded(catalog: Catalog) -> None:
@@ -216,9 +224,23 @@ def test_each_row_can_be_deleted(catalog: Catalog) -> None:
     catalog.delete_topic_permission("alice", "/", "amq.topic")
     catalog.delete_policy("/", "ttl", "policy")
     catalog.delete_parameter("/", "shovel", "s")
+    catalog.delete_topic("/", "t")
     state = catalog.load()
     for rows in (state.bindings, state.permissions, state.topic_permissions, state.policies, state.parameters):
         assert rows == []
+    assert (state.topics, state.partitions) == ([], [])
+
+
+def test_an_id_is_given_to_one_log_only(path: Path) -> None:
+    with opened(path) as catalog:
+        ids = [catalog.add_queue(QueueRow("/", "a")), catalog.add_partition(PartitionRow("/", "t", 0))]
+        ids.append(catalog.add_queue(QueueRow("/", "b")))
+        ids.append(catalog.add_partition(PartitionRow("/", "t", 1)))
+        catalog.delete_topic("/", "t")
+        catalog.commit()
+    with opened(path) as catalog:
+        ids.append(catalog.add_queue(QueueRow("/", "c")))
+    assert ids == [1, 2, 3, 4, 5]
 
 
 def test_topic_permissions_of_a_user_in_a_vhost_are_deleted_together(catalog: Catalog) -> None:
@@ -243,7 +265,10 @@ def test_putting_again_replaces(catalog: Catalog) -> None:
     catalog.put_policy(policy)
     catalog.put_parameter(parameter)
     catalog.add_vhost(vhost)
+    stream = TopicRow("/", "t", "11" * 16, {})
+    catalog.put_topic(stream)
     state = catalog.load()
+    assert state.topics == [stream]
     assert user in state.users
     assert vhost in state.vhosts
     assert (state.permissions, state.topic_permissions) == ([permission], [topic])

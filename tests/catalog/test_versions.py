@@ -13,12 +13,14 @@ from millpond.catalog import migrate, sqlite_statements, tables
 from millpond.catalog.catalog import Catalog
 from millpond.catalog.rows import PermissionRow, QueueRow, TopicPermissionRow, VhostRow
 
-NEXT_REVISION = """
+LATEST = sqlite_statements.VERSIONS[-1]
+NEXT = f"{int(LATEST) + 1:04}"
+NEXT_REVISION = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "{NEXT}"
+down_revision = "{LATEST}"
 
 
 def upgrade():
@@ -47,9 +49,9 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes this Millpond one version newer than it is, with a revision more. Returns the revision's file."""
     folder = tmp_path / "revisions"
     folder.mkdir()
-    revision = folder / "revision_0003.py"
+    revision = folder / f"revision_{NEXT}.py"
     revision.write_text(NEXT_REVISION)
-    monkeypatch.setattr(sqlite_statements, "VERSIONS", (*sqlite_statements.VERSIONS, "0003"))
+    monkeypatch.setattr(sqlite_statements, "VERSIONS", (*sqlite_statements.VERSIONS, NEXT))
     upgrade = migrate.upgrade
     monkeypatch.setattr(migrate, "upgrade", lambda database: upgrade(database, (migrate.REVISIONS, folder)))
     return revision
@@ -100,7 +102,7 @@ def test_an_older_catalog_is_brought_up_to_date_and_keeps_its_rows(path: Path, m
     assert catalog.add_queue(QueueRow("/", "r")) == 2
     catalog.commit()
     catalog.close()
-    assert version(path) == [("0003",)]
+    assert version(path) == [(NEXT,)]
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT colour FROM vhosts").fetchall() == [("blue",)]
 
@@ -129,11 +131,11 @@ def test_a_failed_migration_leaves_the_catalog_as_it_was(
     next_version.write_text(f"{NEXT_REVISION}    op.execute('this is no SQL')\n")
     with closing(sqlite3.connect(path)) as database:
         before = schema(database)
-    with pytest.raises(CorruptData, match="from version 0002 to 0003, and was left as it was"):
+    with pytest.raises(CorruptData, match=f"from version {LATEST} to {NEXT}, and was left as it was"):
         Catalog(path).open()
     with closing(sqlite3.connect(path)) as database:
         assert schema(database) == before
-    assert version(path) == [("0002",)]
+    assert version(path) == [(LATEST,)]
 
 
 def test_a_catalog_without_a_stamp_is_built_by_the_revisions(path: Path) -> None:
@@ -143,13 +145,15 @@ def test_a_catalog_without_a_stamp_is_built_by_the_revisions(path: Path) -> None
     assert version(path) == [(sqlite_statements.VERSIONS[-1],)]
 
 
-@pytest.mark.parametrize("stamp", ["0003", "9999", "ae1027a6acf"])
+@pytest.mark.parametrize("stamp", [NEXT, "9999", "ae1027a6acf"])
 def test_a_newer_catalog_is_refused_and_left_as_it_is(path: Path, stamp: str) -> None:
     make_catalog(path)
     with closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (stamp,))
         database.commit()
-    with pytest.raises(UnsupportedFormat, match=f"has version {stamp}, but this Millpond knows versions up to 0002"):
+    with pytest.raises(
+        UnsupportedFormat, match=f"has version {stamp}, but this Millpond knows versions up to {LATEST}"
+    ):
         Catalog(path).open()
     assert version(path) == [(stamp,)]
 

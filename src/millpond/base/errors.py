@@ -5,6 +5,10 @@
     │   ├── NotFound          no such virtual host, exchange, queue
     │   ├── AccessRefused     authentication failed, or the user has no permission
     │   ├── PreconditionFailed  declared with other arguments, in use, not empty, unknown delivery tag
+    │   │   ├── AlreadyExists   a name that is taken
+    │   │   ├── InvalidName     a name that nothing may have
+    │   │   ├── InvalidCount    so many partitions cannot be
+    │   │   └── InvalidSetting  no such entry of a configuration, or not this value
     │   ├── ResourceLocked    an exclusive queue of another connection
     │   ├── NotAllowed        forbidden whatever the permissions
     │   ├── NotImplementedHere  a valid request that this broker does not serve
@@ -50,6 +54,22 @@ class AccessRefused(PeerError):
 
 class PreconditionFailed(PeerError):
     kind = "precondition-failed"
+
+
+class AlreadyExists(PreconditionFailed):
+    """A name that is taken."""
+
+
+class InvalidName(PreconditionFailed):
+    """A name that nothing may have."""
+
+
+class InvalidCount(PreconditionFailed):
+    """So many partitions cannot be."""
+
+
+class InvalidSetting(PreconditionFailed):
+    """There is no such entry in a configuration, or it cannot have this value."""
 
 
 class ResourceLocked(PeerError):

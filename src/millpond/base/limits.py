@@ -42,6 +42,26 @@ BINDING_WEIGHT_MAX: Final = 10_000
 # RabbitMQ's: ten years. A longer expiration of a message or queue is an error of the client's arithmetic.
 EXPIRATION_MS_MAX: Final = 315_360_000_000
 
+# --- Wire, Kafka ---------------------------------------------------------------------------------------------------
+
+# Kafka's socket.request.max.bytes.
+KAFKA_REQUEST_BYTES_MAX: Final = 100 * MIB
+# A batch is one frame of the journal, beside what precedes it there.
+KAFKA_BATCH_BYTES_MAX: Final = 60 * MIB
+# What one fetch is given at the most, whatever it asks for: a client that does not read its answers holds so much.
+KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
+# A fetch waits no longer than this for records.
+KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
+# Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
+KAFKA_CALLS_PENDING_MAX: Final = 256
+# Kafka's connections.max.idle.ms.
+KAFKA_IDLE_MS: Final = 600_000
+# A request that has begun to arrive must go on arriving.
+KAFKA_REQUEST_TIMEOUT_MS: Final = 60_000
+KAFKA_IDLE_CHECK_MS: Final = 30_000
+# Producer ids that the catalog hands out at once: after a restart those that are left of them are not used.
+KAFKA_PRODUCER_IDS: Final = 1_000
+
 # --- Queues --------------------------------------------------------------------------------------------------------
 
 # Messages and bytes in a page, the unit in which a backlog is written to disk and read back: large enough
@@ -122,8 +142,33 @@ STREAM_BATCHES_PER_TURN_MAX: Final = 1024
 # messages are looked at.
 STREAM_SKIPPED_BYTES_PER_TURN_MAX: Final = 4 * MIB
 STREAM_FILTER_SEARCHES_MAX: Final = 16
+# Of each idempotent producer a partition remembers so many batches, as Kafka's broker does: its clients have up to five
+# requests under way.
+PRODUCER_BATCHES_REMEMBERED: Final = 5
+# Kafka's producer.id.expiration.ms: one that has been idle for so long is forgotten.
+PRODUCER_IDLE_MS: Final = 86_400_000
+# Beyond it the one that has been idle for longest is forgotten: anybody may ask for ids. About 400 bytes each.
+PRODUCERS_PER_PARTITION_MAX: Final = 10_000
+# Kafka's default for max.message.bytes: a batch of a MiB, and what precedes it in its log.
+TOPIC_MESSAGE_BYTES: Final = MIB + 12
+# A topic with more makes requests and answers that are too large for most clients; queues_max bounds them all together.
+PARTITIONS_PER_TOPIC_MAX: Final = 10_000
 # How often retention is looked after where nothing is published.
 STREAM_RETENTION_CHECK_MS: Final = 10_000
+# The most that the records of one compressed batch may be when decompressed: four of the largest messages. A few bytes
+# can be made to become any amount.
+RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
+# What one step of a search for a time reads before others get the reading thread.
+STREAM_SEARCH_BYTES: Final = 8 * MIB
+# How often streams that are compacted are looked at, and how long one is left alone after compaction has failed.
+COMPACTION_CHECK_MS: Final = 5_000
+COMPACTION_RETRY_MS: Final = 60_000
+# Keys that compaction remembers in one pass over a log, as slots of 24 bytes of which three quarters are used: 48 MiB
+# for 1.5 million. A log with more of them takes several passes.
+COMPACTION_KEY_SLOTS_MAX: Final = 1 << 21
+# What compaction reads and writes at once. It gives way to the broker after each of them, which takes milliseconds.
+COMPACTION_STEP_BYTES: Final = 256 * KIB
+COMPACTION_PAUSE_MS: Final = 1
 
 # --- Storage -------------------------------------------------------------------------------------------------------
 

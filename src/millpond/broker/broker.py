@@ -5,7 +5,9 @@ Protocols are given a `Broker`. It does no I/O but through the journal, the page
 
 from __future__ import annotations
 
+import base64
 import logging
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -19,13 +21,14 @@ from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, C
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.parameters import Parameters
+from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
-from millpond.catalog.rows import VhostRow
+from millpond.catalog.rows import PartitionRow, VhostRow
 
 if TYPE_CHECKING:
     from millpond.broker.access import Access
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_VHOST: Final = "/"
+CLUSTER_ID: Final = "cluster_id"
 # Longer than any broker runs.
 NO_TIMEOUT_MS: Final = 1 << 62
 
@@ -134,6 +138,9 @@ class Broker:
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
+        self.producer_ids: Final = ProducerIds(catalog, turn)
+        # Tells this node's data from those of other nodes; known when `restore` is through.
+        self.cluster_id = ""
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
@@ -145,6 +152,13 @@ class Broker:
 
     def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
+        self.producer_ids.restore(state.settings)
+        self.cluster_id = state.settings.get(CLUSTER_ID, "")
+        if not self.cluster_id:
+            # As Kafka makes it: a UUID in base64.
+            self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
+            self.turn.touch()
         for row in state.vhosts:
             vhost = VirtualHost(row.name, self.context, self.catalog)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
@@ -158,9 +172,22 @@ class Broker:
         queues: list[MessageQueue] = []
         for queue in state.queues:
             queues.append(self.vhosts[queue.vhost].restore_queue(queue))
+        partitions: dict[tuple[str, str], list[PartitionRow]] = {}
+        for partition in state.partitions:
+            partitions.setdefault((partition.vhost, partition.topic), []).append(partition)
+        for topic in state.topics:
+            self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
         return queues
+
+    def log_ids(self) -> set[int]:
+        """The ids of all logs that there should be."""
+        ids = {int(queue.log_id) for queue in self.all_queues()}
+        for vhost in self.vhosts.values():
+            ids.update([int(queue.log_id) for queue in vhost.delay_queues.values()])
+        ids.update([int(partition.log_id) for partition in self.streams.partitions()])
+        return ids
 
     def vhost(self, name: str) -> VirtualHost:
         """The virtual host called `name`. NotFound where there is none."""
@@ -200,6 +227,8 @@ class Broker:
             vhost.remove_queue(queue)
         for delay_queue in list(vhost.delay_queues.values()):
             vhost.remove_delay_queue(delay_queue)
+        for topic in list(vhost.topics.by_name.values()):
+            vhost.topics.delete(topic)
         self.catalog.delete_vhost(name)
         self.access.forget_vhost(name)
         self.parameters.forget_vhost(name)

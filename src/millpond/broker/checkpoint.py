@@ -97,7 +97,7 @@ class Checkpointer(CommitWaiter):
     def end_turn(self) -> None:
         """At the end of every turn: prepare a checkpoint that will be due soon, begin one that is due."""
         used = self._journal.file_used_bytes
-        is_due = used >= self._file_bytes or self._has_to_free_disk()
+        is_due = used >= self._file_bytes or self._has_to_free_disk() or self._is_wanted_by_streams()
         if not is_due and used * 2 < self._file_bytes:
             return
         if self.running or self._journal.failure is not None:
@@ -121,6 +121,11 @@ class Checkpointer(CommitWaiter):
         if settled >= CHECKPOINT_SETTLED_BYTES or ALARM_DISK in self._broker.alarms.reasons:
             return True
         return self._broker.clock.monotonic_ms() - self._ended_ms >= CHECKPOINT_SETTLED_MS
+
+    def _is_wanted_by_streams(self) -> bool:
+        """Whether compaction waits for one."""
+        wanted = self._broker.streams.checkpoint_wanted
+        return wanted and self._broker.clock.monotonic_ms() - self._ended_ms >= CHECKPOINT_SETTLED_MS
 
     def _queues(self) -> list[Backlog]:
         """The queues that a snapshot speaks of: of one that never had a message there is nothing to say. Sets what each
@@ -203,6 +208,7 @@ class Checkpointer(CommitWaiter):
         self._awaited = {
             state.page: None for queue_state in self._states for state in queue_state.pages if state.page.place is None
         }
+        broker.streams.checkpoint_wanted = False
         self._stream_states = [StreamState(partition) for partition in partitions]
         self._awaited_streams = list(self._stream_states)
         self._collecting = True
@@ -302,6 +308,8 @@ class Checkpointer(CommitWaiter):
         for state in self._states:
             if int(state.log_id) in self._trimmable:
                 store.trim_to(state.queue, int(state.first_needed))
+        for stream in self._stream_states:
+            stream.partition.checkpointed(stream.log_end)
         self._states = []
         self._stream_states = []
         self._trimmable = {}

@@ -87,6 +87,14 @@ class Ledger:
         journal = self.journal
         return 0 if journal is None else journal.sequence
 
+    def covering(self) -> i64:
+        """The commit that covers all that was recorded so far, in this turn and before."""
+        journal = self.journal
+        if journal is None:
+            return 0
+        is_new = self.has_changes() or self._parts > 0 or journal.has_appended
+        return journal.sequence if is_new else journal.sequence - 1
+
     def durable(self) -> i64:
         """The latest commit that is on the disk."""
         journal = self.journal

@@ -8,6 +8,7 @@ What cannot be read is cut, kept aside and told in the log; it is never served a
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from millpond.base.errors import CorruptData
@@ -23,6 +24,7 @@ from millpond.storage.journal_recovery import Damage, JournalReport, journal_fil
 
 if TYPE_CHECKING:
     from millpond.broker.queues.page_store import PageStore
+    from millpond.broker.streams.partition import Partition
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,21 @@ JOURNAL_FOLDER = "journal"
 
 
 class Recovery:
-    """Brings back what a data directory holds. `queues` are the catalog's durable queues, empty."""
+    """Brings back what a data directory holds. `queues` are the catalog's durable queues, and `partitions` those of all
+    streams, empty."""
 
-    def __init__(self, filesystem: Filesystem, folder: str, queues: list[MessageQueue], store: PageStore) -> None:
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        folder: str,
+        queues: list[MessageQueue],
+        partitions: Iterable[Partition],
+        store: PageStore,
+    ) -> None:
         self._filesystem = filesystem
         self._folder = folder
         self._store = store
-        self._lanes = Lanes(queues)
+        self._lanes = Lanes(queues, partitions)
         self._queues = queues
         # The first frames of a turn that has several.
         self._parts: list[bytes] = []
@@ -73,7 +83,8 @@ class Recovery:
             partition.restored()
             messages += int(partition.end_offset - partition.start_offset)
         self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
-        logger.info("recovered %d messages in %d durable queues", messages, len(self._queues))
+        logger.info("recovered %d messages in %d durable queues and %d partitions", messages, len(self._queues),
+                    len(self._lanes.partitions()))  # fmt: skip
         return report
 
     def _restore_checkpoint(self) -> int:

@@ -7,9 +7,11 @@
     page    start i64 | end i64 | live i64 | live bytes i64 | due i64
             | segment i64 | position i64 | length i64 | settled range count i32 | (start i64, end i64) each
     stream count i32
-    stream  log id i64 | start offset i64 | end offset i64 | log end i64
+    stream  log id i64 | start offset i64 | end offset i64 | log end i64 | cleaned end i64 | producer count i32
+    producer  producer id i64 | epoch i32 | last seen i64 | batch count i32
+              | (first sequence i32, last sequence i32, base offset i64, timestamp i64) each
 
-Version 1 has no attempts, no due and no streams.
+Version 1 has no attempts, no due and no streams; version 2 has no cleaned end and no producers.
 
 Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
 says that the broker was stopped in order, so that what was never delivered is known.
@@ -28,10 +30,11 @@ from millpond.broker.queues.backlog import Backlog, queue_id
 from millpond.broker.queues.lanes import Lanes
 from millpond.broker.queues.page import Page
 from millpond.broker.streams.partition import Partition
+from millpond.broker.streams.producers import ProducedBatch, Producer
 from millpond.storage.log import BatchPlace
 
 MAGIC: Final = b"MPCHKPT\x00"
-VERSION: Final = 2
+VERSION: Final = 3
 _HEADER_BYTES: Final = 16
 
 
@@ -80,6 +83,8 @@ class StreamState:
         self.start_offset: Final[i64] = partition.start_offset
         self.end_offset: Final[i64] = partition.end_offset
         self.log_end: Final[i64] = partition.log_end
+        self.cleaned_end: Final[i64] = partition.cleaned_end
+        self.producers: Final = partition.producers.encoded()
 
 
 def _settled_ranges(page: Page) -> list[tuple[int, int]]:
@@ -144,6 +149,8 @@ def encode_snapshot(
         write_i64_be(body, stream.start_offset)
         write_i64_be(body, stream.end_offset)
         write_i64_be(body, stream.log_end)
+        write_i64_be(body, stream.cleaned_end)
+        body.write(stream.producers)
     content = body.getvalue()
     header = BytesWriter()
     header.write(MAGIC)
@@ -229,7 +236,24 @@ class SnapshotReader:
         partition = lanes.partition(log_id)
         if partition is not None:
             partition.restore(start_offset, end_offset, log_end)
+        if self._version > 2:
+            cleaned_end = self._i64()
+            if partition is not None:
+                partition.cleaned_end = cleaned_end
+            for _ in range(self._i32()):
+                producer = self._producer()
+                if partition is not None:
+                    partition.producers.restore(producer)
         return True
+
+    def _producer(self) -> Producer:
+        producer = Producer(self._i64(), self._i32())
+        producer.seen_ms = self._i64()
+        for _ in range(self._i32()):
+            first, last = self._i32(), self._i32()
+            base_offset = self._i64()
+            producer.batches.append(ProducedBatch(first, last, base_offset, self._i64()))
+        return producer
 
     def _i64(self) -> i64:
         position = self._position

@@ -37,6 +37,7 @@ from millpond.broker.queues.message_queue import MessageQueue, QueueContext, Que
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
+from millpond.broker.streams.topics import Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class VirtualHost(QueueOwner):
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
-        self.queues: dict[str, MessageQueue] = {}
+        self.queues: Final[dict[str, MessageQueue]] = {}
+        self.topics: Final = Topics(name, self.queues, context, catalog)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
@@ -510,6 +512,8 @@ class VirtualHost(QueueOwner):
             return current
         if name.startswith(RESERVED_PREFIX) and not is_generated:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
+        if name in self.topics.by_name:
+            raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: there is a topic of this name")
         check_queue_arguments(arguments, self.queue_resource(name))
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)

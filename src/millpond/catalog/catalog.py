@@ -41,10 +41,12 @@ from millpond.catalog.rows import (
     CatalogState,
     ExchangeRow,
     ParameterRow,
+    PartitionRow,
     PermissionRow,
     PolicyRow,
     QueueRow,
     TopicPermissionRow,
+    TopicRow,
     UserRow,
     VhostRow,
 )
@@ -169,10 +171,10 @@ class Catalog:
             raise UnsupportedFormat(f"{self._path} is an SQLite database, but not Millpond's catalog")
         else:
             self._migrate(database)
-        row = database.execute(sql.SELECT_LAST_QUEUE_ID).fetchone() or (0,)
-        if not isinstance(row[0], int):
+        (last,) = database.execute(sql.SELECT_LAST_QUEUE_ID).fetchone()
+        if not isinstance(last, int | None):
             raise CorruptData(f"the catalog {self._path} is damaged: the last queue's id is no number")
-        self._last_queue_id = row[0]
+        self._last_queue_id = last or 0
 
     def _create(self, database: sqlite3.Connection) -> None:
         database.execute("BEGIN IMMEDIATE")
@@ -357,6 +359,11 @@ class Catalog:
                         sql.SELECT_QUEUES, str, str, int, int, int, str, int
                     )
                 ],
+                topics=[
+                    TopicRow(vhost, name, number, decode_table(text))
+                    for vhost, name, number, text in self._rows(sql.SELECT_TOPICS, str, str, str, str)
+                ],
+                partitions=[PartitionRow(*row) for row in self._rows(sql.SELECT_PARTITIONS, str, str, int, int)],
                 bindings=[
                     BindingRow(vhost, source, destination_type, destination, routing_key, decode_table(text))
                     for vhost, source, destination_type, destination, routing_key, text in self._rows(
@@ -402,6 +409,8 @@ class Catalog:
             sql.DELETE_BINDINGS_OF_VHOST,
             sql.DELETE_EXCHANGES_OF_VHOST,
             sql.DELETE_QUEUES_OF_VHOST,
+            sql.DELETE_PARTITIONS_OF_VHOST,
+            sql.DELETE_TOPICS_OF_VHOST,
             sql.DELETE_POLICIES_OF_VHOST,
             sql.DELETE_PARAMETERS_OF_VHOST,
             sql.DELETE_PERMISSIONS_OF_VHOST,
@@ -448,14 +457,17 @@ class Catalog:
 
     def add_queue(self, row: QueueRow) -> int:
         """Add a queue, giving it an id: `row.id` is not looked at. The id was never given to another queue."""
-        queue_id = self._last_queue_id + 1
+        queue_id = self._next_id()
         arguments = encode(row.arguments)
         self._change(
             sql.INSERT_QUEUES, (row.vhost, row.name, row.durable, row.auto_delete, row.exclusive, arguments, queue_id)
         )
-        # Kept here and not only in SQLite's sequence, which a rollback takes back: a log of this id may exist already.
-        self._last_queue_id = queue_id
         return queue_id
+
+    def _next_id(self) -> int:
+        # Kept here and not only in SQLite's sequence, which a rollback takes back: a log of this id may exist already.
+        self._last_queue_id += 1
+        return self._last_queue_id
 
     def use_queue_ids_above(self, id: int) -> None:
         """Give later queues ids greater than `id`: recovery may meet the log of a queue whose commit was lost."""
@@ -467,6 +479,21 @@ class Catalog:
         for vhost, name in self._database.execute(sql.SELECT_QUEUE_NAME, (id,)).fetchall():
             self._change(sql.DELETE_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_QUEUE, name))
             self._change(sql.DELETE_QUEUES, (id,))
+
+    def put_topic(self, row: TopicRow) -> None:
+        """Add a topic, still without partitions, or change the configuration of one."""
+        self._change(sql.PUT_TOPICS, (row.vhost, row.name, row.id, encode(row.configs)))
+
+    def add_partition(self, row: PartitionRow) -> int:
+        """Add a partition to a topic, giving it an id: `row.id` is not looked at. No log ever had this id."""
+        partition_id = self._next_id()
+        self._change(sql.INSERT_PARTITIONS, (row.vhost, row.topic, row.number, partition_id))
+        return partition_id
+
+    def delete_topic(self, vhost: str, name: str) -> None:
+        """Delete a topic with its partitions."""
+        self._change(sql.DELETE_PARTITIONS_OF_TOPIC, (vhost, name))
+        self._change(sql.DELETE_TOPICS, (vhost, name))
 
     def add_binding(self, row: BindingRow) -> None:
         """Add a binding. One that exists already stays as it is."""

@@ -1,6 +1,6 @@
 """What the catalog stores, one frozen dataclass a table. The column order here is the column order of `tables.py`.
 
-`arguments`, `definition` and `value` hold AMQP field values and are stored by `field_values.py`.
+`arguments`, `configs`, `definition` and `value` hold AMQP field values and are stored by `field_values.py`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,26 @@ class QueueRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicRow:
+    """`id` is 32 hexadecimal digits; `configs` has what differs from the defaults, as texts."""
+
+    vhost: str
+    name: str
+    id: str
+    configs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRow:
+    """`id` names the partition's log, and is never given to another log; 0 where it has not been given one yet."""
+
+    vhost: str
+    topic: str
+    number: int
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BindingRow:
     """All columns together are the key: bindings that differ in their arguments only are different bindings."""
 
@@ -123,6 +143,8 @@ class CatalogState:
     topic_permissions: list[TopicPermissionRow]
     exchanges: list[ExchangeRow]
     queues: list[QueueRow]
+    topics: list[TopicRow]
+    partitions: list[PartitionRow]
     bindings: list[BindingRow]
     policies: list[PolicyRow]
     parameters: list[ParameterRow]

@@ -98,6 +98,28 @@ queues: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
+topics: Final = sa.Table(
+    "topics",
+    metadata,
+    sa.Column("vhost", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("configs", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The ids are of one sequence with those of queues: both name logs.
+partitions: Final = sa.Table(
+    "partitions",
+    metadata,
+    sa.Column("vhost", sa.Text, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.UniqueConstraint("vhost", "topic", "number"),
+    sqlite_autoincrement=True,
+)
+
 bindings: Final = sa.Table(
     "bindings",
     metadata,
@@ -170,9 +192,9 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
     """Every statement that the catalog runs, by its name."""
     for table in (*metadata.sorted_tables, version):
         yield f"select_{table.name}", select(table)
-    for table in (exchanges, queues, version):
+    for table in (exchanges, queues, partitions, version):
         yield f"insert_{table.name}", insert(table)
-    for table in (settings, vhosts, users, permissions, topic_permissions, policies, parameters):
+    for table in (settings, vhosts, users, permissions, topic_permissions, topics, policies, parameters):
         yield f"put_{table.name}", put(table)
     yield "put_bindings", insert(bindings).on_conflict_do_nothing()
     for table in metadata.sorted_tables:
@@ -186,9 +208,11 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
     yield "delete_topic_permissions_of_user_in_vhost", delete(topic_permissions, "user", "vhost")
     yield "delete_bindings_of_source", delete(bindings, "vhost", "source")
     yield "delete_bindings_of_destination", delete(bindings, "vhost", "destination_type", "destination")
+    yield "delete_partitions_of_topic", delete(partitions, "vhost", "topic")
     yield "select_queue_name", sa.select(queues.c.vhost, queues.c.name).where(queues.c.id == sa.bindparam("id"))
-    sequence = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
-    yield "select_last_queue_id", sa.select(sequence.c.seq).where(sequence.c.name == sa.literal_column("'queues'"))
+    # What queues and partitions have been given so far, also those that are gone.
+    sequence = sa.table("sqlite_sequence", sa.column("seq"))
+    yield "select_last_queue_id", sa.select(sa.func.max(sequence.c.seq))
     yield "select_table_names", sa.select(sa.column("name")).select_from(sa.table("sqlite_master"))
 
 

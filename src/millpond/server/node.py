@@ -39,7 +39,10 @@ from millpond.catalog.catalog import Catalog
 from millpond.config import Settings
 from millpond.protocols.amqp import registry as amqp
 from millpond.protocols.amqp.connection import Connection, ConnectionSettings
-from millpond.protocols.amqp.transport import Transport
+from millpond.protocols.kafka import registry as kafka
+from millpond.protocols.kafka.connection import Connection as KafkaConnection
+from millpond.protocols.kafka.connection import KafkaSettings
+from millpond.protocols.transport import Transport
 from millpond.server import data_directory
 from millpond.server.administration import administration
 from millpond.server.listeners import bind, bound_address, tls_context
@@ -97,7 +100,7 @@ class Node:
 
     def _bind(self) -> None:
         """Take the addresses first: a second broker on the same ports must not touch the data."""
-        for name in ("amqp", "amqps", "admin"):
+        for name in ("amqp", "amqps", "kafka", "admin"):
             address = getattr(self.settings, name)
             if address is not None:
                 self._sockets[name] = bind(name, address)
@@ -140,8 +143,8 @@ class Node:
             access.create_default_user(settings.default_user, settings.default_password.get_secret_value().encode())
             catalog.commit()
         if not settings.memory:
-            store.delete_leftovers({int(queue.log_id) for queue in queues})
-            recovery = Recovery(self._filesystem, self._folder, queues, store)
+            store.delete_leftovers(broker.log_ids())
+            recovery = Recovery(self._filesystem, self._folder, queues, broker.streams.partitions(), store)
             report = recovery.run()
             catalog.use_queue_ids_above(recovery.log_id_max)
             journal = self._journal = Journal(
@@ -178,19 +181,44 @@ class Node:
             return Connection(self.broker, transport, connection_settings, handlers)
 
         factory = partial(ServerProtocol, connect, self._protocols)
+        factories = {"amqp": factory, "amqps": factory}
+        if "kafka" in self._sockets:
+            factories["kafka"] = partial(ServerProtocol, self._kafka(), self._protocols)
         for name, sock in self._sockets.items():
             address = bound_address(sock)
             self.addresses[name] = (address.host, address.port)
-            if name != "admin":
+            if name in factories:
                 context = tls_context(settings) if name == "amqps" else None
                 # The connection's own handshake begins when that of TLS is done.
                 timeout_s = settings.handshake_timeout_ms / 1000 if context is not None else None
                 server = await loop.create_server(
-                    factory, sock=sock, ssl=context, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=timeout_s
+                    factories[name], sock=sock, ssl=context, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=timeout_s
                 )
                 self._servers.append(server)
         self._admin = administration(self.broker, settings, self._sockets.get("admin"), lambda: self.addresses)
         self._admin.start()
+
+    def _kafka(self) -> Callable[[Transport], KafkaConnection]:
+        """What makes a connection of a Kafka client."""
+        settings = self.settings
+        advertised = settings.kafka_advertised
+        kafka_settings = KafkaSettings(
+            settings.kafka_user,
+            settings.kafka_vhost,
+            settings.kafka_request_bytes_max,
+            settings.kafka_auto_create_topics,
+            settings.kafka_partitions,
+            (advertised.host, advertised.port) if advertised is not None else None,
+            self.broker.cluster_id,
+        )
+        apis = kafka.load(settings.connections_max)
+        # Its messages take a while to import: that is over before the first client comes, or goes on beside it.
+        self._run_blocking(kafka.warm_up, _nothing)
+
+        def connect(transport: Transport) -> KafkaConnection:
+            return KafkaConnection(self.broker, transport, kafka_settings, apis)
+
+        return connect
 
     # --- What the core needs done elsewhere -------------------------------------------------------------------------
 

@@ -7,14 +7,25 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from millpond.base.certificate import Certificate
 from millpond.base.limits import SOCKET_BUFFER_BYTES_HIGH, SOCKET_BUFFER_BYTES_LOW
-from millpond.protocols.amqp.transport import Transport
+from millpond.protocols.transport import Transport
 
-if TYPE_CHECKING:
-    from millpond.protocols.amqp.connection import Connection
+
+class Connection(Protocol):
+    """What a protocol makes of a client's bytes."""
+
+    def receive(self, data: bytes) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def lost(self) -> None: ...
+
+    def close_by_operator(self, reason: str) -> None: ...
 
 
 class SocketTransport(Transport):
@@ -30,6 +41,9 @@ class SocketTransport(Transport):
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
+
+    def write_all(self, chunks: list[bytes]) -> None:
+        self._transport.writelines(chunks)
 
     def close(self) -> None:
         self._transport.close()

@@ -135,6 +135,11 @@ class Journal:
         self._worker.start()
 
     @property
+    def has_appended(self) -> bool:
+        """Whether this turn has appended anything so far."""
+        return len(self._pending) > 0
+
+    @property
     def pending_bytes(self) -> i64:
         """What is appended and not yet written."""
         return self._handed_over_bytes - self._worker.written_bytes + len(self._pending)

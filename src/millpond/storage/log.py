@@ -8,6 +8,13 @@ Batches tile the range of offsets within a segment. Where an appended batch leav
 were done with before they had to be written, a batch without records fills it; a gap too large for that, or at the
 end of a segment, begins a new segment instead.
 
+Compaction (`compaction.py`) writes complete segments anew, from other threads' point of view in one step:
+
+    .cleaned is written and synced -> it is called .swap, durably -> the segments that it is made of are removed
+        -> it is called .log
+
+What a crash leaves is finished when the log is opened: what is still called .cleaned goes, a .swap takes its place.
+
 One thread at a time may use a log, and `read` may be called from any thread meanwhile: a place, once returned by
 `append`, does not change until it is trimmed. `sync` may be called from another thread than `append`; it covers the
 appends that returned before it was called.
@@ -16,25 +23,39 @@ appends that returned before it was called.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
-from millpond.storage.aside import copy_aside, is_disk_full
+from millpond.storage.aside import copy_aside, is_disk_full, move_aside
+from millpond.storage.batch_rewrite import first_record_at, newest_record
+from millpond.storage.cleaned_segment import CLEANED_SUFFIX, SWAP_SUFFIX, CleanedSegment
 from millpond.storage.file_pool import FilePool, shared_pool
 from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader, check_batch
-from millpond.storage.segment import SEGMENT_BYTES_MAX, BatchRun, NewBatch, Segment, Walk
+from millpond.storage.segment import (
+    SEGMENT_BYTES_MAX,
+    BatchRun,
+    NewBatch,
+    Segment,
+    Walk,
+)
 
 _SEGMENT_NAME = re.compile(r"(\d{20})\.log")
+_SWAP_NAME = re.compile(r"(\d{20})\.swap")
 # Errors of a read that say that the data is gone. Others (no descriptors, no memory) may pass.
 _UNREADABLE: Final = frozenset({errno.EIO, errno.ENOENT})
 # The last offset delta has 31 bits.
 _GAP_MAX: Final = (1 << 31) - 1
+# What one step of a search for a time reads: an index entry is seldom further from what it leads to.
+_SEARCH_BYTES: Final = 32 * 1024
+# What looking through a batch in vain counts as.
+_MISSED_BYTES: Final = 1 << 20
 
 
 class BatchPlace(NamedTuple):
@@ -79,16 +100,24 @@ class Log:
         self._filesystem: Final = filesystem
         # May be changed at any time; it acts on what is appended after.
         self.segment_bytes = segment_bytes
+        # So much younger than its first batch may what is appended to a segment be; -1 is no limit. As above.
+        self.segment_ms = -1
         self._files: Final = files if files is not None else shared_pool(filesystem)
         self._segments: list[Segment] = []
         # The same, for `read` from other threads.
         self._by_base: Final[dict[int, Segment]] = {}
         self._active: Segment | None = None
+        # Segments that compaction has made and that are still called .swap, each with the files that it replaces.
+        self._unfinished: list[tuple[Segment, list[str]]] = []
         # What `sync` has to do.
         self._guard: Final = threading.Lock()
         self._dirty: set[str] = set()
         self._is_folder_dirty = False
         self._failure: StorageFailed | None = None
+
+    @property
+    def files(self) -> FilePool:
+        return self._files
 
     @property
     def start_offset(self) -> int:
@@ -105,6 +134,7 @@ class Log:
         A trimmed segment may be back after a power cut, so ranges of `lost` below the trimmed offset mean nothing."""
         report = LogReport()
         self._filesystem.mkdirs(self.folder)
+        self._finish_compaction(report)
         bases = self._find_bases()
         self._remove_beyond(bases, end_offset, report)
         walk_from = len(bases) - 1
@@ -132,7 +162,12 @@ class Log:
             raise ValueError(f"a batch from {base_offset} to {last_offset} cannot follow offset {self.end_offset - 1}")
         active = self._active
         gap = 0 if active is None else base_offset - active.end_offset
-        if active is None or active.size + len(batch) > self.segment_bytes or gap > _GAP_MAX:
+        if (
+            active is None
+            or active.size + len(batch) > self.segment_bytes
+            or gap > _GAP_MAX
+            or self._is_rolled_by(active, max_timestamp_ms)
+        ):
             return self._append_to_new_segment(batch, base_offset, last_offset, max_timestamp_ms)
         filler = b""
         if gap > 0:
@@ -169,15 +204,39 @@ class Log:
             size += len(batch.data)
             if batch.base_offset != expected or size > self.segment_bytes:
                 break
+            if self._is_rolled_by(active, batch.max_timestamp_ms):
+                break
             expected = batch.last_offset + 1
             count += 1
         return count
+
+    def _is_rolled_by(self, active: Segment, timestamp_ms: int) -> bool:
+        """Whether a record of that time is too young for the active segment."""
+        if self.segment_ms < 0 or active.size == 0:
+            return False
+        first_ms = active.first_timestamp_ms
+        return first_ms >= 0 and timestamp_ms - first_ms > self.segment_ms
+
+    def roll(self) -> None:
+        """Nothing more is appended to the active segment."""
+        active = self._active
+        if active is not None:
+            active.tidy()
+            active.complete()
+            self._files.release(active.index_path)
+            self._active = None
+
+    def roll_if_old(self, now_ms: int) -> None:
+        """The same, where its first batch is older than `segment_ms`."""
+        if self._active is not None and self._is_rolled_by(self._active, now_ms):
+            self.roll()
 
     def read_run(self, offset: int, max_bytes: int) -> BatchRun:
         """Whole batches from the one that covers `offset`, or the next one after it: as many as `max_bytes` have room
         for, at least one, all of one segment. None at the end of the log. Damage is passed over and told."""
         number = max(0, bisect.bisect_right(self._segments, offset, key=_base_offset) - 1)
         damage = ""
+        covered_from = -1
         run = BatchRun(offset)
         for segment in self._segments[number:]:
             try:
@@ -188,11 +247,12 @@ class Log:
                 damage = damage or str(error)
                 continue
             damage = damage or run.damage
+            covered_from = covered_from if covered_from >= 0 else run.covered_from
             if run.batches:
-                run.damage = damage
+                run.damage, run.covered_from = damage, covered_from
                 return run
         run = BatchRun(max(offset, self.end_offset))
-        run.damage = damage
+        run.damage, run.covered_from = damage, covered_from
         return run
 
     def last_batch_offset(self) -> int:
@@ -267,6 +327,76 @@ class Log:
                     return self._find_record(batch, timestamp_ms)
         return None
 
+    def find_record(self, timestamp_ms: int, offset: int, bytes_max: int) -> tuple[int, int, int]:
+        """(offset, timestamp, where to go on) of the first record from `offset` on that is not older than
+        `timestamp_ms`. The first two are -1 where it has not been found: then there is none before the third, which is
+        the log's end, or where the search stopped because it has read `bytes_max`. Damage is passed over."""
+        number = max(0, bisect.bisect_right(self._segments, offset, key=_base_offset) - 1)
+        for index in range(number, len(self._segments)):
+            segment = self._segments[index]
+            following = self._segments[index + 1].base_offset if index + 1 < len(self._segments) else self.end_offset
+            position = max(offset, segment.base_offset)
+            try:
+                if segment.max_timestamp_ms < timestamp_ms:
+                    continue
+                position = max(position, segment.seek_timestamp(timestamp_ms).offset)
+            except CorruptData:
+                # All of what can be read is looked at.
+                pass
+            while position < following:
+                if bytes_max <= 0:
+                    return -1, -1, position
+                run = segment.read_run(position, _SEARCH_BYTES)
+                bytes_max -= _SEARCH_BYTES
+                for batch in run.batches:
+                    if BatchHeader(batch).max_timestamp_ms >= timestamp_ms:
+                        found, found_ms = _sensible(first_record_at, batch, timestamp_ms, offset)
+                        if found >= 0:
+                            return found, found_ms, found
+                        # It says that it has such a record, and has none: it may have been large when decompressed.
+                        bytes_max -= len(batch) + _MISSED_BYTES
+                if run.ends_segment or run.next_offset <= position:
+                    break
+                position = run.next_offset
+        return -1, -1, self.end_offset
+
+    def find_newest(self, offset: int) -> tuple[int, int]:
+        """(offset, timestamp) of the record with the largest timestamp, the first of several, among those from `offset`
+        on; -1, -1 where there is none. Damage is passed over."""
+        best: Segment | None = None
+        best_ms, start = -1, 0
+        for segment in self._segments[max(0, bisect.bisect_right(self._segments, offset, key=_base_offset) - 1) :]:
+            try:
+                if segment.base_offset < offset:
+                    newest_ms = self._newest_ms_from(segment, offset)
+                else:
+                    newest_ms = segment.max_timestamp_ms
+            except CorruptData:
+                continue
+            if newest_ms > best_ms:
+                best, best_ms, start = segment, newest_ms, max(offset, segment.base_offset)
+        if best is None:
+            return -1, -1
+        with contextlib.suppress(CorruptData):
+            start = max(start, best.seek_timestamp(best_ms).offset)
+        while True:
+            run = best.read_run(start, _SEARCH_BYTES)
+            for batch in run.batches:
+                if BatchHeader(batch).max_timestamp_ms >= best_ms:
+                    found = _sensible(newest_record, batch, offset)
+                    if found[0] >= 0:
+                        return found
+            if run.ends_segment or run.next_offset <= start:
+                return -1, -1
+            start = run.next_offset
+
+    def _newest_ms_from(self, segment: Segment, offset: int) -> int:
+        newest_ms = -1
+        for _, header in segment.headers(segment.seek_offset(offset)):
+            if header.last_offset >= offset and header.record_count > 0:
+                newest_ms = max(newest_ms, int(header.max_timestamp_ms))
+        return newest_ms
+
     def sync(self) -> None:
         """Make all that was appended durable. Raises StorageFailed where that failed, now or ever before."""
         with self._guard:
@@ -294,12 +424,16 @@ class Log:
             freed += self._remove_first()
         return freed
 
-    def retain(self, now_ms: int, retention_ms: int, retention_bytes: int) -> int:
+    def retain(self, now_ms: int, retention_ms: int, retention_bytes: int, durable_end: int = -1) -> int:
         """Delete the oldest complete segments whose messages are all older than `retention_ms`, or without which
-        `retention_bytes` are still left; -1 is no limit. Returns how many bytes that freed."""
+        `retention_bytes` are still left; -1 is no limit. Where `durable_end` is given, the one that is appended to may
+        go as well, but none that has something from there on. Returns how many bytes that freed."""
         freed = 0
-        while len(self._segments) > 1:
+        while self._segments:
             oldest = self._segments[0]
+            following = self._segments[1].base_offset if len(self._segments) > 1 else self.end_offset
+            if following > durable_end if durable_end >= 0 else len(self._segments) == 1:
+                break
             is_too_old = retention_ms >= 0 and self._is_oldest_before(now_ms - retention_ms)
             is_too_much = retention_bytes >= 0 and self.size_bytes - oldest.size >= retention_bytes
             if not is_too_old and not is_too_much:
@@ -307,22 +441,142 @@ class Log:
             freed += self._remove_first()
         return freed
 
+    # --- Compaction -------------------------------------------------------------------------------------------------
+
+    def sealed_segments(self) -> list[Segment]:
+        """Those that nothing more is appended to."""
+        return [segment for segment in self._segments if segment is not self._active]
+
+    def replace(self, old: Sequence[Segment], cleaned: CleanedSegment) -> bool:
+        """Put what compaction has made of some segments, which is durable, in their place. False where they are not all
+        there any more. What was made is gone after that, and after an OSError."""
+        segments = self._segments
+        at = next((number for number, segment in enumerate(segments) if segment is old[0]), len(segments))
+        is_there = len(segments) - at >= len(old) and all(
+            segments[at + number] is segment and segment is not self._active for number, segment in enumerate(old)
+        )
+        if self._failure is not None or not is_there:
+            cleaned.discard()
+            return False
+        swap = f"{self.folder}/{cleaned.walk.base_offset:020d}{SWAP_SUFFIX}"
+        try:
+            # One that is still called .swap cannot be replaced by another.
+            self._finish_replacements()
+            self._filesystem.rename(cleaned.path, swap)
+            self._filesystem.sync_folder(self.folder)
+        except OSError:
+            cleaned.discard()
+            self._undo_swap(swap)
+            raise
+        segment = Segment(self._files, self.folder, cleaned.walk.base_offset)
+        segment.adopt(cleaned.walk)
+        paths = [path for replaced in old for path in (replaced.path, replaced.index_path) if path != segment.path]
+        segment.path = swap
+        segments[at : at + len(old)] = [segment]
+        for replaced in old:
+            del self._by_base[replaced.base_offset]
+            self.size_bytes -= replaced.size
+            with self._guard:
+                self._dirty.discard(replaced.path)
+        self._by_base[segment.base_offset] = segment
+        self.size_bytes += segment.size
+        self._unfinished.append((segment, paths))
+        # It is complete, and is read from where it is: the rest can be done later.
+        with contextlib.suppress(OSError):
+            self._finish_replacements()
+        return True
+
+    def _undo_swap(self, swap: str) -> None:
+        """Nothing may be left that would replace segments the next time that the log is opened."""
+        try:
+            if self._filesystem.exists(swap):
+                self._files.forget(swap)
+                self._filesystem.remove(swap)
+                self._filesystem.sync_folder(self.folder)
+        except OSError as error:
+            self._failure = StorageFailed(f"{swap} can neither be used nor removed: {error}")
+
+    def _finish_replacements(self) -> None:
+        while self._unfinished:
+            segment, paths = self._unfinished[0]
+            swap = segment.path
+            if swap.endswith(SWAP_SUFFIX):
+                for path in reversed(paths):
+                    self._files.forget(path)
+                    self._filesystem.remove(path)
+                # An index of what was there before must not come back beside what is there now.
+                self._filesystem.sync_folder(self.folder)
+                segment.path = self._finish_swap(segment.base_offset)
+                self._files.forget(swap)
+            self._filesystem.sync_folder(self.folder)
+            del self._unfinished[0]
+            segment.complete()
+            self._files.release(segment.index_path)
+
+    def _finish_swap(self, base_offset: int) -> str:
+        """Have a .swap called .log; its path then."""
+        path = f"{self.folder}/{base_offset:020d}.log"
+        self._files.forget(path)
+        self._filesystem.rename(f"{self.folder}/{base_offset:020d}{SWAP_SUFFIX}", path)
+        return path
+
+    def _finish_compaction(self, report: LogReport) -> None:
+        """What a crash left: what was not complete goes, and what was takes its place."""
+        names = self._filesystem.list(self.folder)
+        for name in names:
+            if name.endswith(CLEANED_SUFFIX):
+                self._filesystem.remove(f"{self.folder}/{name}")
+                self._is_folder_dirty = True
+        for match in [_SWAP_NAME.fullmatch(name) for name in names]:
+            if match is None:
+                continue
+            base_offset = int(match[1])
+            swapped = Segment(self._files, self.folder, base_offset)
+            swapped.path = f"{self.folder}/{match[0]}"
+            walk = swapped.walk(None, None)
+            self._files.forget(swapped.path)
+            if walk.reason:
+                # The first of the segments that it was to replace is still there.
+                report.reasons.append(f"{swapped.path} {walk.reason}")
+                report.kept_aside.append(move_aside(self._filesystem, swapped.path))
+            else:
+                for base in reversed([base for base in self._find_bases() if base_offset <= base < walk.end_offset]):
+                    replaced = Segment(self._files, self.folder, base)
+                    self._files.forget(replaced.index_path)
+                    self._filesystem.remove(replaced.index_path)
+                    if base != base_offset:
+                        replaced.remove()
+                self._filesystem.sync_folder(self.folder)
+                self._finish_swap(base_offset)
+            self._filesystem.sync_folder(self.folder)
+
     def close(self) -> None:
         """Sync, and give the open files back."""
         self.sync()
+        with contextlib.suppress(OSError):
+            # Otherwise it is done when the log is opened again.
+            self._finish_replacements()
         for segment in self._segments:
             self._files.release(segment.path)
             self._files.release(segment.index_path)
 
     def delete(self) -> None:
         """Delete the log and its folder."""
+        self._unfinished.clear()
         while self._segments:
             self._remove_first()
-        for name in self._filesystem.list(self.folder):
-            # A log made later under the same path must not find the removed file still open.
-            self._files.forget(f"{self.folder}/{name}")
-            self._filesystem.remove(f"{self.folder}/{name}")
-        self._filesystem.remove(self.folder)
+        for attempts_left in (2, 1, 0):
+            for name in self._filesystem.list(self.folder):
+                # A log made later under the same path must not find the removed file still open.
+                self._files.forget(f"{self.folder}/{name}")
+                self._filesystem.remove(f"{self.folder}/{name}")
+            try:
+                self._filesystem.remove(self.folder)
+                return
+            except OSError:
+                # Compaction may just have begun another file.
+                if attempts_left == 0:
+                    raise
 
     def _find_bases(self) -> list[int]:
         names = [_SEGMENT_NAME.fullmatch(name) for name in self._filesystem.list(self.folder)]
@@ -435,6 +689,14 @@ class Log:
             self._dirty.discard(segment.path)
         if segment is self._active:
             self._active = None
+        for number, (unfinished, paths) in enumerate(self._unfinished):
+            if unfinished is segment:
+                # Nor is anything left of what it was made of.
+                for path in [*paths, f"{self.folder}/{segment.base_offset:020d}.log"]:
+                    self._files.forget(path)
+                    self._filesystem.remove(path)
+                del self._unfinished[number]
+                break
         segment.remove()
         self.size_bytes -= segment.size
         return segment.size
@@ -457,6 +719,14 @@ class Log:
                 if reader.timestamp_ms >= timestamp_ms:
                     return reader.offset
         return header.base_offset
+
+
+def _sensible(search: Callable[..., tuple[int, int]], batch: bytes, *arguments: int) -> tuple[int, int]:
+    """What a search in a batch has found: nothing where its records make no sense."""
+    try:
+        return search(batch, *arguments)
+    except CorruptData:
+        return -1, -1
 
 
 def _base_offset(segment: Segment) -> int:

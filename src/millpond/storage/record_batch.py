@@ -6,9 +6,10 @@
           12     4   partition leader epoch       outside the checksum; 0 here
           16     1   magic                        2
           17     4   CRC32C                       of everything from `attributes` to the end
-          21     2   attributes                   bits 0-2 compression, bit 3 log append time
+          21     2   attributes                   bits 0-2 compression, bit 3 log append time, bit 4 transactional,
+                                                  bit 5 control, bit 6 delete horizon
           23     4   last offset delta
-          27     8   base timestamp, ms           the first record's
+          27     8   base timestamp, ms           the first record's; with bit 6 the delete horizon
           35     8   max timestamp, ms
           43     8   producer id                  -1
           51     2   producer epoch               -1
@@ -26,7 +27,9 @@ each of them: **batches tile the offset range**. In a segment each batch's base 
 offset + 1. The checksum does not cover the first 17 bytes, so this chain is what detects damage to a base
 offset; the leader epoch and magic are compared with what they must be, and a wrong length makes the checksum wrong.
 
-Source: Apache Kafka, "Message Format", and KIP-98 for the record batch.
+The delete horizon is when compaction may delete the batch's records without a value.
+
+Source: Apache Kafka, "Message Format", KIP-98 for the record batch, KIP-534 for the delete horizon.
 """
 
 from __future__ import annotations
@@ -45,8 +48,11 @@ _PREFIX_BYTES: Final[i64] = 21
 # Base offset and batch length, which the batch length does not count.
 _LENGTH_OVERHEAD: Final[i64] = 12
 _MAGIC: Final[i64] = 2
-_COMPRESSION_MASK: Final[i64] = 0x07
-_LOG_APPEND_TIME: Final[i64] = 0x08
+# Attributes.
+COMPRESSION_MASK: Final[i64] = 0x07
+LOG_APPEND_TIME: Final[i64] = 0x08
+CONTROL: Final[i64] = 0x20
+DELETE_HORIZON: Final[i64] = 0x40
 
 # The one header that each of our own records has. What its value means is its writer's business.
 RESERVED_HEADER: Final = b"millpond"
@@ -73,7 +79,7 @@ def _varint_size(number: i64) -> i64:
     return size
 
 
-def _write_varint(writer: BytesWriter, number: i64) -> None:
+def write_varint(writer: BytesWriter, number: i64) -> None:
     zigzag: i64 = (number << 1) ^ (number >> 63)
     while zigzag & -128 != 0:
         writer.append(u8((zigzag & 0x7F) | 0x80))
@@ -113,16 +119,16 @@ class BatchBuilder:
         length += _varint_size(key_size) + key_size
         length += _varint_size(value_size) + value_size
         length += _varint_size(header_size) + header_size
-        _write_varint(body, length)
+        write_varint(body, length)
         body.append(0)
-        _write_varint(body, timestamp_delta)
-        _write_varint(body, offset_delta)
-        _write_varint(body, key_size)
+        write_varint(body, timestamp_delta)
+        write_varint(body, offset_delta)
+        write_varint(body, key_size)
         body.write(key)
-        _write_varint(body, value_size)
+        write_varint(body, value_size)
         body.write(value)
         body.write(_RESERVED_ENCODED)
-        _write_varint(body, header_size)
+        write_varint(body, header_size)
         body.write(header_value)
 
     def append_with_headers(
@@ -137,15 +143,15 @@ class BatchBuilder:
         timestamp_delta = self._begin(offset_delta, timestamp_ms)
         record = BytesWriter()
         record.append(0)
-        _write_varint(record, timestamp_delta)
-        _write_varint(record, offset_delta)
+        write_varint(record, timestamp_delta)
+        write_varint(record, offset_delta)
         _write_optional(record, key)
         _write_optional(record, value)
-        _write_varint(record, len(headers))
+        write_varint(record, len(headers))
         for header_key, header_value in headers:
             _write_optional(record, header_key)
             _write_optional(record, header_value)
-        _write_varint(self._body, len(record))
+        write_varint(self._body, len(record))
         self._body.write(record.getvalue())
 
     def finish(self, base_offset: i64, last_offset_delta: i64) -> bytes:
@@ -215,9 +221,9 @@ def _write_u32(writer: BytesWriter, number: i64) -> None:
 
 def _write_optional(writer: BytesWriter, data: bytes | None) -> None:
     if data is None:
-        _write_varint(writer, -1)
+        write_varint(writer, -1)
     else:
-        _write_varint(writer, len(data))
+        write_varint(writer, len(data))
         writer.write(data)
 
 
@@ -285,7 +291,8 @@ class RecordReader:
         while reader.next():
             ... reader.offset, reader.timestamp_ms, reader.key, reader.value, reader.header_value
 
-    `header_value` is the reserved header's, None where there is none. Every length is checked against what is left,
+    `header_value` is the reserved header's, None where there is none; `start` and `end` are where the record is in the
+    batch. Every length is checked against what is left,
     although the checksum was right: it says that the bytes are as written, not that the writer was right. Raises
     CorruptData; also for compressed records, which must be decompressed first.
     """
@@ -294,7 +301,7 @@ class RecordReader:
         header = BatchHeader(data)
         if header.size != len(data):
             raise CorruptData(f"a record batch of {len(data)} bytes says that it has {header.size}")
-        if header.attributes & _COMPRESSION_MASK != 0:
+        if header.attributes & COMPRESSION_MASK != 0:
             raise CorruptData("the records of this batch are compressed")
         if header.base_timestamp_ms < -1 or header.base_timestamp_ms > _TIMESTAMP_MS_MAX:
             raise CorruptData(f"a record batch with the impossible timestamp {header.base_timestamp_ms}")
@@ -304,6 +311,8 @@ class RecordReader:
         self.key: bytes | None = None
         self.value: bytes | None = None
         self.header_value: bytes | None = None
+        self.start: i64 = HEADER_BYTES
+        self.end: i64 = HEADER_BYTES
         self._data: Final = data
         self._position: i64 = HEADER_BYTES
         # The end of what may be read now: of the batch, or of the present record.
@@ -321,10 +330,12 @@ class RecordReader:
             if self._position != batch_end:
                 raise CorruptData("bytes follow the last record of a batch")
             return False
+        self.start = self._position
         length = self._varint()
         if length < 1 or length > batch_end - self._position:
             raise CorruptData(f"a record of {length} bytes does not fit into its batch")
         end: i64 = self._position + length
+        self.end = end
         self._end = end
         # The record's attributes have no meaning yet.
         self._position += 1
@@ -336,7 +347,7 @@ class RecordReader:
             raise CorruptData(f"a record with the impossible timestamp delta {timestamp_delta}")
         self._last_delta = offset_delta
         self.offset = self.header.base_offset + offset_delta
-        if self.header.attributes & _LOG_APPEND_TIME != 0:
+        if self.header.attributes & LOG_APPEND_TIME != 0:
             self.timestamp_ms = self.header.max_timestamp_ms
         else:
             self.timestamp_ms = self.header.base_timestamp_ms + timestamp_delta

@@ -2,6 +2,8 @@
 
     <base offset, 20 digits>.log      record batches, one right after the other, nothing else
     <base offset, 20 digits>.index    one entry per 4 KiB of the segment, and a closing entry
+    <base offset, 20 digits>.cleaned  what compaction is writing; worth nothing before it has its next name
+    <base offset, 20 digits>.swap     what compaction has made of the segments from this offset on, complete
 
     index entry, 24 bytes             0  8  offset - base offset
                                       8  4  position in the segment
@@ -115,10 +117,13 @@ class Walk:
     """What a walk over a segment's batches found: the good part, and why it ends."""
 
     def __init__(self, base_offset: int) -> None:
+        self.base_offset: Final = base_offset
         self.index: Final = SegmentIndex(base_offset)
         self.end_offset = base_offset
         self.size = 0
         self.max_timestamp_ms = -1
+        # Of the first batch.
+        self.first_timestamp_ms = -1
         # Why it ended before the file did; empty where it did not.
         self.reason = ""
 
@@ -140,6 +145,9 @@ class BatchRun:
         self.batches: Final[list[bytes]] = []
         # Where to go on. What lies before it and is not among the batches is not there, or lost.
         self.next_offset = offset
+        # Where the first batch begins that reaches beyond the offset that was asked for, whether or not it has records;
+        # -1 where there is none.
+        self.covered_from = -1
         # Why something was passed over; empty where nothing was.
         self.damage = ""
         self.ends_segment = False
@@ -147,11 +155,12 @@ class BatchRun:
 
 @final
 class Segment:
-    """One segment's files. `size` is that of its batches; the file may be longer after a failed append."""
+    """One segment's files. `size` is that of its batches; the file may be longer after a failed append. `path` changes
+    once where compaction has made it."""
 
     def __init__(self, files: FilePool, folder: str, base_offset: int) -> None:
         self.base_offset: Final = base_offset
-        self.path: Final = posixpath.join(folder, f"{base_offset:020d}.log")
+        self.path = posixpath.join(folder, f"{base_offset:020d}.log")
         self.index_path: Final = posixpath.join(folder, f"{base_offset:020d}.index")
         self.size = 0
         self._files: Final = files
@@ -159,6 +168,8 @@ class Segment:
         self._index: SegmentIndex | None = None
         self._end_offset = -1
         self._max_timestamp_ms = -1
+        # Not looked for yet; -1 where the first batch has none.
+        self._first_timestamp_ms: int | None = None
         # A failed append may have left bytes after the last batch.
         self._has_leftover = False
 
@@ -175,6 +186,16 @@ class Segment:
         self._load_end()
         return self._max_timestamp_ms
 
+    @property
+    def first_timestamp_ms(self) -> int:
+        """The largest one of the first batch, by which a segment's age is told, as in Kafka; -1 where it has none.
+        Raises CorruptData where there is no batch to tell."""
+        if self._first_timestamp_ms is None:
+            header = BatchHeader(self._files.read(self.path, 0, HEADER_BYTES))
+            self._check_place(header, 0, self.base_offset, self.size)
+            self._first_timestamp_ms = int(header.max_timestamp_ms)
+        return self._first_timestamp_ms
+
     def begin(self) -> None:
         """Make this a new, empty segment that is appended to."""
         self.adopt(Walk(self.base_offset))
@@ -185,6 +206,7 @@ class Segment:
         self.size = walk.size
         self._end_offset = walk.end_offset
         self._max_timestamp_ms = walk.max_timestamp_ms
+        self._first_timestamp_ms = walk.first_timestamp_ms if walk.size > 0 else None
 
     def append(self, data: bytes, base_offset: int, last_offset: int, max_timestamp_ms: int, position: int) -> None:
         """Write `data` at the end: one batch, that begins at `position` and ends the data. What precedes it there is
@@ -195,6 +217,8 @@ class Segment:
         self._has_leftover = False
         index = self._index
         assert index is not None
+        if position == 0:
+            self._first_timestamp_ms = max_timestamp_ms
         index.batch_begins(base_offset, position, self._max_timestamp_ms)
         self.size += len(data)
         self._end_offset = last_offset + 1
@@ -210,6 +234,8 @@ class Segment:
         index = self._index
         assert index is not None
         for batch in batches:
+            if self.size == 0:
+                self._first_timestamp_ms = batch.max_timestamp_ms
             index.batch_begins(batch.base_offset, self.size, self._max_timestamp_ms)
             self.size += len(batch.data)
             self._end_offset = batch.last_offset + 1
@@ -277,6 +303,8 @@ class Segment:
                 continue
             next_offset = header.base_offset + header.last_offset_delta + 1
             if next_offset > offset:
+                if run.covered_from < 0:
+                    run.covered_from = int(header.base_offset)
                 if run.batches and taken + header.size > max_bytes:
                     break
                 if position + header.size > data_at + len(data):
@@ -345,9 +373,13 @@ class Segment:
                 walk.reason = f"at position {position}: a batch reaches into the next segment"
                 return walk
             walk.index.batch_begins(header.base_offset, position, walk.max_timestamp_ms)
+            if position == 0:
+                walk.first_timestamp_ms = int(header.max_timestamp_ms)
             walk.size = position + header.size
             walk.end_offset = next_offset
-            walk.max_timestamp_ms = max(walk.max_timestamp_ms, header.max_timestamp_ms)
+            if header.record_count > 0:
+                # What compaction has emptied keeps its timestamp, which is no record's any more.
+                walk.max_timestamp_ms = max(walk.max_timestamp_ms, header.max_timestamp_ms)
         return walk
 
     def remove(self) -> None:

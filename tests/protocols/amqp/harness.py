@@ -23,7 +23,7 @@ from millpond.catalog.catalog import Catalog
 from millpond.protocols.amqp import methods, registry
 from millpond.protocols.amqp.connection import Connection, ConnectionSettings
 from millpond.protocols.amqp.methods import Method, decode_method, encode_method
-from millpond.protocols.amqp.transport import Transport
+from millpond.protocols.transport import Transport
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"

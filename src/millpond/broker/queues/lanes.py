@@ -1,4 +1,4 @@
-"""The backlogs of recoverable queues by the ids of their logs, for recovery."""
+"""The backlogs of recoverable queues, and the partitions of streams, by the ids of their logs, for recovery."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 @final
 class Lanes:
-    """Finds the backlog that a log belongs to; a queue's further lanes begin when something speaks of them."""
+    """Finds the backlog or the partition that a log belongs to; a queue's further lanes begin when something speaks of
+    them."""
 
-    def __init__(self, queues: Iterable[MessageQueue]) -> None:
+    def __init__(self, queues: Iterable[MessageQueue], partitions: Iterable[Partition]) -> None:
         self._queues: Final[dict[int, MessageQueue]] = {int(queue.log_id): queue for queue in queues}
         self._found: Final[dict[int, Backlog]] = {}
+        self._partitions: Final[dict[int, Partition]] = {int(partition.log_id): partition for partition in partitions}
 
     def get(self, log_id: int) -> Backlog | None:
         """None where the queue is gone."""
@@ -31,13 +33,12 @@ class Lanes:
         return backlog
 
     def partition(self, log_id: int) -> Partition | None:
-        """The stream that a log belongs to. None where it is gone, or no stream."""
-        queue = self._queues.get(log_id)
-        return None if queue is None else queue.partition
+        """The partition that a log belongs to. None where it is gone, or no stream's."""
+        return self._partitions.get(log_id)
 
     def partitions(self) -> list[Partition]:
         """Those of all streams."""
-        return [queue.partition for queue in self._queues.values() if queue.partition is not None]
+        return list(self._partitions.values())
 
     def backlogs(self) -> list[Backlog]:
         """All of them, also those that nothing was said of."""

@@ -144,6 +144,11 @@ class PageStore:
         self._trimmable: dict[int, Backlog] = {}
         self._writer = ThreadPoolExecutor(1, "millpond-page-writer")
         self._reader = ThreadPoolExecutor(1, "millpond-page-reader")
+        # Compaction. It has the lowest priority by pausing often: a thread of low priority in the eyes of the system
+        # would be put aside while it holds the interpreter, and the event loop with it.
+        self._cleaner = ThreadPoolExecutor(1, "millpond-log-cleaner")
+        # Set when the threads are to end.
+        self.stopping = threading.Event()
         self._unread: dict[Page, Backlog] = {}
         self.writes_under_way = 0
         # What pages that are being written will give back when they are.
@@ -307,6 +312,16 @@ class PageStore:
         """Run `task` on the reading thread; `done` is called on the loop."""
         job = self._reader.submit(task)
         job.add_done_callback(lambda ended: self._post(partial(done, ended)))
+
+    def run_on_cleaner(self, task: Callable[[], Result], done: Callable[[Future[Result]], None]) -> None:
+        """Run `task`, which may take minutes, on the cleaning thread; `done` is called on the loop. The task ends soon
+        after `stopping` is set."""
+        job = self._cleaner.submit(task)
+        job.add_done_callback(lambda ended: self._post(partial(done, ended)))
+
+    def call_on_writer(self, task: Callable[[], Result]) -> Result:
+        """From the cleaning thread: run `task` on the writing thread, and wait for it."""
+        return self._writer.submit(task).result()
 
     def sync_task(self) -> Callable[[], None]:
         """A task for the writing thread that makes all that was written to recoverable logs durable."""
@@ -476,6 +491,8 @@ class PageStore:
 
     def close(self) -> None:
         """Finish what was asked for, then stop the threads."""
+        self.stopping.set()
+        self._cleaner.shutdown(wait=True, cancel_futures=True)
         self._reader.shutdown(wait=True)
         self._writer.shutdown(wait=True)
         for log_id, log in self._logs.items():

@@ -22,6 +22,7 @@ from mypy_extensions import i64, mypyc_attr
 from millpond.base.errors import CorruptData
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
+from millpond.broker.streams.producers import Producers
 from millpond.storage.record_batch import BatchHeader
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class PartitionListener:
     """Who wants to know what becomes of a partition: those who read from it."""
 
     def advanced(self) -> None:
-        """There is more to be read, or the partition begins later than before."""
+        """There is more to be read, the partition begins later than before, or it is gone."""
         raise NotImplementedError
 
     def loaded(self) -> None:
@@ -76,7 +77,7 @@ class Partition:
         self.store: Final = store
         self.ledger: Final[Ledger] = store.ledger
         self.memory: Final[MemoryBudget] = store.memory
-        self._listeners: list[PartitionListener] = []
+        self._listeners: dict[PartitionListener, None] = {}
         self.name: Final = name
         self.log_id: Final[i64] = log_id
         self.recoverable: Final = recoverable
@@ -85,6 +86,16 @@ class Partition:
         self.age_max_ms: i64 = -1
         self.bytes_max: i64 = -1
         self.segment_bytes: i64 = -1
+        # As Kafka's segment.ms. Where it is not -1, retention is Kafka's too: the segment that is written to goes when
+        # it is too old.
+        self.segment_ms: i64 = -1
+        # Kafka's cleanup.policy, and what it says of compaction; its defaults.
+        self.deletes = True
+        self.compacts = False
+        self.delete_retention_ms: i64 = 86_400_000
+        self.min_compaction_lag_ms: i64 = 0
+        self.max_compaction_lag_ms: i64 = (1 << 63) - 1
+        self.min_cleanable_dirty_ratio: float = 0.5
 
         self.start_offset: i64 = 0
         self.end_offset: i64 = 0
@@ -93,6 +104,8 @@ class Partition:
         self.log_end: i64 = 0
         self.written_end: i64 = 0
         self.writes_under_way: i64 = 0
+        # `log_end` as the last complete checkpoint has it: the log will never be cut before it.
+        self.checkpointed_end: i64 = 0
         # What is still to be written, without what is on its way.
         self.unwritten_bytes: i64 = 0
         # In the order of their offsets.
@@ -105,12 +118,16 @@ class Partition:
         self.cache: Final[dict[int, Batch]] = {}
         self.loading: Final[dict[int, None]] = {}
         self._restored_end: i64 = 0
+        # Of producers that number what they send.
+        self.producers: Final = Producers()
+        # Up to here compaction has been over the log.
+        self.cleaned_end: i64 = 0
 
     def add_listener(self, listener: PartitionListener) -> None:
-        self._listeners.append(listener)
+        self._listeners[listener] = None
 
     def remove_listener(self, listener: PartitionListener) -> None:
-        self._listeners.remove(listener)
+        self._listeners.pop(listener, None)
 
     def _tell_advanced(self) -> None:
         for listener in list(self._listeners):
@@ -133,6 +150,8 @@ class Partition:
         ledger = self.ledger
         sequence = ledger.sequence()
         self.end_offset = base_offset + header.last_offset_delta + 1
+        if header.producer_id >= 0:
+            self.producers.appended(header, base_offset, self.store.turn.now_ms)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, sequence))
         if self.recoverable:
             ledger.appended(self.log_id, base_offset, batch)
@@ -160,6 +179,12 @@ class Partition:
         for index in range(self._pending_at, len(self.hot)):
             size += len(self.hot[index].data)
         return size
+
+    def sequence_of(self, offset: i64) -> i64:
+        """The commit that makes what is at `offset` durable; 0 where it is."""
+        if offset < self.durable_end or not self.hot:
+            return 0
+        return self.hot[self._hot_index(offset)].sequence
 
     def committed(self, durable_sequence: i64) -> None:
         """All up to this commit is durable."""
@@ -249,6 +274,19 @@ class Partition:
             if batch.newest_ms >= timestamp_ms:
                 return batch.base_offset
         return self.end_offset
+
+    def durable_from(self, offset: i64) -> list[Batch]:
+        """The durable batches that are hot, from the one that covers `offset` on."""
+        return [batch for batch in self.hot[: self._pending_at] if batch.end_offset > offset]
+
+    @property
+    def oldest_unwritten_ms(self) -> i64:
+        """The time of the first batch that the log has not been given; -1 where there is none."""
+        if self.unwritten_bytes > 0:
+            for batch in self.hot:
+                if batch.base_offset >= self.log_end:
+                    return batch.newest_ms
+        return -1
 
     @property
     def last_hot(self) -> i64:
@@ -348,6 +386,7 @@ class Partition:
         if self.recoverable:
             self.ledger.trimmed(self.log_id, offset)
             self.store.turn.touch()
+            self._drop_written_before(offset)
         else:
             # Nothing is ever written, and the first of its batches are all there is.
             self._drop_before(offset)
@@ -364,6 +403,20 @@ class Partition:
         if count > 0:
             self._drop_first(count, freed)
             self.unwritten_bytes -= freed
+
+    def _drop_written_before(self, offset: i64) -> None:
+        end_offset = min(offset, self.written_end)
+        count: i64 = 0
+        freed: i64 = 0
+        while count < self._pending_at and self.hot[count].end_offset <= end_offset:
+            freed += len(self.hot[count].data)
+            count += 1
+        if count > 0:
+            self._drop_first(count, freed)
+
+    def checkpointed(self, log_end: i64) -> None:
+        """A checkpoint is complete that knows the log up to here."""
+        self.checkpointed_end = max(self.checkpointed_end, log_end)
 
     def retain_hot(self, now_ms: i64) -> None:
         """Retention where nothing is ever written: whole batches."""
@@ -385,6 +438,7 @@ class Partition:
         self._pending_at = 0
         self.unwritten_bytes = 0
         self.store.delete(self)
+        self._tell_advanced()
 
     # --- Recovery ---------------------------------------------------------------------------------------------------
 
@@ -395,6 +449,7 @@ class Partition:
         self.end_offset = log_end
         self.log_end = log_end
         self.written_end = log_end
+        self.checkpointed_end = log_end
         self._restored_end = end_offset
 
     def restore_from_log(self) -> None:
@@ -411,6 +466,8 @@ class Partition:
             # It is in the log, or was written again by a checkpoint that was not finished.
             return
         self.end_offset = base_offset + header.last_offset_delta + 1
+        if header.producer_id >= 0:
+            self.producers.appended(header, base_offset, self.store.turn.now_ms)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, 0))
 
     def restore_start(self, start_offset: i64) -> None:

@@ -36,11 +36,15 @@ from millpond.broker.commits import Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.queues.page_store import LazyLog, PageStore
+from millpond.broker.streams.cleaner import StreamCleaner
 from millpond.broker.streams.partition import Batch, Partition
+from millpond.broker.streams.time_search import TimeSearch, find_newest
 from millpond.broker.turn import Turn
+from millpond.storage.cleaned_segment import CleanedSegment
+from millpond.storage.compaction import Compaction, CompactionPlan, CompactionSettings, plan_compaction
 from millpond.storage.log import Log
 from millpond.storage.record_batch import BatchHeader
-from millpond.storage.segment import SEGMENT_BYTES_MAX, BatchRun, NewBatch
+from millpond.storage.segment import SEGMENT_BYTES_MAX, BatchRun, NewBatch, Segment
 
 if TYPE_CHECKING:
     from millpond.base.filesystem import Filesystem
@@ -62,8 +66,11 @@ class StreamLog(LazyLog):
         # As many segments as there were when retention looked at them last.
         self.retained_count = 0
         self.size_bytes = 0
+        # Base offsets of segments that compaction has found damaged.
+        self.damaged: set[int] = set()
+        self.is_gone = False
 
-    def write(self, batches: list[Batch], previous_end: int, segment_bytes: int) -> None:
+    def write(self, batches: list[Batch], previous_end: int, segment_bytes: int, segment_ms: int) -> None:
         """Append batches. `previous_end` is where those end that were to be written before: where that has failed, so
         does this."""
         if previous_end != self.end_offset:
@@ -75,6 +82,7 @@ class StreamLog(LazyLog):
         log = self.opened()
         with self._using:
             log.segment_bytes = segment_bytes
+            log.segment_ms = segment_ms
             try:
                 log.append_all(new)
             finally:
@@ -82,11 +90,14 @@ class StreamLog(LazyLog):
             self._note(log)
         self.grew(sum(len(batch.data) for batch in new))
 
-    def retain(self, now_ms: int, age_max_ms: int, bytes_max: int) -> None:
-        """Let segments go that are too old or too much."""
+    def retain(self, now_ms: int, age_max_ms: int, bytes_max: int, segment_ms: int, durable_end: int) -> None:
+        """Let segments go that are too old or too much. `durable_end` is given where the one that is written to may be
+        among them."""
         log = self.opened()
         with self._using:
-            log.retain(now_ms, age_max_ms, bytes_max)
+            log.segment_ms = segment_ms
+            log.roll_if_old(now_ms)
+            log.retain(now_ms, age_max_ms, bytes_max, durable_end)
             self._note(log)
 
     def trim_before(self, offset: int) -> None:
@@ -114,6 +125,45 @@ class StreamLog(LazyLog):
         log = self.opened()
         with self._using:
             return log.last_batch_offset()
+
+    def find_record(self, timestamp_ms: int, offset: int, bytes_max: int) -> tuple[int, int, int]:
+        log = self.opened()
+        with self._using:
+            return log.find_record(timestamp_ms, offset, bytes_max)
+
+    def find_newest(self, offset: int) -> tuple[int, int]:
+        log = self.opened()
+        with self._using:
+            return log.find_newest(offset)
+
+    def plan_compaction(
+        self, first_dirty: int, end_offset: int, now_ms: int, settings: CompactionSettings
+    ) -> CompactionPlan:
+        log = self.opened()
+        with self._using:
+            return plan_compaction(log.sealed_segments(), first_dirty, end_offset, now_ms, settings)
+
+    def compaction(self, plan: CompactionPlan, kept_batches: frozenset[int], pause: Callable[[], None]) -> Compaction:
+        log = self.opened()
+        return Compaction(log.files, log.folder, plan, kept_batches, self.damaged, pause)
+
+    def replace(self, old: list[Segment], cleaned: CleanedSegment) -> bool:
+        """Put what compaction has made in the place of what it was made of."""
+        if self.is_gone:
+            cleaned.discard()
+            return False
+        log = self.opened()
+        with self._using:
+            was_replaced = log.replace(old, cleaned)
+            self._note(log)
+            # That there are fewer of them is no reason to look at them.
+            self.retained_count = min(self.retained_count, log.segment_count)
+            return was_replaced
+
+    def delete(self) -> None:
+        self.is_gone = True
+        with self._using:
+            super().delete()
 
     def _note(self, log: Log) -> None:
         self.start_offset = log.start_offset
@@ -155,6 +205,9 @@ class StreamStore(CommitWaiter):
         # A write has failed: no further one is begun before `keep_house`.
         self._resting = False
         self._retained_ms = clock.monotonic_ms()
+        self.cleaner = StreamCleaner(self, store, clock)
+        # Compaction has something to do as soon as there is a checkpoint.
+        self.checkpoint_wanted = False
         # Called after every write that has ended.
         self.on_written: Callable[[Partition], None] | None = None
         self.reads_total = 0
@@ -178,11 +231,16 @@ class StreamStore(CommitWaiter):
         log = self._logs.get(partition.log_id)
         return 0 if log is None else log.segment_count
 
-    def _log(self, partition: Partition) -> StreamLog:
+    def segment_bytes(self, partition: Partition) -> int:
+        """How large the segments of its log get."""
+        return segment_bytes(partition)
+
+    def log(self, partition: Partition) -> StreamLog:
+        """A recoverable partition's log."""
         log = self._logs.get(partition.log_id)
         if log is None:
             end = int(partition.written_end)
-            log = self._store.new_log(partition.log_id, end, partition.name, _segment_bytes(partition), StreamLog)
+            log = self._store.new_log(partition.log_id, end, partition.name, segment_bytes(partition), StreamLog)
             self._logs[partition.log_id] = log
         return log
 
@@ -219,12 +277,12 @@ class StreamStore(CommitWaiter):
             return
         while everything or partition.writes_under_way == 0:
             previous_end = int(partition.log_end)
-            log = self._log(partition)
+            log = self.log(partition)
             batches = partition.take_unwritten(STREAM_WRITE_BYTES_MAX)
             if not batches:
                 return
             partition.writes_under_way += 1
-            task = partial(log.write, batches, previous_end, _segment_bytes(partition))
+            task = partial(log.write, batches, previous_end, segment_bytes(partition), segment_ms(partition))
             end = int(batches[-1].end_offset)
             self._store.run_on_writer(task, partial(self._written, partition, log, end))
 
@@ -284,33 +342,50 @@ class StreamStore(CommitWaiter):
             self._ahead = list(self._partitions.values())
         while self._ahead:
             partition = self._ahead.pop()
+            if self._is_hot_too_old(partition):
+                self.write(partition, everything=True)
             is_open = partition.log_id in self._logs
             if partition.written_end > partition.start_offset and self.retain(partition) and not is_open:
                 # Opening a log reads its last segment, and pages of queues wait behind it: one at a time.
                 break
+        self.cleaner.keep_house()
+
+    def _is_hot_too_old(self, partition: Partition) -> bool:
+        """Whether something is only in memory that is old enough for its segment to be complete, or to be deleted."""
+        roll_ms, oldest_ms = segment_ms(partition), partition.oldest_unwritten_ms
+        if roll_ms < 0 or oldest_ms < 0:
+            return False
+        if partition.deletes and partition.age_max_ms >= 0:
+            roll_ms = min(roll_ms, int(partition.age_max_ms))
+        return self._clock.wall_ms() - oldest_ms > roll_ms
 
     def retain(self, partition: Partition) -> bool:
         """Delete what is too old, or too much. Whether there is anything to be looked at."""
-        if (partition.age_max_ms < 0 and partition.bytes_max < 0) or partition.deleted:
+        age_max_ms, bytes_max = int(partition.age_max_ms), int(partition.bytes_max)
+        if not partition.deletes:
+            age_max_ms = bytes_max = -1
+        roll_ms = segment_ms(partition)
+        if (age_max_ms < 0 and bytes_max < 0 and roll_ms < 0) or partition.deleted:
             return False
         if not partition.recoverable:
-            partition.retain_hot(self._clock.wall_ms())
+            if partition.deletes:
+                partition.retain_hot(self._clock.wall_ms())
             return False
         if partition.written_end == 0:
             return False
-        log = self._log(partition)
-        bytes_max = int(partition.bytes_max)
+        log = self.log(partition)
         if bytes_max >= 0:
             # What is not durable must not push out what is.
             bytes_max += int(partition.undurable_bytes)
-        task = partial(log.retain, self._clock.wall_ms(), int(partition.age_max_ms), bytes_max)
+        durable_end = int(partition.durable_end) if roll_ms >= 0 else -1
+        task = partial(log.retain, self._clock.wall_ms(), age_max_ms, bytes_max, roll_ms, durable_end)
         self._store.run_on_writer(task, partial(self._shortened, partition, log))
         return True
 
     def trim(self, partition: Partition) -> None:
         """Delete the segments that have nothing from the partition's start on."""
         if partition.recoverable and partition.written_end > 0:
-            log = self._log(partition)
+            log = self.log(partition)
             start = min(int(partition.start_offset), int(partition.written_end))
             self._store.run_on_writer(partial(log.trim_before, start), partial(self._shortened, partition, log))
 
@@ -327,7 +402,7 @@ class StreamStore(CommitWaiter):
         self._pending.pop(partition, None)
         self._hot.pop(partition, None)
         if partition.recoverable and partition.written_end > 0:
-            self._log(partition)
+            self.log(partition)
         self._logs.pop(partition.log_id, None)
         self._store.discard_log(partition.log_id)
         kept: list[tuple[Partition, list[int], int]] = []
@@ -349,7 +424,7 @@ class StreamStore(CommitWaiter):
             self._reads_waiting[partition, offset] = None
             return
         self._reads_under_way += 1
-        log = self._log(partition)
+        log = self.log(partition)
         self._store.run_on_reader(
             partial(log.read_run, offset, STREAM_READ_BYTES), partial(self._loaded, partition, log, offset)
         )
@@ -382,14 +457,20 @@ class StreamStore(CommitWaiter):
 
     def _cache_run(self, partition: Partition, offset: int, run: BatchRun) -> None:
         found: list[Batch] = []
-        for data in run.batches:
+        for data in reversed(run.batches):
             header = BatchHeader(data)
-            found.append(Batch(data, header.base_offset, header.last_offset + 1, header.max_timestamp_ms, 0))
+            # Where compaction has left nothing behind it, it reaches up to the next one.
+            end_offset = found[-1].base_offset if found else i64(run.next_offset)
+            found.append(Batch(data, header.base_offset, end_offset, header.max_timestamp_ms, 0))
+        found.reverse()
         start = int(found[0].base_offset) if found else self._readable_from(partition, offset)
         if run.damage:
             logger.critical("stream %r is damaged: %s", partition.name, run.damage)
         if start > offset:
-            logger.critical("offsets %d to %d of stream %r are lost", offset, start - 1, partition.name)
+            # What is covered by batches without records is what compaction has left nothing of.
+            lost_end = start if run.damage or run.covered_from < 0 else run.covered_from
+            if lost_end > offset:
+                logger.critical("offsets %d to %d of stream %r are lost", offset, lost_end - 1, partition.name)
             found.insert(0, Batch(b"", offset, start, -1, 0))
         keys: list[int] = []
         size = 0
@@ -440,7 +521,16 @@ class StreamStore(CommitWaiter):
                 offset = int(partition.hot_at_time(timestamp_ms))
             done(max(offset, int(partition.start_offset)))
 
-        self._store.run_on_reader(partial(self._log(partition).find_timestamp, timestamp_ms), found)
+        self._store.run_on_reader(partial(self.log(partition).find_timestamp, timestamp_ms), found)
+
+    def find_record_at(self, partition: Partition, timestamp_ms: int, done: Callable[[int, int], None]) -> None:
+        """Find the first durable record that is not older than this: `done` gets its offset and timestamp, or -1 and
+        -1 where there is none, and may be called at once."""
+        TimeSearch(self, self._store, partition, timestamp_ms, done).go_on()
+
+    def find_newest(self, partition: Partition, done: Callable[[int, int], None]) -> None:
+        """Find the durable record with the largest timestamp, the first of several. As above."""
+        find_newest(self, self._store, partition, done)
 
     def find_last(self, partition: Partition, done: Callable[[int], None]) -> None:
         """Find the last batch that is durable. `done` may be called at once."""
@@ -456,7 +546,7 @@ class StreamStore(CommitWaiter):
             offset = int(partition.durable_end) if error is not None else job.result()
             done(max(offset, int(partition.start_offset)))
 
-        self._store.run_on_reader(self._log(partition).last_batch_offset, found)
+        self._store.run_on_reader(self.log(partition).last_batch_offset, found)
 
     # --- Recovery ---------------------------------------------------------------------------------------------------
 
@@ -483,7 +573,16 @@ def _is_due(partition: Partition) -> bool:
     return partition.unwritten_bytes >= STREAM_UNWRITTEN_BYTES
 
 
-def _segment_bytes(partition: Partition) -> int:
+def segment_ms(partition: Partition) -> int:
+    """How old a segment gets before it is complete; -1 where that does not matter."""
+    limit = int(partition.segment_ms)
+    if limit >= 0 and partition.compacts:
+        # What must be compacted by then must be in a complete segment.
+        limit = min(limit, max(0, int(partition.max_compaction_lag_ms)))
+    return limit
+
+
+def segment_bytes(partition: Partition) -> int:
     wanted = int(partition.segment_bytes)
     if wanted < 0:
         return STREAM_SEGMENT_BYTES

@@ -52,7 +52,7 @@ from millpond.protocols.amqp.content import (
 from millpond.protocols.amqp.liveness import HEARTBEAT_FRAME, Liveness
 from millpond.protocols.amqp.methods import Method, decode_method, encode_method
 from millpond.protocols.amqp.replies import CONNECTION_FORCED, INTERNAL_ERROR, Reply, reply_for
-from millpond.protocols.amqp.transport import Transport
+from millpond.protocols.transport import Transport
 
 if TYPE_CHECKING:
     from millpond.broker.access import Access

@@ -1,4 +1,4 @@
-"""What an AMQP connection asks of its socket. `server/` implements it; the protocol never sees a socket."""
+"""What a connection asks of its socket. `server/` implements it; no protocol ever sees a socket."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class Transport:
     def write(self, data: bytes) -> None:
         """Send, now or when the socket takes it. `Connection.pause_writing` is called when too much waits."""
         raise NotImplementedError
+
+    def write_all(self, chunks: list[bytes]) -> None:
+        """Send all of them, as `write` does."""
+        self.write(b"".join(chunks))
 
     def close(self) -> None:
         """Send what waits, then close."""

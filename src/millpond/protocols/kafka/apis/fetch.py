@@ -1,0 +1,322 @@
+"""Fetch: record batches from offsets on, as soon as there are any.
+
+Behaviour: whole batches, as they lie in the log, from the one that has the offset on: the client passes over the
+records before it. What is shown is durable. A request that finds less than `min bytes` waits for more, up to `max
+wait`. The first batch is sent however large it is.
+Versions: 4 to 12. From 13 on topics would be named by their ids.
+Not implemented: fetch sessions (KIP-227): a client that offers one is told that there is none, and names its partitions
+each time. No partition ever has a diverging epoch, as there is one leader epoch.
+
+    request     replica i32 | max wait i32 | min bytes i32 | max bytes i32 | isolation i8 | [session id i32 | epoch i32]
+                | topics (name | partitions (index i32 | [leader epoch i32] | offset i64 | [last fetched epoch i32]
+                | [log start i64] | max bytes i32)) | [forgotten topics (name | partitions i32)] | [rack string]
+    response    throttle time i32 | [error i16 | session id i32] | topics (name | partitions (index i32 | error i16
+                | high watermark i64 | last stable offset i64 | [log start i64] | aborted transactions
+                | [preferred replica i32] | records))
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
+from mypy_extensions import i16, i32, i64
+
+from millpond.base.clock import Timer
+from millpond.base.limits import KAFKA_FETCH_BYTES_MAX, KAFKA_FETCH_WAIT_MS_MAX
+from millpond.broker.streams.partition import Batch, Partition, PartitionListener
+from millpond.protocols.kafka.connection import Call, Waiting
+from millpond.protocols.kafka.errors import (
+    FENCED_LEADER_EPOCH,
+    FETCH_SESSION_ID_NOT_FOUND,
+    NONE,
+    OFFSET_OUT_OF_RANGE,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_LEADER_EPOCH,
+    UNKNOWN_TOPIC_OR_PARTITION,
+)
+from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags, write_text
+
+_FLEXIBLE_FROM: Final = 12
+_LEADER_EPOCH: Final[i64] = 0
+
+
+@final
+class Wanted:
+    """What a request asks of one partition, and what there is."""
+
+    def __init__(self, topic: str, index: i64, leader_epoch: i64, offset: i64, bytes_max: i64) -> None:
+        self.topic: Final = topic
+        self.index: Final[i64] = index
+        self.leader_epoch: Final[i64] = leader_epoch
+        self.offset: Final[i64] = offset
+        self.bytes_max: Final[i64] = bytes_max
+        self.partition: Partition | None = None
+        self.error: i64 = NONE
+        self.batches: list[Batch] = []
+        self.size: i64 = 0
+
+
+@final
+class FetchRequest:
+    """A request, read to its end before anything is done."""
+
+    def __init__(self, call: Call) -> None:
+        version = call.version
+        reader = WireReader(call.data, call.position, call.end, version >= _FLEXIBLE_FROM)
+        reader.skip_tags()
+        reader.int32()
+        self.max_wait_ms: Final[i64] = reader.int32()
+        self.min_bytes: Final[i64] = reader.int32()
+        self.max_bytes: Final[i64] = reader.int32()
+        reader.int8()
+        self.session_id: Final[i64] = reader.int32() if version >= 7 else 0
+        self.session_epoch: Final[i64] = reader.int32() if version >= 7 else -1
+        self.topics: Final[list[tuple[str, int]]] = []
+        self.wanted: Final[list[Wanted]] = []
+        topics = reader.count()
+        while topics > 0:
+            topics -= 1
+            name = reader.name()
+            partitions = reader.count()
+            self.topics.append((name, max(0, int(partitions))))
+            while partitions > 0:
+                partitions -= 1
+                index = reader.int32()
+                leader_epoch = reader.int32() if version >= 9 else i64(-1)
+                offset = reader.int64()
+                if version >= 12:
+                    reader.int32()
+                if version >= 5:
+                    reader.int64()
+                self.wanted.append(Wanted(name, index, leader_epoch, offset, reader.int32()))
+                reader.skip_tags()
+            reader.skip_tags()
+        if version >= 7:
+            _skip_forgotten(reader)
+        if version >= 11:
+            reader.text()
+        reader.skip_tags()
+
+
+def _skip_forgotten(reader: WireReader) -> None:
+    topics = reader.count()
+    while topics > 0:
+        topics -= 1
+        reader.name()
+        partitions = reader.count()
+        reader.skip(4 * max(0, partitions))
+        reader.skip_tags()
+
+
+def fetch(call: Call) -> None:
+    """Answer a request when there is enough, or when it has waited long enough."""
+    request = FetchRequest(call)
+    if request.session_id != 0:
+        # It is none of ours, as we give none.
+        call.answer([_encode(call, request, FETCH_SESSION_ID_NOT_FOUND)], call.version >= _FLEXIBLE_FROM)
+        return
+    connection = call.connection
+    vhost = connection.vhost
+    allowed_topic = ""
+    for wanted in request.wanted:
+        if wanted.topic != allowed_topic:
+            if not connection.apis.may_read(connection, wanted.topic):
+                wanted.error = TOPIC_AUTHORIZATION_FAILED
+                continue
+            allowed_topic = wanted.topic
+        topic = vhost.topics.by_name.get(wanted.topic) if vhost is not None else None
+        if topic is None or wanted.index < 0 or wanted.index >= len(topic.partitions):
+            wanted.error = UNKNOWN_TOPIC_OR_PARTITION
+        elif wanted.leader_epoch > _LEADER_EPOCH:
+            wanted.error = UNKNOWN_LEADER_EPOCH
+        elif wanted.leader_epoch < -1:
+            wanted.error = FENCED_LEADER_EPOCH
+        else:
+            wanted.partition = topic.partitions[wanted.index]
+    fetching = Fetching(call, request)
+    if not fetching.is_satisfied():
+        fetching.wait()
+
+
+@final
+class Fetching(Waiting):
+    """A request that is being answered, now or later."""
+
+    def __init__(self, call: Call, request: FetchRequest) -> None:
+        self._call: Final = call
+        self._request: Final = request
+        self._timer: Timer | None = None
+        self._readers: list[_Reader] = []
+        # The time is up: answer with what there is.
+        self._is_due = request.max_wait_ms <= 0
+
+    def is_satisfied(self) -> bool:
+        """Look at what there is, and answer if it is enough."""
+        call, request = self._call, self._request
+        if call.is_answered:
+            return True
+        room = min(request.max_bytes, KAFKA_FETCH_BYTES_MAX)
+        total: i64 = 0
+        has_error = False
+        is_loading = False
+        for wanted in request.wanted:
+            wanted.batches = []
+            wanted.size = 0
+            if wanted.partition is None:
+                has_error = True
+                continue
+            is_ready = _read(wanted, wanted.partition, min(wanted.bytes_max, room - total), total == 0)
+            if wanted.error != NONE:
+                has_error = True
+            elif not is_ready:
+                is_loading = True
+            total += wanted.size
+        if not has_error and not self._is_due and (is_loading or total < request.min_bytes):
+            return False
+        self._stop()
+        call.answer(_chunks(call, request), call.version >= _FLEXIBLE_FROM)
+        return True
+
+    def wait(self) -> None:
+        """Look again whenever something may have changed."""
+        call, request = self._call, self._request
+        call.waiting = self
+        for wanted in request.wanted:
+            partition = wanted.partition
+            if partition is not None:
+                reader = _Reader(self, partition)
+                self._readers.append(reader)
+                partition.add_listener(reader)
+        wait_ms = min(request.max_wait_ms, KAFKA_FETCH_WAIT_MS_MAX)
+        self._timer = call.connection.broker.clock.call_later(int(wait_ms), self._time_is_up)
+
+    def wake(self) -> None:
+        self._call.connection.wake(self)
+
+    def look(self) -> None:
+        self.is_satisfied()
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._is_due = True
+        self.wake()
+
+    def call_off(self) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        for reader in self._readers:
+            reader.partition.remove_listener(reader)
+        self._readers = []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@final
+class _Reader(PartitionListener):
+    """A waiting request, as one of its partitions knows it."""
+
+    def __init__(self, fetching: Fetching, partition: Partition) -> None:
+        self._fetching: Final = fetching
+        self.partition: Final = partition
+
+    def advanced(self) -> None:
+        self._fetching.wake()
+
+    def loaded(self) -> None:
+        self._fetching.wake()
+
+
+def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool) -> bool:
+    """Take what there is of a partition; False where it must be read from the disk first."""
+    offset = wanted.offset
+    if partition.deleted:
+        wanted.error = UNKNOWN_TOPIC_OR_PARTITION
+        return True
+    if offset < partition.start_offset or offset > partition.end_offset:
+        wanted.error = OFFSET_OUT_OF_RANGE
+        return True
+    if offset >= partition.durable_end or (bytes_max <= 0 and not is_first):
+        return True
+    batches = partition.read(offset, partition.durable_end, bytes_max)
+    if batches is None:
+        partition.load(offset)
+        return False
+    for batch in batches:
+        wanted.size += len(batch.data)
+    if wanted.size > bytes_max and not is_first:
+        # One batch that is larger than what is left: it comes first next time.
+        wanted.size = 0
+        return True
+    wanted.batches = batches
+    if batches:
+        partition.load_ahead(batches[len(batches) - 1].end_offset)
+    return True
+
+
+def _chunks(call: Call, request: FetchRequest) -> list[bytes]:
+    """The response's body, in which the batches are as they lie in memory."""
+    version = call.version
+    flexible = version >= _FLEXIBLE_FROM
+    chunks: list[bytes] = []
+    writer = _head(version, NONE, len(request.topics), flexible)
+    position: i64 = 0
+    for name, count in request.topics:
+        write_text(writer, name, flexible)
+        write_count(writer, count, flexible)
+        for _ in range(count):
+            wanted = request.wanted[position]
+            position += 1
+            _write_partition(writer, wanted, version, flexible)
+            if wanted.batches:
+                chunks.append(writer.getvalue())
+                writer = BytesWriter()
+                for batch in wanted.batches:
+                    chunks.append(batch.data)
+            write_no_tags(writer, flexible)
+        write_no_tags(writer, flexible)
+    write_no_tags(writer, flexible)
+    chunks.append(writer.getvalue())
+    return chunks
+
+
+def _encode(call: Call, request: FetchRequest, error: i64) -> bytes:
+    """A response without any topic."""
+    flexible = call.version >= _FLEXIBLE_FROM
+    writer = _head(call.version, error, 0, flexible)
+    write_no_tags(writer, flexible)
+    return writer.getvalue()
+
+
+def _head(version: i64, error: i64, topics: i64, flexible: bool) -> BytesWriter:
+    writer = BytesWriter()
+    write_i32_be(writer, 0)
+    if version >= 7:
+        write_i16_be(writer, i16(error))
+        write_i32_be(writer, 0)
+    write_count(writer, topics, flexible)
+    return writer
+
+
+def _write_partition(writer: BytesWriter, wanted: Wanted, version: i64, flexible: bool) -> None:
+    """All of a partition's answer but the bytes of its batches."""
+    partition = wanted.partition
+    is_known = partition is not None and wanted.error in (NONE, OFFSET_OUT_OF_RANGE)
+    high_watermark: i64 = -1
+    start_offset: i64 = -1
+    if partition is not None and is_known:
+        high_watermark = partition.durable_end
+        start_offset = partition.start_offset
+    write_i32_be(writer, i32(wanted.index))
+    write_i16_be(writer, i16(wanted.error))
+    write_i64_be(writer, high_watermark)
+    write_i64_be(writer, high_watermark)
+    if version >= 5:
+        write_i64_be(writer, start_offset)
+    # No transactions: null.
+    write_count(writer, -1, flexible)
+    if version >= 11:
+        write_i32_be(writer, -1)
+    write_count(writer, wanted.size, flexible)

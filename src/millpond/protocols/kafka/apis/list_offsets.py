@@ -1,0 +1,95 @@
+"""ListOffsets: where a partition begins and ends, and what was there at a time.
+
+Behaviour: -1 is the latest offset (as readers see it: of what is durable), -2 the earliest, -3 that of the record with
+the largest timestamp (from version 7), -4 the earliest that is here and not in remote storage (from version 8), any
+other the first record that is not older.
+Not implemented: -5 and -6, which are about remote storage.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.broker.streams.partition import Partition
+from millpond.protocols.kafka.apis.metadata import LEADER_EPOCH
+from millpond.protocols.kafka.errors import (
+    NONE,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_LEADER_EPOCH,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    UNSUPPORTED_VERSION,
+)
+from millpond.protocols.kafka.registry import answer, api
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call, Connection
+
+LATEST: Final = -1
+EARLIEST: Final = -2
+MAX_TIMESTAMP: Final = -3
+EARLIEST_LOCAL: Final = -4
+
+
+class _Lookup:
+    """Collects what is asked for, and answers when it is complete."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.topics: list[dict[str, Any]] = []
+        self.missing = 1
+
+    def found(self, entry: dict[str, Any], offset: int, timestamp_ms: int) -> None:
+        entry["offset"], entry["timestamp"] = offset, timestamp_ms
+        self.one_less()
+
+    def one_less(self) -> None:
+        self.missing -= 1
+        if self.missing == 0:
+            answer(self._call, {"topics": self.topics})
+
+
+@api(2, "ListOffsets", 1, 9)
+def list_offsets(call: Call, request: Any) -> None:
+    lookup = _Lookup(call)
+    for topic in request.topics:
+        partitions: list[dict[str, Any]] = []
+        lookup.topics.append({"name": topic.name, "partitions": partitions})
+        for asked in topic.partitions:
+            entry: dict[str, Any] = {"partition_index": asked.partition_index}
+            partitions.append(entry)
+            _look_up(call, lookup, topic.name, asked, entry)
+    lookup.one_less()
+
+
+def _look_up(call: Call, lookup: _Lookup, name: str, asked: Any, entry: dict[str, Any]) -> None:
+    partition, error = find_partition(call.connection, name, asked.partition_index)
+    if getattr(asked, "current_leader_epoch", -1) > LEADER_EPOCH:
+        error = error or UNKNOWN_LEADER_EPOCH
+    if partition is None or error:
+        entry["error_code"] = error
+        return
+    entry["leader_epoch"] = LEADER_EPOCH
+    if asked.timestamp == LATEST:
+        entry["offset"] = int(partition.durable_end)
+    elif asked.timestamp in {EARLIEST, EARLIEST_LOCAL}:
+        entry["offset"] = int(partition.start_offset)
+    elif asked.timestamp == MAX_TIMESTAMP and call.version >= 7:
+        lookup.missing += 1
+        partition.store.find_newest(partition, partial(lookup.found, entry))
+    elif asked.timestamp < 0:
+        entry["error_code"] = UNSUPPORTED_VERSION
+    else:
+        lookup.missing += 1
+        partition.store.find_record_at(partition, asked.timestamp, partial(lookup.found, entry))
+
+
+def find_partition(connection: Connection, name: str, number: int) -> tuple[Partition | None, int]:
+    """A partition that the connection's user may read, and otherwise why not."""
+    assert connection.vhost is not None
+    if not connection.apis.may_read(connection, name):
+        return None, TOPIC_AUTHORIZATION_FAILED
+    topic = connection.vhost.topics.by_name.get(name)
+    if topic is None or not 0 <= number < len(topic.partitions):
+        return None, UNKNOWN_TOPIC_OR_PARTITION
+    return topic.partitions[number], NONE

@@ -1,0 +1,118 @@
+"""Metadata: the brokers, the topics, and who leads their partitions: always this node.
+
+Behaviour: all topics that the user may read or write or configure, or those that are asked for by name, or by id from
+version 10 on. A name that is asked for and not there becomes a topic where the node makes topics so and the client
+does not forbid it. The node's address is the one that the client has connected to, unless another is advertised.
+Versions: 0 asks for all topics by an empty list, later ones by null. 1 to 3 always allow topics to be made.
+Not implemented: racks; operations that the user is authorized to do are not told (KIP-430).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
+from millpond.broker.streams.topic import Topic
+from millpond.broker.streams.topics import check_topic_name
+from millpond.protocols.kafka.errors import (
+    INVALID_TOPIC_EXCEPTION,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_TOPIC_ID,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    code_of,
+)
+from millpond.protocols.kafka.messages import Tree
+from millpond.protocols.kafka.registry import api
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call, Connection
+
+NODE_ID: Final = 1
+LEADER_EPOCH: Final = 0
+
+
+def node_address(connection: Connection) -> tuple[str, int]:
+    """Where this client is told to connect."""
+    return connection.settings.advertised or connection.transport.local_address()
+
+
+def brokers(connection: Connection) -> list[Tree]:
+    """The brokers of the cluster: this one."""
+    host, port = node_address(connection)
+    return [{"node_id": NODE_ID, "broker_id": NODE_ID, "host": host, "port": port}]
+
+
+@api(3, "Metadata", 0, 12)
+def metadata(call: Call, request: Any) -> Tree:
+    connection = call.connection
+    topics: list[Tree]
+    if request.topics is None or (call.version == 0 and not request.topics):
+        assert connection.vhost is not None
+        topics = [
+            described(topic)
+            for topic in connection.vhost.topics.by_name.values()
+            if connection.apis.may_see(connection, topic.name)
+        ]
+    else:
+        may_create = getattr(request, "allow_auto_topic_creation", True)
+        topics = [
+            _by_name(connection, asked.name, may_create) if asked.name is not None else _by_id(connection, asked)
+            for asked in request.topics
+        ]
+    return {
+        "brokers": brokers(connection),
+        "cluster_id": connection.settings.cluster_id,
+        "controller_id": NODE_ID,
+        "topics": topics,
+    }
+
+
+def described(topic: Topic) -> Tree:
+    """A topic with its partitions."""
+    return {
+        "name": topic.name,
+        "topic_id": topic.id,
+        "partitions": [
+            {
+                "partition_index": number,
+                "leader_id": NODE_ID,
+                "leader_epoch": LEADER_EPOCH,
+                "replica_nodes": [NODE_ID],
+                "isr_nodes": [NODE_ID],
+            }
+            for number in range(len(topic.partitions))
+        ],
+    }
+
+
+def _by_name(connection: Connection, name: str, may_create: bool) -> Tree:
+    assert connection.vhost is not None
+    apis = connection.apis
+    topics = connection.vhost.topics
+    if not apis.may_see(connection, name):
+        return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
+    topic = topics.by_name.get(name)
+    if topic is not None:
+        return described(topic)
+    try:
+        check_topic_name(name)
+    except PeerError:
+        return {"error_code": INVALID_TOPIC_EXCEPTION, "name": name}
+    if may_create and connection.settings.auto_create_topics:
+        if not apis.may(connection, Operation.CONFIGURE, name):
+            return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
+        try:
+            return described(topics.create(name, int(connection.settings.partitions), {}))
+        except PeerError as error:
+            return {"error_code": code_of(error), "name": name}
+    return {"error_code": UNKNOWN_TOPIC_OR_PARTITION, "name": name}
+
+
+def _by_id(connection: Connection, asked: Any) -> Tree:
+    assert connection.vhost is not None
+    topic_id = asked.topic_id.bytes if asked.topic_id is not None else b""
+    topic = connection.vhost.topics.by_id.get(topic_id)
+    if topic is None or not connection.apis.may_see(connection, topic.name):
+        return {"error_code": UNKNOWN_TOPIC_ID, "name": None, "topic_id": topic_id or None}
+    return described(topic)

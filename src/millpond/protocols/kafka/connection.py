@@ -1,0 +1,479 @@
+"""A Kafka client's connection: bytes in, calls on the core, bytes out. No socket, no clock, no thread of its own.
+
+    request     size i32 | api key i16 | version i16 | correlation id i32 | client id string | [tagged fields] | body
+    response    size i32 | correlation id i32 | [tagged fields] | body
+
+Requests are handled as they arrive and may be answered later, each in its own time: a produce waits for its commit, a
+fetch for records, a join for the other members. The answers leave in the order of the requests, at the end of a turn.
+
+Source: Apache Kafka, "Protocol"; KIP-482 for the flexible headers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, final
+
+from librt.strings import BytesWriter, read_i16_be, read_i32_be, write_i32_be
+from mypy_extensions import i32, i64
+
+from millpond.base.clock import Timer
+from millpond.base.errors import PeerError, SyntaxFault
+from millpond.base.limits import (
+    KAFKA_CALLS_PENDING_MAX,
+    KAFKA_IDLE_CHECK_MS,
+    KAFKA_IDLE_MS,
+    KAFKA_REQUEST_TIMEOUT_MS,
+)
+from millpond.broker.broker import Broker, ClientConnection
+from millpond.broker.commits import Commits, CommitWaiter
+from millpond.broker.ledger import Ledger
+from millpond.broker.turn import Turn, TurnTask
+from millpond.broker.vhost import VirtualHost
+from millpond.protocols.kafka.wire import WireReader
+from millpond.protocols.transport import Transport
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.registry import ApiTable
+
+logger = logging.getLogger(__name__)
+
+_HEADER_BYTES: Final = 10
+
+# Why no requests are handled at present: the client does not read its answers; too many of its requests are under way;
+# it produces, and an alarm is on.
+HOLD_OUTPUT: Final = 1
+HOLD_CALLS: Final = 2
+HOLD_ALARM: Final = 4
+
+API_PRODUCE: Final = 0
+
+
+@final
+class KafkaSettings:
+    """What the node's operator has chosen. `advertised` is where clients are told to connect, None for the address that
+    they have connected to already."""
+
+    def __init__(
+        self,
+        user: str,
+        vhost: str,
+        request_bytes_max: i64,
+        auto_create_topics: bool,
+        partitions: i64,
+        advertised: tuple[str, int] | None,
+        cluster_id: str,
+    ) -> None:
+        self.user: Final = user
+        self.vhost: Final = vhost
+        self.request_bytes_max: Final[i64] = request_bytes_max
+        self.auto_create_topics: Final = auto_create_topics
+        self.partitions: Final[i64] = partitions
+        self.advertised: Final = advertised
+        self.cluster_id: Final = cluster_id
+
+
+class Waiting:
+    """What a call waits for, to be called off when the connection is lost."""
+
+    def look(self) -> None:
+        """Something has happened that may be what is waited for. Called at the end of the turn."""
+        raise NotImplementedError
+
+    def call_off(self) -> None:
+        raise NotImplementedError
+
+
+@final
+class Call:
+    """One request. Its body is `data` from `position` to `end`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        api_key: i64,
+        version: i64,
+        correlation_id: i64,
+        client_id: str,
+        data: bytes,
+        position: i64,
+        end: i64,
+    ) -> None:
+        self.connection: Final = connection
+        self.api_key: Final[i64] = api_key
+        self.version: Final[i64] = version
+        self.correlation_id: Final[i64] = correlation_id
+        self.client_id: Final = client_id
+        self.data = data
+        self.position: i64 = position
+        self.end: Final[i64] = end
+        self.waiting: Waiting | None = None
+        # What is to be sent, without size and header, and whether that is known; the commit that it must wait for.
+        self._chunks: list[bytes] = []
+        self.is_answered = False
+        self.is_silent = False
+        self.sequence: i64 = 0
+        self._has_tags = False
+
+    def answer(self, chunks: list[bytes], flexible: bool, sequence: i64 = 0) -> None:
+        """Answer with a body. `flexible` says that the header has tagged fields, `sequence` is the commit that must be
+        durable first."""
+        self._chunks = chunks
+        self._has_tags = flexible
+        self.sequence = sequence
+        self._done()
+
+    def stay_silent(self) -> None:
+        """The request wants no answer."""
+        self.is_silent = True
+        self._done()
+
+    def _done(self) -> None:
+        self.is_answered = True
+        # The request's bytes are needed no longer.
+        self.data = b""
+        self.waiting = None
+        if self.sequence > 0:
+            self.connection.ledger.sync_wanted = True
+        self.connection.touch()
+
+    def write_to(self, output: list[bytes]) -> i64:
+        """Add the response; how many bytes it has."""
+        if self.is_silent:
+            return 0
+        size: i64 = 5 if self._has_tags else 4
+        for chunk in self._chunks:
+            size += len(chunk)
+        header = BytesWriter()
+        write_i32_be(header, i32(size))
+        write_i32_be(header, i32(self.correlation_id))
+        if self._has_tags:
+            header.append(0)
+        output.append(header.getvalue())
+        output.extend(self._chunks)
+        return size + 4
+
+
+@final
+class Connection(ClientConnection, TurnTask, CommitWaiter):
+    """One client's connection. `apis` has what to do for each request."""
+
+    def __init__(self, broker: Broker, transport: Transport, settings: KafkaSettings, apis: ApiTable) -> None:
+        self.protocol = "Kafka"
+        self.turn_pending = False
+        self.broker: Final = broker
+        self.transport: Final = transport
+        self.settings: Final = settings
+        self.apis: Final = apis
+        self.turn: Final[Turn] = broker.turn
+        self.ledger: Final[Ledger] = broker.ledger
+        self.commits: Final[Commits] = broker.commits
+        self.user = settings.user
+        self.vhost: VirtualHost | None = None
+        self.client_id = ""
+        self.client_software = ""
+        host, port = transport.local_address()
+        self.name = f"{transport.peer_host()}:{transport.peer_port()} -> {host}:{port}"
+        self.connected_ms: i64 = broker.clock.wall_ms()
+        self.received_bytes: i64 = 0
+        self.sent_bytes: i64 = 0
+
+        # In the order in which they came; those before `_first` are answered.
+        self._calls: list[Call] = []
+        self._first: i64 = 0
+        # What waits for something, and that something has happened to.
+        self._woken: dict[Waiting, None] = {}
+        self._is_waiting = False
+        # What has arrived of the next requests, how much that is, and how much is needed to go on.
+        self._partial: list[bytes] = []
+        self._partial_bytes: i64 = 0
+        self._wanted: i64 = 0
+        self._holds: i64 = 0
+        self._reading_paused = False
+        self._has_produced = False
+        self._closed = False
+        self._active_ms: i64 = broker.clock.monotonic_ms()
+        self._timer: Timer | None = None
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self.apis.open(self)
+        except PeerError as error:
+            logger.warning("%s: connection refused: %s", self.describe_peer(), error)
+            self._closed = True
+            self.transport.abort()
+            return
+        self.broker.connections[self] = None
+        self._timer = self.broker.clock.call_later(KAFKA_IDLE_CHECK_MS, self._check_idle)
+
+    # --- Bytes in -----------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Handle what has arrived. Whatever it is, it raises nothing."""
+        if self._closed:
+            return
+        self.turn.now_ms = self.broker.clock.wall_ms()
+        self._active_ms = self.broker.clock.monotonic_ms()
+        self.received_bytes += len(data)
+        if self._partial_bytes > 0 or self._holds != 0:
+            self._keep(data)
+            if self._holds == 0 and self._partial_bytes >= self._wanted:
+                self._process(self._take_partial())
+        else:
+            self._process(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._partial.append(data)
+        self._partial_bytes += len(data)
+        self.broker.memory.used += len(data)
+
+    def _take_partial(self) -> bytes:
+        data = b"".join(self._partial) if len(self._partial) != 1 else self._partial[0]
+        self._partial = []
+        self.broker.memory.used -= self._partial_bytes
+        self._partial_bytes = 0
+        return data
+
+    def _process(self, data: bytes) -> None:
+        """Handle the whole requests in `data`, and keep the rest."""
+        position: i64 = 0
+        size: i64 = len(data)
+        self._wanted = 4
+        try:
+            while self._holds == 0 and not self._closed and size - position >= 4:
+                length = i64(read_i32_be(data, position))
+                if length < _HEADER_BYTES or length > self.settings.request_bytes_max:
+                    raise SyntaxFault(f"a request of {length} bytes")
+                if size - position - 4 < length:
+                    self._wanted = 4 + length
+                    break
+                end = position + 4 + length
+                if not self._request(data, position + 4, end):
+                    break
+                position = end
+        except PeerError as error:
+            self.close_for(str(error))
+            return
+        except Exception:
+            # A bug of ours must not take others down with it.
+            logger.exception("a bug closed the connection of %s", self.describe_peer())
+            self._end()
+            return
+        if position < size and not self._closed:
+            self._keep(data[position:] if position > 0 else data)
+        self.ledger.flush_large()
+
+    def _request(self, data: bytes, position: i64, end: i64) -> bool:
+        """Handle one request; False where it must wait."""
+        api_key = i64(read_i16_be(data, position))
+        version = i64(read_i16_be(data, position + 2))
+        correlation_id = i64(read_i32_be(data, position + 4))
+        if api_key == API_PRODUCE:
+            if not self._has_produced:
+                self._has_produced = True
+                self.broker.alarms.add(self)
+            if self.broker.alarms.reasons:
+                self._hold(HOLD_ALARM)
+                return False
+        # Its own length is a plain i16 in all versions, so that any broker can read it.
+        reader = WireReader(data, position + 8, end, False)
+        client_id = reader.text() or ""
+        if client_id != self.client_id:
+            self.client_id = client_id
+        call = Call(self, api_key, version, correlation_id, client_id, data, reader.position, end)
+        self._calls.append(call)
+        if len(self._calls) - self._first >= KAFKA_CALLS_PENDING_MAX:
+            self._hold(HOLD_CALLS)
+        self.apis.handle(call)
+        return True
+
+    # --- Holding back -------------------------------------------------------------------------------------------
+
+    def _hold(self, reason: i64) -> None:
+        self._holds |= reason
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _let_go(self, reason: i64) -> None:
+        if self._holds & reason == 0:
+            return
+        self._holds &= ~reason
+        if self._holds == 0:
+            # Not from here: this may be the end of a turn, whose changes have been handed over.
+            self.broker.clock.call_later(0, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._holds != 0 or self._closed:
+            return
+        self.turn.now_ms = self.broker.clock.wall_ms()
+        if self._partial_bytes >= 4 and self._partial_bytes >= self._wanted:
+            self._process(self._take_partial())
+        if self._holds == 0 and self._reading_paused and not self._closed:
+            self._reading_paused = False
+            self._active_ms = self.broker.clock.monotonic_ms()
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The socket has enough to do."""
+        self._hold(HOLD_OUTPUT)
+
+    def resume_writing(self) -> None:
+        self._let_go(HOLD_OUTPUT)
+
+    def alarms_changed(self, reasons: list[str]) -> None:
+        if not reasons:
+            self._let_go(HOLD_ALARM)
+
+    # --- Bytes out ----------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Something is to be done at the end of the turn."""
+        if not self._closed:
+            self.turn.touch_output(self)
+
+    def wake(self, waiting: Waiting) -> None:
+        """Look at this at the end of the turn."""
+        self._woken[waiting] = None
+        self.touch()
+
+    def run_turn(self) -> None:
+        if self._woken:
+            woken, self._woken = self._woken, {}
+            for waiting in woken:
+                waiting.look()
+        if self._closed:
+            return
+        calls = self._calls
+        count: i64 = len(calls)
+        first = self._first
+        durable = self.ledger.durable()
+        output: list[bytes] = []
+        size: i64 = 0
+        while first < count and calls[first].is_answered:
+            if calls[first].sequence > durable:
+                self._wait_for_commit()
+                break
+            size += calls[first].write_to(output)
+            first += 1
+        self._first = first
+        if first == count:
+            self._calls = []
+            self._first = 0
+        elif first >= 64:
+            del calls[:first]
+            self._first = 0
+        if output:
+            self.sent_bytes += size
+            self.transport.write_all(output)
+        if len(self._calls) - self._first < KAFKA_CALLS_PENDING_MAX:
+            self._let_go(HOLD_CALLS)
+
+    def _wait_for_commit(self) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            self.commits.wait(self)
+
+    def committed(self, durable_sequence: i64) -> bool:
+        self._is_waiting = False
+        # There is more to wait for when that turns out at the end of the turn.
+        self.touch()
+        return False
+
+    def commit_failed(self) -> None:
+        self._is_waiting = False
+        self.abandon_turn()
+
+    def abandon_turn(self) -> None:
+        if self._first < len(self._calls):
+            self._abort()
+
+    # --- Closing ------------------------------------------------------------------------------------------------
+
+    def _check_idle(self) -> None:
+        """Close what has been silent for long, and at once where a request has been begun and is not ended."""
+        self._timer = None
+        if self._closed:
+            return
+        idle_ms = self.broker.clock.monotonic_ms() - self._active_ms
+        is_stuck = self._partial_bytes > 0 and self._holds == 0 and idle_ms >= KAFKA_REQUEST_TIMEOUT_MS
+        if is_stuck or (idle_ms >= KAFKA_IDLE_MS and self._holds == 0 and self._first == len(self._calls)):
+            logger.info("%s: closed, as it was idle", self.describe_peer())
+            self._end()
+            return
+        self._timer = self.broker.clock.call_later(KAFKA_IDLE_CHECK_MS, self._check_idle)
+
+    def close_by_operator(self, reason: str) -> None:
+        # There is no way to tell a client why.
+        logger.info("%s: closed: %s", self.describe_peer(), reason)
+        self._end()
+
+    def close_for(self, reason: str) -> None:
+        """Close, because of what the client has sent."""
+        logger.warning("%s: connection closed: %s", self.describe_peer(), reason)
+        self._end()
+
+    def _end(self) -> None:
+        """Close when what has been written is sent. What is not answered by now is lost, and the client knows that."""
+        if not self._closed:
+            self._release()
+            self.transport.close()
+
+    def _abort(self) -> None:
+        if not self._closed:
+            self._release()
+            self.transport.abort()
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        if not self._closed:
+            self.turn.now_ms = self.broker.clock.wall_ms()
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        self._take_partial()
+        for call in self._calls:
+            waiting = call.waiting
+            if waiting is not None:
+                call.waiting = None
+                waiting.call_off()
+        self._calls = []
+        self._first = 0
+        self._woken = {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.broker.alarms.remove(self)
+        self.broker.connections.pop(self, None)
+        self.apis.closed(self)
+        self.turn.touch()
+
+    # --- For operators ------------------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether producing is held back by an alarm."""
+        return self._holds & HOLD_ALARM != 0
+
+    def describe_peer(self) -> str:
+        """Who this is, for the log."""
+        return f"{self.transport.peer_host()}:{self.transport.peer_port()} ({self.client_id or 'no client id'})"
+
+    def vhost_name(self) -> str:
+        vhost = self.vhost
+        return "" if vhost is None else vhost.name
+
+    def channel_count(self) -> int:
+        return 0
+
+    def describe(self) -> dict[str, object]:
+        return self.apis.describe(self)
+
+    def check_deliveries(self, now_ms: int, timeout_ms: int) -> None:
+        """There are none: a reader's place in a topic is its own affair."""

@@ -1,0 +1,199 @@
+"""The APIs that are spoken, each with its versions and what to do for it.
+
+Each API has a file in `apis/`, which puts a line into the table here: a new API is a file and a line in `load`.
+Produce and Fetch read and write their own bytes; the messages of the others are kio's, by way of `messages.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, SyntaxFault
+from millpond.broker.access import Operation
+from millpond.protocols.kafka import messages
+from millpond.protocols.kafka.errors import UNSUPPORTED_VERSION
+from millpond.protocols.kafka.messages import Tree
+from millpond.storage.record_batch import RecordReader
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call, Connection
+
+logger = logging.getLogger(__name__)
+
+API_VERSIONS: Final = 18
+
+# What a handler of decoded messages gets, and the answer if it is known at once.
+Handler = Callable[["Call", Any], Tree | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """`advertised_from` may be lower than `least` for the sake of clients: see the API's own file."""
+
+    key: int
+    name: str
+    least: int
+    most: int
+    advertised_from: int
+    # One of the two.
+    handler: Handler | None
+    raw_handler: Callable[[Call], None] | None
+
+
+APIS: Final[dict[int, Api]] = {}
+
+
+def api(key: int, name: str, least: int, most: int) -> Callable[[Handler], Handler]:
+    """Make a function the handler of an API, in versions `least` to `most`. It gets the call and the decoded request,
+    and returns the answer as a tree, or None and answers later by `answer`."""
+
+    def register(handler: Handler) -> Handler:
+        APIS[key] = Api(key, name, least, most, least, handler, None)
+        return handler
+
+    return register
+
+
+def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
+    """Answer a call, when the commit `sequence` is durable."""
+    if not call.is_answered and not call.connection.is_closed:
+        body, flexible = messages.encode_response(int(call.api_key), int(call.version), tree)
+        # KIP-511: who does not know our versions could not read a newer header.
+        call.answer([body], flexible and call.api_key != API_VERSIONS, sequence)
+
+
+def answer_when_durable(call: Call, tree: Tree) -> None:
+    """Answer a call when all that has been recorded so far is durable."""
+    answer(call, tree, int(call.connection.ledger.covering()))
+
+
+class ApiTable:
+    """Dispatches requests to their handlers."""
+
+    def __init__(self, connections_max: int) -> None:
+        self.connections_max: Final = connections_max
+
+    def open(self, connection: Connection) -> None:
+        """A client has connected. PeerError where it may not be here."""
+        broker, settings = connection.broker, connection.settings
+        if len(broker.connections) >= self.connections_max:
+            raise LimitExceeded(f"node connection limit ({self.connections_max}) is reached")
+        # Clients have no way to log in yet: all of them are this user.
+        broker.access.check_address(settings.user, connection.transport.peer_host())
+        broker.access.check_vhost(settings.user, settings.vhost)
+        connection.vhost = broker.vhost(settings.vhost)
+        broker.parameters.check_connection(broker.connections, settings.user, connection.vhost)
+
+    def closed(self, connection: Connection) -> None:
+        """A client is gone."""
+
+    def handle(self, call: Call) -> None:
+        """Do what a request asks for. SyntaxFault where it cannot be read."""
+        found = APIS.get(int(call.api_key))
+        if found is None or not found.least <= call.version <= found.most:
+            self._refuse(call)
+            return
+        if found.raw_handler is not None:
+            found.raw_handler(call)
+            return
+        assert found.handler is not None
+        request = messages.decode_request(found.key, int(call.version), call.data, int(call.position), int(call.end))
+        tree = found.handler(call, request)
+        if tree is not None:
+            answer(call, tree)
+
+    def _refuse(self, call: Call) -> None:
+        if call.api_key != API_VERSIONS:
+            raise SyntaxFault(f"an unsupported request: api key {call.api_key}, version {call.version}")
+        # KIP-511: in the oldest version, so that the client can read which versions there are.
+        from millpond.protocols.kafka.apis.api_versions import listed
+
+        body, _ = messages.encode_response(API_VERSIONS, 0, {"error_code": UNSUPPORTED_VERSION, "api_keys": listed()})
+        call.answer([body], False)
+
+    def may(self, connection: Connection, operation: Operation, name: str) -> bool:
+        """Whether the connection's user may do this to a topic."""
+        try:
+            connection.broker.access.check(connection.user, connection.settings.vhost, operation, "topic", name)
+        except AccessRefused:
+            return False
+        return True
+
+    def may_see(self, connection: Connection, name: str) -> bool:
+        """Whether the connection's user may know of a topic."""
+        return any(self.may(connection, operation, name) for operation in Operation)
+
+    def may_write(self, connection: Connection, name: str) -> bool:
+        return self.may(connection, Operation.WRITE, name)
+
+    def may_read(self, connection: Connection, name: str) -> bool:
+        return self.may(connection, Operation.READ, name)
+
+    def records_without_key(self, batch: bytes) -> list[int] | None:
+        """The numbers of the records of a batch that have no key; None where it cannot be read."""
+        from millpond.storage.batch_rewrite import plain_batch
+
+        try:
+            reader = RecordReader(plain_batch(batch))
+            missing: list[int] = []
+            while reader.next():
+                if reader.key is None:
+                    missing.append(int(reader.offset - reader.header.base_offset))
+        except CorruptData:
+            return None
+        return missing
+
+    def describe(self, connection: Connection) -> dict[str, object]:
+        """The connection under the names of RabbitMQ's management API."""
+        transport = connection.transport
+        host, port = transport.local_address()
+        return {
+            "name": connection.name,
+            "type": "network",
+            "protocol": connection.protocol,
+            "user": connection.user,
+            "vhost": connection.vhost_name(),
+            "state": "blocked" if connection.is_blocked else "running",
+            "channels": 0,
+            "channel_max": 0,
+            "frame_max": int(connection.settings.request_bytes_max),
+            "timeout": 0,
+            "auth_mechanism": "",
+            "ssl": transport.is_tls(),
+            "peer_cert_subject": "",
+            "peer_cert_issuer": "",
+            "peer_host": transport.peer_host(),
+            "peer_port": transport.peer_port(),
+            "host": host,
+            "port": port,
+            "connected_at": int(connection.connected_ms),
+            "recv_oct": int(connection.received_bytes),
+            "send_oct": int(connection.sent_bytes),
+            "client_properties": {"connection_name": connection.client_id, "product": connection.client_software},
+        }
+
+
+def warm_up() -> None:
+    """Import what every client needs. May be called on a thread."""
+    messages.warm_up()
+
+
+def load(connections_max: int) -> ApiTable:
+    """The table with the handlers of all APIs."""
+    from millpond.protocols.kafka.apis import (
+        api_versions,
+        fetch,
+        init_producer_id,
+        list_offsets,
+        metadata,
+        produce,
+    )
+
+    # Importing them has filled the table, but for those that are compiled.
+    del api_versions, init_producer_id, list_offsets, metadata
+    APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
+    APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
+    return ApiTable(connections_max)
