@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
+from kafka.record.default_records import DefaultRecordBatchBuilder
 from kio.schema.fetch.v4.request import FetchPartition, FetchRequest, FetchTopic
+from kio.schema.produce.v7.response import PartitionProduceResponse, ProduceResponse
 from kio.serial import entity_reader, entity_writer
 
 from tests.support.waiting import DEADLINE_S
@@ -118,6 +121,48 @@ class RawKafka:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
+
+
+def batch_of(
+    *values: bytes | None,
+    producer_id: int = -1,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+    timestamp_ms: int = 0,
+    codec: str = "none",
+    key: bytes | None = b"key",
+) -> bytes:
+    """A record batch as a producer sends it."""
+    builder = DefaultRecordBatchBuilder(
+        2, CODEC_NAMES.index(codec), False, producer_id, producer_epoch, base_sequence, 1 << 30
+    )
+    for number, value in enumerate(values):
+        builder.append(number, timestamp_ms or int(time.time() * 1000), key, value, [])
+    return bytes(builder.build())
+
+
+def produce_payload(topic: str, batch: bytes, *, partition: int = 0, acks: int = -1, correlation_id: int = 1) -> bytes:
+    """A Produce request of version 7 with these bytes for its records, whatever they are."""
+    name = topic.encode()
+    return b"".join(
+        (
+            struct.pack(">hhih3s", 0, 7, correlation_id, 3, b"raw"),
+            struct.pack(">hhii", -1, acks, 10_000, 1),
+            struct.pack(">h", len(name)),
+            name,
+            struct.pack(">iii", 1, partition, len(batch)),
+            batch,
+        )
+    )
+
+
+def produce_batch(connection: RawKafka, topic: str, batch: bytes, **options: int) -> PartitionProduceResponse:
+    """Produce `batch` as it is, and what the broker says to it."""
+    connection.send_frame(produce_payload(topic, batch, **options))
+    payload = connection.receive_frame()
+    _, size = entity_reader(ProduceResponse.__header_schema__)(payload, 0)
+    response, _ = entity_reader(ProduceResponse)(payload, size)
+    return response.responses[0].partition_responses[0]
 
 
 def fetch_request(
