@@ -210,6 +210,33 @@ class Settings(BaseModel):
         description="How long a consumer may leave a delivery unsettled; 0 for ever.",
     )
 
+    group_session_timeout_min_ms: int = Field(
+        default=limits.GROUP_SESSION_TIMEOUT_MIN_MS,
+        ge=1,
+        le=86_400_000,
+        description="The shortest session timeout that a member of a consumer group may have.",
+    )
+    group_session_timeout_max_ms: int = Field(
+        default=limits.GROUP_SESSION_TIMEOUT_MAX_MS,
+        ge=1,
+        le=86_400_000,
+        description="The longest session timeout that a member of a consumer group may have.",
+    )
+    group_initial_rebalance_delay_ms: int = Field(
+        default=limits.GROUP_INITIAL_REBALANCE_DELAY_MS,
+        ge=0,
+        le=300_000,
+        description="How long an empty consumer group waits for more members when the first one joins.",
+    )
+    group_members_max: int = Field(default=limits.GROUP_MEMBERS_MAX, ge=1, description="Members of a consumer group.")
+    offsets_retention_minutes: int = Field(
+        default=limits.OFFSETS_RETENTION_MINUTES,
+        ge=1,
+        # A hundred years, in milliseconds, is far from what 64 bits hold.
+        le=52_560_000,
+        description="How long the offsets of a consumer group outlive its last member.",
+    )
+
     default_user: str = Field(
         default="guest", min_length=1, max_length=255, description="The user that a new node is made with."
     )
@@ -231,6 +258,13 @@ class Settings(BaseModel):
             refuse("amqps", "needs tls_certificate and tls_key")
         if self.tls_verify_client and self.tls_ca is None:
             refuse("tls_verify_client", "needs tls_ca")
+        return self
+
+    @model_validator(mode="after")
+    def _session_timeouts_are_ordered(self) -> Settings:
+        if self.group_session_timeout_min_ms > self.group_session_timeout_max_ms:
+            text = "is more than group_session_timeout_max_ms"
+            raise PydanticCustomError("order", "{text}", {"field": "group_session_timeout_min_ms", "text": text})
         return self
 
     def certificate_login(self) -> CertificateLogin | None:
@@ -372,5 +406,6 @@ def _problem(detail: ErrorDetails, place: Callable[[str], str]) -> str:
         return _unknown(setting, Settings.model_fields)
     reason = detail["msg"][:1].lower() + detail["msg"][1:]
     # A listener's text quotes the value already; a secret is never shown; a model's error has the whole model as input.
-    shown = "" if detail["type"] in {"listener", "tls", "blank"} or setting in SECRETS else f" {detail['input']!r}:"
+    is_told = detail["type"] in {"listener", "tls", "order", "blank"}
+    shown = "" if is_told or setting in SECRETS else f" {detail['input']!r}:"
     return f"{place(setting)}:{shown} {reason}"

@@ -167,3 +167,10 @@ def test_producers_are_known_after_a_restart(disk: Disk, checkpointed: bool) -> 
     assert (duplicate.base_offset, disk.partition.end_offset) == (3, 5)
     assert producers.judge(BatchHeader(numbered(5))) == APPEND
     assert producers.judge(BatchHeader(numbered(6))) == OUT_OF_ORDER
+
+
+def test_a_producer_that_has_been_idle_for_long_is_forgotten_by_the_broker(disk: Disk) -> None:
+    disk.partition.append(numbered(0))
+    disk.clock.advance(PRODUCER_IDLE_MS + 60_000)
+    disk.life.broker.streams.keep_house()
+    assert not disk.partition.producers.known

@@ -17,7 +17,12 @@
     │   ├── UnexpectedFrame   a frame that is not valid in the present state
     │   ├── CommandInvalid    a method that is not valid in the present state
     │   ├── ChannelFault      a channel that is not open, or is open already
-    │   └── LimitExceeded     more than `limits.py` or the configuration grants
+    │   ├── LimitExceeded     more than `limits.py` or the configuration grants
+    │   └── GroupError        a request to a consumer group; they are in `broker/groups/errors.py`
+    │       ├── InvalidGroupName, InvalidSessionTimeout, InconsistentProtocol
+    │       ├── UnknownMember, MemberIdRequired, FencedInstance, IllegalGeneration, RebalanceInProgress
+    │       ├── GroupFull, GroupTooLarge, TooManyOffsets, OffsetMetadataTooLarge
+    │       └── GroupNotFound, GroupNotEmpty, GroupSubscribed
     ├── OperatorError         our misuse: each has the process's exit code
     │   ├── ConfigurationError
     │   ├── DataDirectoryInUse

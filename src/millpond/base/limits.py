@@ -54,6 +54,9 @@ KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
 KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
 # Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
 KAFKA_CALLS_PENDING_MAX: Final = 256
+# Encoded answers about so many partitions or more are kept, and so many of them: some 100 bytes for each partition.
+METADATA_CACHED_PARTITIONS_MIN: Final = 50
+METADATA_ANSWERS_CACHED_MAX: Final = 16
 # Kafka's connections.max.idle.ms.
 KAFKA_IDLE_MS: Final = 600_000
 # A request that has begun to arrive must go on arriving.
@@ -170,12 +173,49 @@ COMPACTION_KEY_SLOTS_MAX: Final = 1 << 21
 COMPACTION_STEP_BYTES: Final = 256 * KIB
 COMPACTION_PAUSE_MS: Final = 1
 
+# --- Consumer groups -------------------------------------------------------------------------------------------------
+
+# Apache Kafka's bounds for how long a member may be silent: less would be many heartbeats, more a member that is dead
+# for half an hour before anybody takes over.
+GROUP_SESSION_TIMEOUT_MIN_MS: Final = 6_000
+GROUP_SESSION_TIMEOUT_MAX_MS: Final = 1_800_000
+# How long the first rebalance of an empty group waits for more members, as in Apache Kafka: clients start together.
+GROUP_INITIAL_REBALANCE_DELAY_MS: Final = 3_000
+# Members of a group. Each rebalance tells the leader of all of them.
+GROUP_MEMBERS_MAX: Final = 5_000
+# Clients that have been given a member's id and have not come back with it; they go after their session's timeout.
+GROUP_PENDING_MEMBERS_MAX: Final = 5_000
+# A client that has joined for the first time, and may be gone, is waited for so long; Apache Kafka's.
+GROUP_NEW_MEMBER_TIMEOUT_MS: Final = 300_000
+# What a member says of itself, and what all members of a group say and are assigned together: the leader gets it in
+# one answer, and the journal in one record.
+GROUP_MEMBER_BYTES_MAX: Final = 1 * MIB
+GROUP_BYTES_MAX: Final = 16 * MIB
+# A group's name, in bytes: it is in each of its records.
+GROUP_NAME_BYTES_MAX: Final = 1024
+# What of a client's own name goes into its member's id.
+GROUP_CLIENT_ID_CHARACTERS_MAX: Final = 255
+# Groups of all virtual hosts. An empty one takes about 2 KiB, and goes some time after its last offset.
+GROUPS_MAX: Final = 100_000
+# Offsets of a group, and of all groups: about 250 bytes each, and a checkpoint writes them all.
+OFFSETS_PER_GROUP_MAX: Final = 100_000
+OFFSETS_MAX: Final = 2_000_000
+# Apache Kafka's limit for what a client writes beside an offset.
+OFFSET_METADATA_CHARACTERS_MAX: Final = 4096
+# How long offsets outlive the last member, in minutes, as in Apache Kafka: seven days. It is looked at this often, at
+# so many offsets and groups at a time.
+OFFSETS_RETENTION_MINUTES: Final = 10_080
+OFFSETS_EXPIRY_CHECK_MS: Final = 600_000
+OFFSETS_EXPIRY_AT_ONCE: Final = 10_000
+
 # --- Storage -------------------------------------------------------------------------------------------------------
 
 # A journal file's size. A checkpoint follows when one is full, so this also bounds replay at start.
 JOURNAL_FILE_BYTES: Final = 128 * MIB
 # What may wait for the disk before publishers are held back.
 JOURNAL_PENDING_BYTES_MAX: Final = 64 * MIB
+# A payload's body as large as this is written where it lies; what is smaller is copied, to be written together.
+JOURNAL_BODY_BYTES_APART: Final = 64 * KIB
 # The longest frame that recovery will believe. A batch is at most a page or one message.
 JOURNAL_FRAME_BYTES_MAX: Final = 64 * MIB
 # Unconfirmed publishes and acks are synced at the latest after this long.

@@ -18,6 +18,8 @@ from millpond.base.errors import NotFound, PreconditionFailed, StorageFailed
 from millpond.base.limits import JOURNAL_PENDING_BYTES_MAX, MESSAGE_BYTES_MAX, QUEUES_MAX
 from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
+from millpond.broker.groups.coordinator import DEFAULT_SETTINGS, ConsumerGroups
+from millpond.broker.groups.store import GroupSettings
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.parameters import Parameters
@@ -117,6 +119,7 @@ class Broker:
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         queues_max: int = QUEUES_MAX,
         consumer_timeout_ms: int = 0,
+        group_settings: GroupSettings = DEFAULT_SETTINGS,
     ) -> None:
         """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
         self.turn: Final = turn
@@ -132,6 +135,7 @@ class Broker:
         self.message_bytes_max: Final = message_bytes_max
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
+        self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
@@ -160,7 +164,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog)
+            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -202,7 +206,8 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog)
+            vhost = VirtualHost(name, self.context, self.catalog, self.groups)
+            vhost.groups.clear()
             self.vhosts[name] = vhost
         return vhost
 
@@ -223,6 +228,7 @@ class Broker:
         for connection in list(self.connections):
             if connection.vhost_name() == name:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
+        self.groups.remove(name)
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)
         for delay_queue in list(vhost.delay_queues.values()):

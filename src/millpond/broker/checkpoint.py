@@ -35,6 +35,8 @@ from millpond.base.limits import (
 )
 from millpond.broker.broker import Broker
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, CommitWaiter
+from millpond.broker.groups.coordinator import encode_states
+from millpond.broker.groups.store import GroupState
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.page import Page
 from millpond.broker.snapshot import QueueState, StreamState, encode_snapshot
@@ -78,6 +80,7 @@ class Checkpointer(CommitWaiter):
         self._clean = False
         self._states: list[QueueState] = []
         self._stream_states: list[StreamState] = []
+        self._group_states: list[GroupState] = []
         self._trimmable: dict[int, Backlog] = {}
         # Pages that are still on their way to their places, and the commit that covers what was carried forward.
         self._awaited: dict[Page, None] = {}
@@ -211,6 +214,7 @@ class Checkpointer(CommitWaiter):
         broker.streams.checkpoint_wanted = False
         self._stream_states = [StreamState(partition) for partition in partitions]
         self._awaited_streams = list(self._stream_states)
+        self._group_states = broker.groups.capture()
         self._collecting = True
         if not self._is_waiting:
             self._is_waiting = True
@@ -277,13 +281,19 @@ class Checkpointer(CommitWaiter):
         if self._collecting and not self._awaited and not self._awaited_streams and self._awaited_commit == 0:
             self._collecting = False
             sync = self._broker.store.sync_task()
-            task = partial(self._store, sync, self._states, self._stream_states)
+            task = partial(self._store, sync, self._states, self._stream_states, self._group_states)
             self._broker.store.run_on_writer(task, self._ended)
 
-    def _store(self, sync: Callable[[], None], states: list[QueueState], streams: list[StreamState]) -> None:
+    def _store(
+        self,
+        sync: Callable[[], None],
+        states: list[QueueState],
+        streams: list[StreamState],
+        groups: list[GroupState],
+    ) -> None:
         """On the writing thread: make the logs durable, then the snapshot that relies on them."""
         sync()
-        content = encode_snapshot(self._first_file, self._clean, states, streams)
+        content = encode_snapshot(self._first_file, self._clean, states, streams, encode_states(groups))
         self._filesystem.mkdirs(f"{self._folder}/{FOLDER}")
         path = snapshot_path(self._folder, self._first_file)
         self._filesystem.write_bytes_atomically(path, content)
@@ -312,6 +322,7 @@ class Checkpointer(CommitWaiter):
             stream.partition.checkpointed(stream.log_end)
         self._states = []
         self._stream_states = []
+        self._group_states = []
         self._trimmable = {}
 
     def _failed(self, why: str) -> None:
@@ -320,6 +331,7 @@ class Checkpointer(CommitWaiter):
         self._collecting = False
         self._states = []
         self._stream_states = []
+        self._group_states = []
         self._awaited = {}
         self._awaited_streams = []
         self._awaited_commit = 0

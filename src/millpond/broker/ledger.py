@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i16, i32, i64, trait
+from mypy_extensions import i16, i32, i64, trait, u8
 
-from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
+from millpond.base.limits import JOURNAL_BODY_BYTES_APART, LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.entry import Entry
 from millpond.broker.records import (
@@ -21,6 +21,7 @@ from millpond.broker.records import (
     CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
+    CHANGE_GROUP,
     CHANGE_SETTLED,
     CHANGE_TRIMMED,
     KIND_TURN,
@@ -57,6 +58,7 @@ class Ledger:
         self.journal: Journal | None = None
         # Somebody was promised to be told when this turn is durable.
         self.sync_wanted = False
+        self._is_marked = False
         self._frame = BytesWriter()
         self._settled = BytesWriter()
         # Frames of this turn that have gone to the journal already: it is a large one.
@@ -80,6 +82,9 @@ class Ledger:
             or len(self._settled) > 0
             or len(self._runs) > 0
             or len(self._open_batches) > 0
+            or self._is_marked
+            or self._parts > 0
+            or (self.journal is not None and self.journal.has_appended)
         ) and self.journal is not None
 
     def sequence(self) -> i64:
@@ -92,8 +97,11 @@ class Ledger:
         journal = self.journal
         if journal is None:
             return 0
-        is_new = self.has_changes() or self._parts > 0 or journal.has_appended
-        return journal.sequence if is_new else journal.sequence - 1
+        return journal.sequence if self.has_changes() else journal.sequence - 1
+
+    def mark(self) -> None:
+        """Have a commit for this turn also if it changes nothing but the catalog, which every commit makes durable."""
+        self._is_marked = True
 
     def durable(self) -> i64:
         """The latest commit that is on the disk."""
@@ -183,15 +191,20 @@ class Ledger:
         if self.journal is None:
             return
         size: i64 = 18 + len(batch)
-        if len(self._frame) > 0 and len(self._frame) + size > LEDGER_FRAME_BYTES:
+        is_apart = len(batch) >= JOURNAL_BODY_BYTES_APART
+        if not is_apart and len(self._frame) > 0 and len(self._frame) + size > LEDGER_FRAME_BYTES:
             self._write_part()
         frame = self._frame
-        frame.append(change)
+        frame.append(u8(change))
         write_i32_be(frame, i32(size))
         write_i16_be(frame, 1)
         write_i64_be(frame, log_id)
         write_i64_be(frame, base_offset)
-        frame.write(batch)
+        if is_apart:
+            # It ends a frame of its own part of the turn, and so need not be copied.
+            self._write_part(batch)
+        else:
+            frame.write(batch)
 
     def trimmed(self, log_id: i64, start_offset: i64) -> None:
         """Record that what a stream has before `start_offset` is gone."""
@@ -202,6 +215,15 @@ class Ledger:
         write_i32_be(settled, TRIMMED_BYTES)
         write_i64_be(settled, log_id)
         write_i64_be(settled, start_offset)
+
+    def group_changed(self, record: bytes) -> None:
+        """Record a change of a consumer group, as `groups/records.py` writes it."""
+        if self.journal is None:
+            return
+        settled = self._settlements()
+        settled.append(CHANGE_GROUP)
+        write_i32_be(settled, i32(len(record)))
+        settled.write(record)
 
     def open_run(self, queue: Backlog) -> None:
         """Remember that `queue` has a run of settled offsets to be written at the end of the turn."""
@@ -249,9 +271,10 @@ class Ledger:
             journal.append(KIND_TURN_END, self._frame.getvalue())
             self._parts = 0
             self._frame = BytesWriter()
-        elif len(self._frame) > 0:
+        elif len(self._frame) > 0 or self._is_marked:
             journal.append(KIND_TURN, self._frame.getvalue())
             self._frame = BytesWriter()
+        self._is_marked = False
 
     def _settlements(self) -> BytesWriter:
         """What comes after the batches of its frame, with room for one more change."""
@@ -268,11 +291,11 @@ class Ledger:
             self._frame.write(self._settled.getvalue())
             self._settled = BytesWriter()
 
-    def _write_part(self) -> None:
-        """What has collected is as much as one frame should have, and this turn is not over."""
+    def _write_part(self, body: bytes = b"") -> None:
+        """What has collected, and `body` behind it, is as much as one frame should have, and this turn is not over."""
         journal = self.journal
         if journal is not None and len(self._frame) > 0:
-            journal.append(KIND_TURN_MORE if self._parts > 0 else KIND_TURN_BEGIN, self._frame.getvalue())
+            journal.append(KIND_TURN_MORE if self._parts > 0 else KIND_TURN_BEGIN, self._frame.getvalue(), body)
             self._parts += 1
             self._frame = BytesWriter()
 

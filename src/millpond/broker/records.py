@@ -23,6 +23,8 @@ to TURN_END, whose payloads count as one; what was begun and never ended is pass
              So often has this message been given back by now.
     TRIMMED  log id i64 | start offset i64
              What a stream has before this offset is gone.
+    GROUP    a record of groups/records.py
+             A consumer group has changed.
     CARRIED  as BATCH, for messages that an earlier journal file holds and that a checkpoint wrote again: nothing that
              happened.
 """
@@ -48,6 +50,7 @@ CHANGE_SETTLED: Final = 2
 CHANGE_CARRIED: Final = 3
 CHANGE_ATTEMPTED: Final = 4
 CHANGE_TRIMMED: Final = 5
+CHANGE_GROUP: Final = 6
 
 # A message may be routed to more queues than a batch has room for as targets: it is then written once for so many.
 TARGETS_PER_BATCH_MAX: Final = 30_000

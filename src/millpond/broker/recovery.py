@@ -23,6 +23,7 @@ from millpond.broker.snapshot import SnapshotReader
 from millpond.storage.journal_recovery import Damage, JournalReport, journal_files, read_journal
 
 if TYPE_CHECKING:
+    from millpond.broker.groups.coordinator import ConsumerGroups
     from millpond.broker.queues.page_store import PageStore
     from millpond.broker.streams.partition import Partition
 
@@ -33,7 +34,7 @@ JOURNAL_FOLDER = "journal"
 
 class Recovery:
     """Brings back what a data directory holds. `queues` are the catalog's durable queues, and `partitions` those of all
-    streams, empty."""
+    streams, empty; `groups` has no groups yet."""
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class Recovery:
         folder: str,
         queues: list[MessageQueue],
         partitions: Iterable[Partition],
+        groups: ConsumerGroups,
         store: PageStore,
     ) -> None:
         self._filesystem = filesystem
         self._folder = folder
         self._store = store
         self._lanes = Lanes(queues, partitions)
+        self._groups = groups
         self._queues = queues
         # The first frames of a turn that has several.
         self._parts: list[bytes] = []
@@ -82,6 +85,7 @@ class Recovery:
         for partition in self._lanes.partitions():
             partition.restored()
             messages += int(partition.end_offset - partition.start_offset)
+        self._groups.restored()
         self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
         logger.info("recovered %d messages in %d durable queues and %d partitions", messages, len(self._queues),
                     len(self._lanes.partitions()))  # fmt: skip
@@ -104,6 +108,8 @@ class Recovery:
                 pass
             while reader.restore_next_stream(self._lanes):
                 pass
+            while (record := reader.next_group_record()) is not None:
+                self._groups.restore(record)
             self.log_id_max = max(self.log_id_max, reader.log_id_max)
             self._is_clean = reader.clean
             return reader.first_file
@@ -161,7 +167,7 @@ class Recovery:
 
     def _replay(self, payload: bytes) -> None:
         try:
-            highest, is_new = replay_turn(payload, self._lanes)
+            highest, is_new = replay_turn(payload, self._lanes, self._groups)
         except CorruptData as error:
             logger.critical("a journal frame whose checksum is right makes no sense and was passed over: %s", error)
             return

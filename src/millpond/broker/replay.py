@@ -1,6 +1,8 @@
-"""Applies what the journal says of a turn to the queues."""
+"""Applies what the journal says of a turn to queues, streams and consumer groups."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from mypy_extensions import i64
 
@@ -11,6 +13,7 @@ from millpond.broker.records import (
     CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
+    CHANGE_GROUP,
     CHANGE_SETTLED,
     CHANGE_TRIMMED,
     Changes,
@@ -22,8 +25,11 @@ from millpond.broker.records import (
 )
 from millpond.storage.record_batch import RecordReader
 
+if TYPE_CHECKING:
+    from millpond.broker.groups.coordinator import ConsumerGroups
 
-def replay_turn(payload: bytes, lanes: Lanes) -> tuple[int, bool]:
+
+def replay_turn(payload: bytes, lanes: Lanes, groups: ConsumerGroups) -> tuple[int, bool]:
     """Apply one turn. Changes of queues that are gone are passed over. The highest log id that occurred, and whether
     anything happened in it: what a checkpoint carried forward only repeats what had happened before."""
     highest = 0
@@ -65,6 +71,8 @@ def replay_turn(payload: bytes, lanes: Lanes) -> tuple[int, bool]:
             partition = lanes.partition(log_id)
             if partition is not None:
                 partition.restore_start(start_offset)
+        elif changes.kind == CHANGE_GROUP:
+            groups.restore(changes.body)
         else:
             raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
     return highest, is_new

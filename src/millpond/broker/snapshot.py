@@ -10,8 +10,9 @@
     stream  log id i64 | start offset i64 | end offset i64 | log end i64 | cleaned end i64 | producer count i32
     producer  producer id i64 | epoch i32 | last seen i64 | batch count i32
               | (first sequence i32, last sequence i32, base offset i64, timestamp i64) each
+    group record count i32 | (length i32, record of groups/records.py) each
 
-Version 1 has no attempts, no due and no streams; version 2 has no cleaned end and no producers.
+Version 1 has no attempts, no due and no streams; version 2 has no cleaned end, no producers and no groups.
 
 Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
 says that the broker was stopped in order, so that what was never delivered is known.
@@ -109,7 +110,11 @@ def _settled_ranges(page: Page) -> list[tuple[int, int]]:
 
 
 def encode_snapshot(
-    first_file: i64, clean: bool, queues: list[QueueState], streams: list[StreamState] | None = None
+    first_file: i64,
+    clean: bool,
+    queues: list[QueueState],
+    streams: list[StreamState] | None = None,
+    group_records: list[bytes] | None = None,
 ) -> bytes:
     """The file's content. Every page must have its place by now."""
     body = BytesWriter()
@@ -151,6 +156,10 @@ def encode_snapshot(
         write_i64_be(body, stream.log_end)
         write_i64_be(body, stream.cleaned_end)
         body.write(stream.producers)
+    write_i32_be(body, i32(0 if group_records is None else len(group_records)))
+    for record in group_records or []:
+        write_i32_be(body, i32(len(record)))
+        body.write(record)
     content = body.getvalue()
     header = BytesWriter()
     header.write(MAGIC)
@@ -183,8 +192,9 @@ class SnapshotReader:
         self.first_file: Final = int(self._i64())
         self.clean: Final = self._u8() == 1
         self._queues_left = self._i32()
-        # Known when all queues have been read.
+        # Known when all queues have been read, and all streams.
         self._streams_left: i64 = -1
+        self._group_records_left: i64 = -1
 
     def restore_next(self, lanes: Lanes) -> bool:
         """Give the next queue of the snapshot its state; False after the last. One that is gone is passed over."""
@@ -245,6 +255,20 @@ class SnapshotReader:
                 if partition is not None:
                     partition.producers.restore(producer)
         return True
+
+    def next_group_record(self) -> bytes | None:
+        """The next record of consumer groups; None after the last. To be called when all streams have their state."""
+        if self._group_records_left < 0:
+            self._group_records_left = self._i32() if self._version > 2 else i64(0)
+        if self._group_records_left == 0:
+            return None
+        self._group_records_left -= 1
+        length = self._i32()
+        start = self._position
+        if length < 0 or start + length > len(self._data):
+            raise CorruptData("the checkpoint is cut short")
+        self._position = start + length
+        return self._data[start : start + length]
 
     def _producer(self) -> Producer:
         producer = Producer(self._i64(), self._i32())

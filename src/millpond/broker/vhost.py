@@ -28,6 +28,7 @@ from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
+from millpond.broker.groups.coordinator import ConsumerGroups
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
@@ -83,12 +84,13 @@ class Route:
 class VirtualHost(QueueOwner):
     """A name space of exchanges and queues."""
 
-    def __init__(self, name: str, context: QueueContext, catalog: Catalog) -> None:
+    def __init__(self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups) -> None:
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
-        self.topics: Final = Topics(name, self.queues, context, catalog)
+        self.groups: Final = groups.add(name, self.has_topic)
+        self.topics: Final = Topics(name, self.queues, context, catalog, self.groups.offsets.topic_deleted)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
@@ -115,6 +117,10 @@ class VirtualHost(QueueOwner):
     def exchange_resource(self, name: str) -> str:
         """How RabbitMQ's texts call an exchange."""
         return f"exchange '{name}' in vhost '{self.name}'"
+
+    def has_topic(self, name: str) -> bool:
+        """Whether a stream, a queue or a topic has this name: consumers may have an offset in it."""
+        return name in self.topics.by_name or name in self.queues
 
     # --- Publishing ---------------------------------------------------------------------------------------------
 
@@ -590,6 +596,7 @@ class VirtualHost(QueueOwner):
             self.catalog.delete_queue(queue.log_id)
             self.context.turn.touch()
         queue.delete()
+        self.groups.offsets.topic_deleted(queue.name)
         self._bindings_removed(leading_here)
 
     def consumers_gone(self, queue: MessageQueue) -> None:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,8 @@ from millpond.broker.access import Access
 from millpond.broker.broker import DEFAULT_VHOST, Broker
 from millpond.broker.checkpoint import Checkpointer
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, Alarms, Commits
+from millpond.broker.groups.coordinator import DEFAULT_SETTINGS, MINUTE_MS
+from millpond.broker.groups.store import GroupSettings
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.queues.page_store import PageStore
@@ -134,6 +137,7 @@ class Node:
             settings.message_bytes_max,
             settings.queues_max,
             settings.consumer_timeout_ms,
+            _group_settings(settings),
         )  # fmt: skip
         state = catalog.load()
         access.load(state)
@@ -144,7 +148,9 @@ class Node:
             catalog.commit()
         if not settings.memory:
             store.delete_leftovers(broker.log_ids())
-            recovery = Recovery(self._filesystem, self._folder, queues, broker.streams.partitions(), store)
+            recovery = Recovery(
+                self._filesystem, self._folder, queues, broker.streams.partitions(), broker.groups, store
+            )
             report = recovery.run()
             catalog.use_queue_ids_above(recovery.log_id_max)
             journal = self._journal = Journal(
@@ -346,6 +352,17 @@ def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None
     # A thread may finish after the loop has been closed; then there is nobody left to tell.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
+
+
+def _group_settings(settings: Settings) -> GroupSettings:
+    return replace(
+        DEFAULT_SETTINGS,
+        session_timeout_min_ms=settings.group_session_timeout_min_ms,
+        session_timeout_max_ms=settings.group_session_timeout_max_ms,
+        initial_rebalance_delay_ms=settings.group_initial_rebalance_delay_ms,
+        members_max=settings.group_members_max,
+        offsets_retention_ms=settings.offsets_retention_minutes * MINUTE_MS,
+    )
 
 
 def _nothing(result: object) -> None:

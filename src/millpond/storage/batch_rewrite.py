@@ -41,12 +41,12 @@ def plain_batch(batch: bytes) -> bytes:
     return rebuilt(batch, attributes, header.base_timestamp_ms, header.max_timestamp_ms, header.record_count, records)
 
 
-def recompressed(batch: bytes, codec: i64) -> bytes:
+def recompressed(batch: bytes, codec: i64, level: int | None = None) -> bytes:
     """The batch with its records compressed by another codec; itself where it is that one."""
     header = BatchHeader(batch)
     if header.attributes & COMPRESSION_MASK == codec:
         return batch
-    records = compress(int(codec), plain_batch(batch)[HEADER_BYTES:])
+    records = compress(int(codec), plain_batch(batch)[HEADER_BYTES:], level)
     attributes = (header.attributes & ~COMPRESSION_MASK) | codec
     return rebuilt(batch, attributes, header.base_timestamp_ms, header.max_timestamp_ms, header.record_count, records)
 

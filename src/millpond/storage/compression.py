@@ -40,16 +40,19 @@ _XERIAL_BLOCK_BYTES: Final = 32 * 1024
 # Three bytes of snappy stand for at most 64, and one byte of lz4 for at most 255; frames have a little more.
 _SNAPPY_RATIO_MAX: Final = 22
 _LZ4_RATIO_MAX: Final = 256
+# Kafka's default of compression.lz4.level, which stands for lz4's fast way.
+_LZ4_LEVEL_FAST: Final = 9
 # The first room for what has not said how large it is.
 _ROOM_BYTES: Final = 64 * 1024
 
 
-def compress(codec: int, data: bytes) -> bytes:
-    """`data` as the codec has it, readable by every Kafka client. ValueError for a codec that there is not."""
+def compress(codec: int, data: bytes, level: int | None = None) -> bytes:
+    """`data` as the codec has it, readable by every Kafka client. `level` is one of the topic settings
+    `compression.<codec>.level`. ValueError for a codec that there is not."""
     packer = _COMPRESSORS.get(codec)
     if packer is None:
         raise ValueError(f"there is no codec {codec}")
-    return packer(data)
+    return packer(data, level)
 
 
 def decompress(codec: int, data: bytes, bytes_max: int) -> bytes:
@@ -67,7 +70,7 @@ def _too_large(bytes_max: int) -> CorruptData:
 # --- None -----------------------------------------------------------------------------------------------------------
 
 
-def _keep(data: bytes) -> bytes:
+def _keep(data: bytes, level: int | None) -> bytes:
     return data
 
 
@@ -80,8 +83,8 @@ def _keep_bounded(data: bytes, bytes_max: int) -> bytes:
 # --- Gzip -----------------------------------------------------------------------------------------------------------
 
 
-def _gzip(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=_GZIP_WINDOW)
+def _gzip(data: bytes, level: int | None) -> bytes:
+    packer = zlib.compressobj(-1 if level is None else level, wbits=_GZIP_WINDOW)
     return packer.compress(data) + packer.flush()
 
 
@@ -111,7 +114,7 @@ def _gunzip(data: bytes, bytes_max: int) -> bytes:
 # --- Snappy ---------------------------------------------------------------------------------------------------------
 
 
-def _snap(data: bytes) -> bytes:
+def _snap(data: bytes, level: int | None) -> bytes:
     import cramjam
 
     parts = [_XERIAL_HEADER]
@@ -155,10 +158,11 @@ def _unsnap_block(block: bytes, bytes_max: int) -> bytes:
 # --- LZ4 and zstd ---------------------------------------------------------------------------------------------------
 
 
-def _lz4(data: bytes) -> bytes:
+def _lz4(data: bytes, level: int | None) -> bytes:
     import cramjam
 
-    packer = cramjam.lz4.Compressor(content_checksum=False, block_linked=False)
+    level = None if level == _LZ4_LEVEL_FAST else level
+    packer = cramjam.lz4.Compressor(level, content_checksum=False, block_linked=False)
     packer.compress(data)
     return bytes(packer.finish())
 
@@ -169,10 +173,10 @@ def _unlz4(data: bytes, bytes_max: int) -> bytes:
     return _unpack(cramjam.lz4.decompress_into, data, min(bytes_max, len(data) * _LZ4_RATIO_MAX), bytes_max)
 
 
-def _zstd(data: bytes) -> bytes:
+def _zstd(data: bytes, level: int | None) -> bytes:
     import cramjam
 
-    return bytes(cramjam.zstd.compress(data))
+    return bytes(cramjam.zstd.compress(data, level))
 
 
 def _unzstd(data: bytes, bytes_max: int) -> bytes:
@@ -200,7 +204,7 @@ def _unpack(unpacker: Callable[[bytes, bytearray], int], data: bytes, room_max: 
         return bytes(memoryview(result)[:size])
 
 
-_COMPRESSORS: Final[dict[int, Callable[[bytes], bytes]]] = {
+_COMPRESSORS: Final[dict[int, Callable[[bytes, int | None], bytes]]] = {
     NONE: _keep,
     GZIP: _gzip,
     SNAPPY: _snap,

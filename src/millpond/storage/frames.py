@@ -20,7 +20,7 @@ from typing import Final, final
 
 from crc32c import crc32c
 from librt.strings import BytesWriter, read_i32_be, read_i64_be, write_i32_be, write_i64_be
-from mypy_extensions import i32, i64
+from mypy_extensions import i32, i64, u8
 
 from millpond.base import limits
 from millpond.base.errors import CorruptData, UnsupportedFormat
@@ -50,31 +50,29 @@ def _read_u32(data: bytes, position: i64) -> i64:
     return i64(read_i32_be(data, position)) & 0xFFFF_FFFF
 
 
-def write_frame(writer: BytesWriter, salt_crc: i64, kind: i64, head: bytes, body: bytes) -> None:
-    """Add a frame whose payload is `head` and `body`. `salt_crc` is the checksum of the file's salt. Raises ValueError
-    for what recovery would not believe."""
+def write_frame_head(writer: BytesWriter, salt_crc: i64, kind: i64, head: bytes, body: bytes) -> None:
+    """Add a frame whose payload is `head` and `body`, all but the body, which must follow. `salt_crc` is the checksum
+    of the file's salt. Raises ValueError for what recovery would not believe."""
     length: i64 = 1 + len(head) + len(body)
     if length > limits.JOURNAL_FRAME_BYTES_MAX:
         raise ValueError(f"a journal frame of {length} bytes is longer than recovery would believe")
     checked = BytesWriter()
     write_i32_be(checked, i32(length))
-    checked.append(kind)
-    checked.write(head)
-    crc: i64 = crc32c(checked.getvalue(), salt_crc)
+    checked.append(u8(kind))
+    crc: i64 = crc32c(head, crc32c(checked.getvalue(), salt_crc))
     if body:
         crc = crc32c(body, crc)
     write_i32_be(writer, i32(length))
     _write_u32(writer, crc)
-    writer.append(kind)
+    writer.append(u8(kind))
     writer.write(head)
-    writer.write(body)
 
 
 def write_mark(writer: BytesWriter, salt_crc: i64, durable_position: i64) -> None:
     """Begin the frames of a turn."""
     payload = BytesWriter()
     write_i64_be(payload, durable_position)
-    write_frame(writer, salt_crc, MARK, payload.getvalue(), b"")
+    write_frame_head(writer, salt_crc, MARK, payload.getvalue(), b"")
 
 
 def file_header(file_number: i64, salt: bytes) -> bytes:

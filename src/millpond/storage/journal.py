@@ -33,7 +33,7 @@ from millpond.base import limits
 from millpond.base.errors import StorageFailed
 from millpond.base.filesystem import File, Filesystem
 from millpond.storage.aside import is_disk_full
-from millpond.storage.frames import FILE_HEADER_BYTES, SALT_BYTES, file_header, write_frame, write_mark
+from millpond.storage.frames import FILE_HEADER_BYTES, SALT_BYTES, file_header, write_frame_head, write_mark
 from millpond.storage.journal_recovery import JournalReport, file_path, journal_files, read_journal
 
 __all__ = ["Journal", "JournalListener", "JournalReport", "read_journal"]
@@ -65,7 +65,7 @@ class _Command:
 
 @final
 class _Write(_Command):
-    def __init__(self, sequence: i64, data: bytes) -> None:
+    def __init__(self, sequence: i64, data: list[bytes]) -> None:
         super().__init__(sequence)
         self.data: Final = data
 
@@ -125,6 +125,9 @@ class Journal:
         self.file_number: i64 = file_number
         self._listener: Final = listener
         self._pending = BytesWriter()
+        # What precedes that: large bodies as they are, so that nobody copies them, and what is between them.
+        self._chunks: list[bytes] = []
+        self._chunks_bytes: i64 = 0
         self._salt_crc: i64 = 0
         self._synced_request: i64 = 0
         self._file_used_bytes: i64 = FILE_HEADER_BYTES
@@ -137,36 +140,52 @@ class Journal:
     @property
     def has_appended(self) -> bool:
         """Whether this turn has appended anything so far."""
-        return len(self._pending) > 0
+        return self._appended_bytes > 0
+
+    @property
+    def _appended_bytes(self) -> i64:
+        return self._chunks_bytes + len(self._pending)
 
     @property
     def pending_bytes(self) -> i64:
         """What is appended and not yet written."""
-        return self._handed_over_bytes - self._worker.written_bytes + len(self._pending)
+        return self._handed_over_bytes - self._worker.written_bytes + self._appended_bytes
 
     @property
     def file_used_bytes(self) -> i64:
         """The content of the active file, with what is pending for it. A checkpoint is due when it fills the file."""
-        return self._file_used_bytes + len(self._pending)
+        return self._file_used_bytes + self._appended_bytes
 
     def append(self, kind: i64, head: bytes, body: bytes = b"") -> None:
         """Add a frame (kind 1 to 255) with the payload `head` + `body` to this turn's. Nothing is written yet."""
         if kind < 1 or kind > 255:
             raise ValueError(f"a journal frame of kind {kind}")
-        if len(self._pending) == 0:
+        if self._appended_bytes == 0:
             write_mark(self._pending, self._salt_crc, self._worker.durable_position_in(self.file_number))
-        write_frame(self._pending, self._salt_crc, kind, head, body)
+        write_frame_head(self._pending, self._salt_crc, kind, head, body)
+        if len(body) < limits.JOURNAL_BODY_BYTES_APART:
+            self._pending.write(body)
+        else:
+            self._chunks.append(self._pending.getvalue())
+            self._chunks.append(body)
+            self._chunks_bytes += len(self._pending) + len(body)
+            self._pending.truncate(0)
 
     def submit(self, sync: bool) -> None:
         """End a turn: hand its frames to the commit thread. With `sync` they, and all before, become durable at once;
         without, they are only written."""
         if self.failure is not None:
             self._pending.truncate(0)
+            self._chunks = []
+            self._chunks_bytes = 0
             return
-        size: i64 = len(self._pending)
+        size = self._appended_bytes
         if size > 0:
-            data = self._pending.getvalue()
-            if size > _BUFFER_KEPT_BYTES:
+            data = self._chunks
+            data.append(self._pending.getvalue())
+            self._chunks = []
+            self._chunks_bytes = 0
+            if len(self._pending) > _BUFFER_KEPT_BYTES:
                 self._pending = BytesWriter()
             else:
                 self._pending.truncate(0)
@@ -317,7 +336,7 @@ class _CommitThread:
         must_sync = False
         for command in batch:
             if isinstance(command, _Write):
-                data.append(command.data)
+                data.extend(command.data)
                 written = command.sequence
             elif isinstance(command, _Sync):
                 must_sync = True
@@ -345,13 +364,15 @@ class _CommitThread:
             return
         file = self._file
         assert file is not None
-        content = data[0] if len(data) == 1 else b"".join(data)
-        end: i64 = self._position + len(content)
+        content = _joined(data)
+        end: i64 = self._position
+        for piece in content:
+            end += len(piece)
         if end > self._allocated:
             self._extend(file, end)
         self._patiently(_WriteAttempt(file, self._position, content))
+        self.written_bytes += end - self._position
         self._position = end
-        self.written_bytes += len(content)
         self.written_sequence = sequence
 
     def _extend(self, file: File, end: i64) -> None:
@@ -447,6 +468,23 @@ class _CommitThread:
         self.failure = failure
 
 
+def _joined(data: list[bytes]) -> list[bytes]:
+    """The same with what is small put together: a write for each of it costs more than to copy it."""
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for chunk in data:
+        if len(chunk) < limits.JOURNAL_BODY_BYTES_APART:
+            small.append(chunk)
+            continue
+        if small:
+            pieces.append(b"".join(small))
+            small = []
+        pieces.append(chunk)
+    if small:
+        pieces.append(small[0] if len(small) == 1 else b"".join(small))
+    return pieces
+
+
 class _Attempt:
     """Something that a full disk can prevent, and that may be repeated."""
 
@@ -456,13 +494,16 @@ class _Attempt:
 
 @final
 class _WriteAttempt(_Attempt):
-    def __init__(self, file: File, position: i64, content: bytes) -> None:
+    def __init__(self, file: File, position: i64, content: list[bytes]) -> None:
         self._file = file
         self._position: i64 = position
         self._content = content
 
     def make(self) -> None:
-        self._file.pwrite(self._position, self._content)
+        position = self._position
+        for piece in self._content:
+            self._file.pwrite(position, piece)
+            position += len(piece)
 
 
 @final

@@ -127,7 +127,7 @@ class StreamCleaner:
         partition = candidate.partition
         self.passes_total += 1
         if outcome.cleaned_end > partition.cleaned_end:
-            partition.cleaned_end = outcome.cleaned_end
+            partition.cleaned(outcome.cleaned_end)
         else:
             self._resting[int(partition.log_id)] = self._clock.monotonic_ms() + COMPACTION_RETRY_MS
         self._resting = {log_id: until for log_id, until in self._resting.items() if until > self._clock.monotonic_ms()}

@@ -143,10 +143,15 @@ class Partition:
     def append(self, batch: bytes) -> i64:
         """Add a batch, whose checksum has been checked; the offset that its first record gets. `ledger.sequence()` is
         then the commit that makes it durable. What the batch says of its own place is overwritten."""
-        header = BatchHeader(batch)
+        return self.append_from(batch, 0, BatchHeader(batch))
+
+    def append_from(self, data: bytes, start: i64, header: BatchHeader) -> i64:
+        """As `append`, for a batch in the midst of other bytes, which begins at `start` with `header`."""
         base_offset = self.end_offset
-        if header.base_offset != base_offset or header.leader_epoch != 0:
-            batch = placed(batch, base_offset)
+        if start == 0 and header.size == len(data) and header.base_offset == base_offset and header.leader_epoch == 0:
+            batch = data
+        else:
+            batch = placed(data, base_offset, start, header.size)
         ledger = self.ledger
         sequence = ledger.sequence()
         self.end_offset = base_offset + header.last_offset_delta + 1
@@ -251,13 +256,15 @@ class Partition:
 
     def read(self, offset: i64, end_offset: i64, bytes_max: i64) -> list[Batch] | None:
         """Batches one after the other from the one that covers `offset` on, up to `bytes_max` but at least one, none of
-        them beyond `end_offset`. None where the first must be loaded."""
+        them beyond `end_offset`. None where the first must be loaded, which has begun."""
         batches: list[Batch] = []
         size: i64 = 0
         while offset < end_offset:
             batch = self.batch_at(offset)
             if batch is None:
                 if not batches:
+                    # It may lie behind what compaction has left nothing of.
+                    self.load(offset)
                     return None
                 break
             if batch.data:
@@ -414,6 +421,12 @@ class Partition:
         if count > 0:
             self._drop_first(count, freed)
 
+    def cleaned(self, end_offset: i64) -> None:
+        """Compaction has been over the log up to here: readers shall see what it has left."""
+        self.cleaned_end = end_offset
+        self._drop_written_before(end_offset)
+        self.store.forget(self)
+
     def checkpointed(self, log_end: i64) -> None:
         """A checkpoint is complete that knows the log up to here."""
         self.checkpointed_end = max(self.checkpointed_end, log_end)
@@ -482,10 +495,13 @@ class Partition:
         self.store.restored(self)
 
 
-def placed(batch: bytes, base_offset: i64) -> bytes:
-    """A batch at another base offset, and with our leader epoch: both are outside its checksum."""
+def placed(data: bytes, base_offset: i64, start: i64 = 0, size: i64 = -1) -> bytes:
+    """The batch that begins at `start` at another base offset, and with our leader epoch: both are outside its
+    checksum."""
+    end = start + size if size >= 0 else i64(len(data))
     prefix = BytesWriter()
     write_i64_be(prefix, base_offset)
-    prefix.write(batch[8:12])
+    prefix.write(data[start + 8 : start + 12])
     prefix.write(b"\x00\x00\x00\x00")
-    return prefix.getvalue() + batch[16:]
+    # It may be large, and is copied once.
+    return b"".join((prefix.getvalue(), memoryview(data)[start + 16 : end]))

@@ -342,6 +342,7 @@ class StreamStore(CommitWaiter):
             self._ahead = list(self._partitions.values())
         while self._ahead:
             partition = self._ahead.pop()
+            partition.producers.forget_idle(self._clock.wall_ms())
             if self._is_hot_too_old(partition):
                 self.write(partition, everything=True)
             is_open = partition.log_id in self._logs
@@ -405,6 +406,10 @@ class StreamStore(CommitWaiter):
             self.log(partition)
         self._logs.pop(partition.log_id, None)
         self._store.discard_log(partition.log_id)
+        self.forget(partition)
+
+    def forget(self, partition: Partition) -> None:
+        """Give up what was read from the partition's log."""
         kept: list[tuple[Partition, list[int], int]] = []
         for cached in self._cached:
             if cached[0] is partition:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
@@ -40,13 +41,22 @@ def check_topic_name(name: str) -> None:
 
 @final
 class Topics:
-    """The topics of one virtual host. `queues` are its queues, by their names."""
+    """The topics of one virtual host. `queues` are its queues, by their names; `on_deleted` is told of each topic that
+    goes."""
 
-    def __init__(self, vhost: str, queues: dict[str, MessageQueue], context: QueueContext, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        vhost: str,
+        queues: dict[str, MessageQueue],
+        context: QueueContext,
+        catalog: Catalog,
+        on_deleted: Callable[[str], None],
+    ) -> None:
         self._vhost: Final = vhost
         self._queues: Final = queues
         self._context: Final = context
         self._catalog: Final = catalog
+        self._on_deleted: Final = on_deleted
         self.by_name: Final[dict[str, Topic]] = {}
         self.by_id: Final[dict[bytes, Topic]] = {}
         # Grows with every change of what topics and partitions there are.
@@ -128,6 +138,7 @@ class Topics:
         self._context.queue_count -= len(topic.partitions)
         self._catalog.delete_topic(self._vhost, topic.name)
         topic.delete()
+        self._on_deleted(topic.name)
         self._context.turn.touch()
 
     def restore(self, row: TopicRow, partitions: list[PartitionRow]) -> None:

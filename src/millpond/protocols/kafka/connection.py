@@ -155,7 +155,7 @@ class Call:
 
 
 @final
-class Connection(ClientConnection, TurnTask, CommitWaiter):
+class Connection(ClientConnection, TurnTask):
     """One client's connection. `apis` has what to do for each request."""
 
     def __init__(self, broker: Broker, transport: Transport, settings: KafkaSettings, apis: ApiTable) -> None:
@@ -183,7 +183,7 @@ class Connection(ClientConnection, TurnTask, CommitWaiter):
         self._first: i64 = 0
         # What waits for something, and that something has happened to.
         self._woken: dict[Waiting, None] = {}
-        self._is_waiting = False
+        self._commit: Final = _AwaitedCommit(self)
         # What has arrived of the next requests, how much that is, and how much is needed to go on.
         self._partial: list[bytes] = []
         self._partial_bytes: i64 = 0
@@ -371,19 +371,9 @@ class Connection(ClientConnection, TurnTask, CommitWaiter):
             self._let_go(HOLD_CALLS)
 
     def _wait_for_commit(self) -> None:
-        if not self._is_waiting:
-            self._is_waiting = True
-            self.commits.wait(self)
-
-    def committed(self, durable_sequence: i64) -> bool:
-        self._is_waiting = False
-        # There is more to wait for when that turns out at the end of the turn.
-        self.touch()
-        return False
-
-    def commit_failed(self) -> None:
-        self._is_waiting = False
-        self.abandon_turn()
+        if not self._commit.is_waiting:
+            self._commit.is_waiting = True
+            self.commits.wait(self._commit)
 
     def abandon_turn(self) -> None:
         if self._first < len(self._calls):
@@ -477,3 +467,22 @@ class Connection(ClientConnection, TurnTask, CommitWaiter):
 
     def check_deliveries(self, now_ms: int, timeout_ms: int) -> None:
         """There are none: a reader's place in a topic is its own affair."""
+
+
+@final
+class _AwaitedCommit(CommitWaiter):
+    """What a connection waits for before it can go on answering."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Final = connection
+        self.is_waiting = False
+
+    def committed(self, durable_sequence: i64) -> bool:
+        self.is_waiting = False
+        # Whether there is more to wait for turns out at the end of the turn.
+        self._connection.touch()
+        return False
+
+    def commit_failed(self) -> None:
+        self.is_waiting = False
+        self._connection.abandon_turn()

@@ -18,6 +18,7 @@ from millpond.base.errors import (
     PeerError,
     StorageFailed,
 )
+from millpond.broker.groups import errors as groups
 
 UNKNOWN_SERVER_ERROR: Final = -1
 NONE: Final = 0
@@ -26,9 +27,17 @@ CORRUPT_MESSAGE: Final = 2
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
 REQUEST_TIMED_OUT: Final = 7
 MESSAGE_TOO_LARGE: Final = 10
+OFFSET_METADATA_TOO_LARGE: Final = 12
 COORDINATOR_NOT_AVAILABLE: Final = 15
 INVALID_TOPIC_EXCEPTION: Final = 17
 INVALID_REQUIRED_ACKS: Final = 21
+ILLEGAL_GENERATION: Final = 22
+INCONSISTENT_GROUP_PROTOCOL: Final = 23
+INVALID_GROUP_ID: Final = 24
+UNKNOWN_MEMBER_ID: Final = 25
+INVALID_SESSION_TIMEOUT: Final = 26
+REBALANCE_IN_PROGRESS: Final = 27
+INVALID_COMMIT_OFFSET_SIZE: Final = 28
 TOPIC_AUTHORIZATION_FAILED: Final = 29
 GROUP_AUTHORIZATION_FAILED: Final = 30
 CLUSTER_AUTHORIZATION_FAILED: Final = 31
@@ -46,11 +55,17 @@ OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45
 INVALID_PRODUCER_EPOCH: Final = 47
 TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Final = 53
 KAFKA_STORAGE_ERROR: Final = 56
+NON_EMPTY_GROUP: Final = 68
+GROUP_ID_NOT_FOUND: Final = 69
 FETCH_SESSION_ID_NOT_FOUND: Final = 70
 INVALID_FETCH_SESSION_EPOCH: Final = 71
 FENCED_LEADER_EPOCH: Final = 74
 UNKNOWN_LEADER_EPOCH: Final = 75
 UNSUPPORTED_COMPRESSION_TYPE: Final = 76
+MEMBER_ID_REQUIRED: Final = 79
+GROUP_MAX_SIZE_REACHED: Final = 81
+FENCED_INSTANCE_ID: Final = 82
+GROUP_SUBSCRIBED_TO_TOPIC: Final = 86
 INVALID_RECORD: Final = 87
 RESOURCE_NOT_FOUND: Final = 91
 UNKNOWN_TOPIC_ID: Final = 100
@@ -58,6 +73,22 @@ UNKNOWN_TOPIC_ID: Final = 100
 # The nearest class of an error's ancestry counts.
 _CODES: Final[dict[type[PeerError], int]] = {
     AccessRefused: TOPIC_AUTHORIZATION_FAILED,
+    groups.FencedInstance: FENCED_INSTANCE_ID,
+    groups.GroupFull: GROUP_MAX_SIZE_REACHED,
+    groups.GroupNotEmpty: NON_EMPTY_GROUP,
+    groups.GroupNotFound: GROUP_ID_NOT_FOUND,
+    groups.GroupSubscribed: GROUP_SUBSCRIBED_TO_TOPIC,
+    # As Apache Kafka answers where its log refuses a group for its size.
+    groups.GroupTooLarge: UNKNOWN_SERVER_ERROR,
+    groups.IllegalGeneration: ILLEGAL_GENERATION,
+    groups.InconsistentProtocol: INCONSISTENT_GROUP_PROTOCOL,
+    groups.InvalidGroupName: INVALID_GROUP_ID,
+    groups.InvalidSessionTimeout: INVALID_SESSION_TIMEOUT,
+    groups.MemberIdRequired: MEMBER_ID_REQUIRED,
+    groups.OffsetMetadataTooLarge: OFFSET_METADATA_TOO_LARGE,
+    groups.RebalanceInProgress: REBALANCE_IN_PROGRESS,
+    groups.TooManyOffsets: INVALID_COMMIT_OFFSET_SIZE,
+    groups.UnknownMember: UNKNOWN_MEMBER_ID,
     AlreadyExists: TOPIC_ALREADY_EXISTS,
     InvalidCount: INVALID_PARTITIONS,
     InvalidName: INVALID_TOPIC_EXCEPTION,

@@ -66,8 +66,11 @@ def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
 
 
 def answer_when_durable(call: Call, tree: Tree) -> None:
-    """Answer a call when all that has been recorded so far is durable."""
-    answer(call, tree, int(call.connection.ledger.covering()))
+    """Answer a call when all that has been recorded so far, in the catalog too, is durable."""
+    connection = call.connection
+    if connection.broker.catalog.changed:
+        connection.ledger.mark()
+    answer(call, tree, int(connection.ledger.covering()))
 
 
 class ApiTable:
@@ -185,15 +188,28 @@ def load(connections_max: int) -> ApiTable:
     """The table with the handlers of all APIs."""
     from millpond.protocols.kafka.apis import (
         api_versions,
+        delete_groups,
+        describe_groups,
         fetch,
+        find_coordinator,
+        heartbeat,
         init_producer_id,
+        join_group,
+        leave_group,
+        list_groups,
         list_offsets,
         metadata,
+        offset_commit,
+        offset_delete,
+        offset_fetch,
         produce,
+        sync_group,
     )
 
     # Importing them has filled the table, but for those that are compiled.
     del api_versions, init_producer_id, list_offsets, metadata
+    del find_coordinator, join_group, sync_group, heartbeat, leave_group, list_groups, describe_groups, delete_groups
+    del offset_commit, offset_fetch, offset_delete
     APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
     APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
     return ApiTable(connections_max)

@@ -12,9 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
+from millpond.base.limits import METADATA_ANSWERS_CACHED_MAX, METADATA_CACHED_PARTITIONS_MIN
 from millpond.broker.access import Operation
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topics import check_topic_name
+from millpond.protocols.kafka import messages
 from millpond.protocols.kafka.errors import (
     INVALID_TOPIC_EXCEPTION,
     TOPIC_AUTHORIZATION_FAILED,
@@ -43,29 +45,60 @@ def brokers(connection: Connection) -> list[Tree]:
     return [{"node_id": NODE_ID, "broker_id": NODE_ID, "host": host, "port": port}]
 
 
+# Encoded answers about many partitions, which take milliseconds to make and are asked for by every client of them.
+_answers: Final[dict[tuple[object, ...], tuple[bytes, bool]]] = {}
+
+
 @api(3, "Metadata", 0, 12)
-def metadata(call: Call, request: Any) -> Tree:
+def metadata(call: Call, request: Any) -> Tree | None:
     connection = call.connection
-    topics: list[Tree]
+    found: list[Topic] = []
+    others: list[Tree] = []
     if request.topics is None or (call.version == 0 and not request.topics):
         assert connection.vhost is not None
-        topics = [
-            described(topic)
-            for topic in connection.vhost.topics.by_name.values()
-            if connection.apis.may_see(connection, topic.name)
-        ]
+        topics = connection.vhost.topics.by_name.values()
+        found = [topic for topic in topics if connection.apis.may_see(connection, topic.name)]
     else:
         may_create = getattr(request, "allow_auto_topic_creation", True)
-        topics = [
-            _by_name(connection, asked.name, may_create) if asked.name is not None else _by_id(connection, asked)
-            for asked in request.topics
-        ]
+        for asked in request.topics:
+            topic = (
+                _by_name(connection, asked.name, may_create) if asked.name is not None else _by_id(connection, asked)
+            )
+            if isinstance(topic, Topic):
+                found.append(topic)
+            else:
+                others.append(topic)
+    if others or sum(len(topic.partitions) for topic in found) < METADATA_CACHED_PARTITIONS_MIN:
+        return _tree(connection, [*map(described, found), *others])
+    _answer_from_cache(call, found)
+    return None
+
+
+def _tree(connection: Connection, topics: list[Tree]) -> Tree:
     return {
         "brokers": brokers(connection),
         "cluster_id": connection.settings.cluster_id,
         "controller_id": NODE_ID,
         "topics": topics,
     }
+
+
+def _answer_from_cache(call: Call, topics: list[Topic]) -> None:
+    connection = call.connection
+    # A topic keeps its id and never has fewer partitions: this says all that the answer depends on.
+    key = (
+        int(call.version), connection.settings.cluster_id, node_address(connection),
+        tuple((topic.id, len(topic.partitions)) for topic in topics),
+    )  # fmt: skip
+    encoded = _answers.get(key)
+    if encoded is None:
+        tree = _tree(connection, [described(topic) for topic in topics])
+        encoded = messages.encode_response(int(call.api_key), int(call.version), tree)
+        if len(_answers) >= METADATA_ANSWERS_CACHED_MAX:
+            del _answers[next(iter(_answers))]
+        _answers[key] = encoded
+    body, flexible = encoded
+    call.answer([body], flexible)
 
 
 def described(topic: Topic) -> Tree:
@@ -86,7 +119,7 @@ def described(topic: Topic) -> Tree:
     }
 
 
-def _by_name(connection: Connection, name: str, may_create: bool) -> Tree:
+def _by_name(connection: Connection, name: str, may_create: bool) -> Topic | Tree:
     assert connection.vhost is not None
     apis = connection.apis
     topics = connection.vhost.topics
@@ -94,7 +127,7 @@ def _by_name(connection: Connection, name: str, may_create: bool) -> Tree:
         return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
     topic = topics.by_name.get(name)
     if topic is not None:
-        return described(topic)
+        return topic
     try:
         check_topic_name(name)
     except PeerError:
@@ -103,16 +136,16 @@ def _by_name(connection: Connection, name: str, may_create: bool) -> Tree:
         if not apis.may(connection, Operation.CONFIGURE, name):
             return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
         try:
-            return described(topics.create(name, int(connection.settings.partitions), {}))
+            return topics.create(name, int(connection.settings.partitions), {})
         except PeerError as error:
             return {"error_code": code_of(error), "name": name}
     return {"error_code": UNKNOWN_TOPIC_OR_PARTITION, "name": name}
 
 
-def _by_id(connection: Connection, asked: Any) -> Tree:
+def _by_id(connection: Connection, asked: Any) -> Topic | Tree:
     assert connection.vhost is not None
     topic_id = asked.topic_id.bytes if asked.topic_id is not None else b""
     topic = connection.vhost.topics.by_id.get(topic_id)
     if topic is None or not connection.apis.may_see(connection, topic.name):
         return {"error_code": UNKNOWN_TOPIC_ID, "name": None, "topic_id": topic_id or None}
-    return described(topic)
+    return topic

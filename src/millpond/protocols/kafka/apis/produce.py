@@ -167,14 +167,13 @@ def _append(call: Call, topic: Topic, partition: Partition, item: Item) -> i64:
         if outcome != APPEND:
             item.error = INVALID_PRODUCER_EPOCH if outcome == FENCED else OUT_OF_ORDER_SEQUENCE_NUMBER
             return 0
-    data = call.data
-    whole = item.start == 0 and item.size == len(data)
-    batch = data if whole else data[item.start : item.start + item.size]
     if topic.rewrites(header.attributes & _COMPRESSION_MASK):
-        batch = _rewritten(topic, batch, item, now_ms)
+        batch = _rewritten(topic, call.data[item.start : item.start + item.size], item, now_ms)
         if item.error != NONE:
             return 0
-    item.base_offset = partition.append(batch)
+        item.base_offset = partition.append(batch)
+    else:
+        item.base_offset = partition.append_from(call.data, item.start, header)
     return call.connection.ledger.sequence()
 
 

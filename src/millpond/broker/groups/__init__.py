@@ -1,0 +1,1 @@
+"""Consumer groups: who reads what of which topics, and how far they have come."""

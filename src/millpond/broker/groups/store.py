@@ -1,0 +1,251 @@
+"""The groups of a virtual host, and the one way in which they change durably.
+
+    decide (membership.py, offsets.py) -> record -> apply
+
+`record` tells the journal and applies; recovery applies what the journal tells. Heartbeats change nothing durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from millpond.base.limits import GROUP_NAME_BYTES_MAX
+from millpond.broker.groups.errors import GroupFull, InvalidGroupName
+from millpond.broker.groups.group import Group, Member
+from millpond.broker.groups.records import (
+    COMPLETING_REBALANCE,
+    PREPARING_REBALANCE,
+    STABLE,
+    Assigned,
+    Cleared,
+    CommittedOffset,
+    GroupDeleted,
+    GroupHead,
+    HeadChanged,
+    MemberChanged,
+    MemberRemoved,
+    MemberState,
+    OffsetsCommitted,
+    OffsetsDeleted,
+    Record,
+    TopicDeleted,
+    encode_record,
+)
+
+if TYPE_CHECKING:
+    from millpond.base.clock import Clock
+    from millpond.broker.ledger import Ledger
+    from millpond.broker.turn import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """What an operator may set."""
+
+    session_timeout_min_ms: int
+    session_timeout_max_ms: int
+    initial_rebalance_delay_ms: int
+    members_max: int
+    offsets_retention_ms: int
+    groups_max: int
+    offsets_max: int
+
+
+class GroupTotals:
+    """What the groups of all virtual hosts have together."""
+
+    def __init__(self) -> None:
+        self.groups = 0
+        self.offsets = 0
+
+
+class GroupState:
+    """A group as it was at the moment of a checkpoint: copies of references to what never changes."""
+
+    def __init__(self, vhost: str, group: Group) -> None:
+        self._vhost: Final = vhost
+        self._id: Final = group.id
+        self._head: Final[GroupHead] = group.head
+        self._members: Final[list[MemberState]] = [member.state for member in group.members.values()]
+        self._offsets: Final[dict[str, dict[int, CommittedOffset]]] = {
+            topic: dict(partitions) for topic, partitions in group.offsets.items()
+        }
+
+    def records(self) -> list[bytes]:
+        """What makes the group again. To be called on any thread."""
+        records: list[Record] = [HeadChanged(self._id, self._head)]
+        records += [MemberChanged(self._id, member) for member in self._members]
+        for topic, partitions in self._offsets.items():
+            offsets = tuple([(topic, partition, committed) for partition, committed in partitions.items()])
+            records.append(OffsetsCommitted(self._id, offsets))
+        return [encode_record(self._vhost, record) for record in records]
+
+
+class GroupStore:
+    """The groups of one virtual host."""
+
+    def __init__(
+        self, vhost: str, settings: GroupSettings, totals: GroupTotals, clock: Clock, turn: Turn, ledger: Ledger
+    ) -> None:
+        self.vhost: Final = vhost
+        self.settings: Final = settings
+        self.totals: Final = totals
+        self.clock: Final = clock
+        self._turn: Final = turn
+        self._ledger: Final = ledger
+        self.groups: Final[dict[str, Group]] = {}
+        # In how many groups a topic has offsets.
+        self.topics: Final[dict[str, int]] = {}
+        # The commit that covers everything that groups have been told so far.
+        self.sequence = 0
+
+    def create(self, group_id: str) -> Group:
+        """A new group, which is not durable before something is said of it. GroupFull where there are too many."""
+        if len(group_id.encode("utf-8", "surrogateescape")) > GROUP_NAME_BYTES_MAX:
+            raise InvalidGroupName(f"a group's name has at most {GROUP_NAME_BYTES_MAX} bytes")
+        if self.totals.groups >= self.settings.groups_max:
+            raise GroupFull(f"there are {self.settings.groups_max} groups already")
+        self.record(HeadChanged(group_id, GroupHead(since_ms=self.clock.wall_ms())))
+        return self.groups[group_id]
+
+    def record(self, *records: Record) -> None:
+        """Make a change: whoever is told of it has to wait for the commit `sequence`."""
+        ledger = self._ledger
+        for record in records:
+            if ledger.journal is not None:
+                ledger.group_changed(encode_record(self.vhost, record))
+            self.apply(record)
+        self.sequence = int(ledger.sequence())
+        ledger.sync_wanted = True
+        self._turn.touch()
+
+    def change_head(self, group: Group, head: GroupHead) -> None:
+        """Record a change of a group's state, generation, protocol or leader."""
+        if head.state != group.head.state:
+            head = replace(head, since_ms=self.clock.wall_ms())
+        if head != group.head:
+            self.record(HeadChanged(group.id, head))
+
+    # --- Applying ---------------------------------------------------------------------------------------------------
+
+    def apply(self, record: Record) -> None:
+        """Change what is durable. What a record speaks of need not be there: part of the journal may be gone."""
+        if isinstance(record, OffsetsCommitted):
+            self._apply_offsets(self._found(record.group), record.offsets)
+        elif isinstance(record, HeadChanged):
+            self._apply_head(self._found(record.group), record.head)
+        elif isinstance(record, MemberChanged):
+            self._apply_member(self._found(record.group), record.member)
+        elif isinstance(record, (MemberRemoved, Assigned, OffsetsDeleted)):
+            group = self.groups.get(record.group)
+            if group is not None:
+                self._apply_within(group, record)
+        elif isinstance(record, GroupDeleted):
+            self._delete(record.group)
+        elif isinstance(record, TopicDeleted):
+            for group in self.groups.values():
+                for partition in list(group.offsets.get(record.topic, ())):
+                    self._delete_offset(group, record.topic, partition)
+        elif isinstance(record, Cleared):
+            for group_id in list(self.groups):
+                self._delete(group_id)
+
+    def _apply_within(self, group: Group, record: MemberRemoved | Assigned | OffsetsDeleted) -> None:
+        if isinstance(record, MemberRemoved):
+            self._remove_member(group, record.member_id)
+        elif isinstance(record, Assigned):
+            self._assign(group, record)
+        else:
+            for topic, partition in record.places:
+                self._delete_offset(group, topic, partition)
+
+    def _found(self, group_id: str) -> Group:
+        group = self.groups.get(group_id)
+        if group is None:
+            group = self.groups[group_id] = Group(group_id)
+            self.totals.groups += 1
+        return group
+
+    def _apply_head(self, group: Group, head: GroupHead) -> None:
+        if group.head.state == COMPLETING_REBALANCE and head.state == PREPARING_REBALANCE:
+            # Nobody got the assignments of that generation, and those of the one before it are over.
+            self._set_assignments(group, {})
+        group.head = head
+
+    def _apply_member(self, group: Group, state: MemberState) -> None:
+        member = group.members.get(state.member_id)
+        if member is None:
+            member = group.members[state.member_id] = Member(state)
+        else:
+            self._count_member(group, member.state, -1)
+            member.state = state
+        self._count_member(group, state, 1)
+        if state.instance_id is not None:
+            group.instances[state.instance_id] = state.member_id
+
+    def _remove_member(self, group: Group, member_id: str) -> None:
+        member = group.members.pop(member_id, None)
+        if member is None:
+            return
+        self._count_member(group, member.state, -1)
+        instance_id = member.state.instance_id
+        if instance_id is not None and group.instances.get(instance_id) == member_id:
+            del group.instances[instance_id]
+        if member.session is not None:
+            member.session.stop()
+
+    def _count_member(self, group: Group, state: MemberState, sign: int) -> None:
+        group.member_bytes += sign * state.size
+        for name in {name for name, _ in state.protocols}:
+            count = group.supporters.get(name, 0) + sign
+            if count > 0:
+                group.supporters[name] = count
+            else:
+                group.supporters.pop(name, None)
+
+    def _assign(self, group: Group, record: Assigned) -> None:
+        self._set_assignments(group, dict(record.assignments))
+        group.head = replace(group.head, state=STABLE, since_ms=record.since_ms)
+
+    def _set_assignments(self, group: Group, assignments: dict[str, bytes]) -> None:
+        for member in group.members.values():
+            before = member.state
+            member.state = replace(before, assignment=assignments.get(member.member_id, b""))
+            group.member_bytes += len(member.state.assignment) - len(before.assignment)
+
+    def _apply_offsets(self, group: Group, offsets: tuple[tuple[str, int, CommittedOffset], ...]) -> None:
+        for topic, partition, committed in offsets:
+            partitions = group.offsets.get(topic)
+            if partitions is None:
+                partitions = group.offsets[topic] = {}
+                self.topics[topic] = self.topics.get(topic, 0) + 1
+            if partition not in partitions:
+                group.offset_count += 1
+                self.totals.offsets += 1
+            partitions[partition] = committed
+
+    def _delete_offset(self, group: Group, topic: str, partition: int) -> None:
+        partitions = group.offsets.get(topic)
+        if partitions is not None and partitions.pop(partition, None) is not None:
+            group.offset_count -= 1
+            self.totals.offsets -= 1
+            if not partitions:
+                del group.offsets[topic]
+                self._count_topic_out(topic)
+
+    def _count_topic_out(self, topic: str) -> None:
+        count = self.topics[topic] - 1
+        if count:
+            self.topics[topic] = count
+        else:
+            del self.topics[topic]
+
+    def _delete(self, group_id: str) -> None:
+        group = self.groups.pop(group_id, None)
+        if group is not None:
+            self.totals.groups -= 1
+            self.totals.offsets -= group.offset_count
+            for topic in group.offsets:
+                self._count_topic_out(topic)
+            group.stop()

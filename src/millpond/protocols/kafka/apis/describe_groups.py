@@ -1,0 +1,63 @@
+"""DescribeGroups: state and members of groups.
+
+Behaviour: what members say of themselves is told of a stable group only, as it is the chosen protocol's.
+Versions: up to 5 a group that is not there is described as dead; from 6 on it is an error, too (KIP-1043).
+Not implemented: there are no permissions for groups, so that every operation is authorized (from version 3 on).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.base.errors import PeerError
+from millpond.broker.groups.group import Group
+from millpond.broker.groups.records import DEAD, STABLE
+from millpond.protocols.kafka.errors import NONE, code_of
+from millpond.protocols.kafka.groups import answer_for_group, coordinator
+from millpond.protocols.kafka.messages import Tree
+from millpond.protocols.kafka.registry import api
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call
+
+# Bits of AclOperation: read, delete, describe, describe and alter configs.
+ALL_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
+
+
+@api(15, "DescribeGroups", 0, 6)
+def describe_groups(call: Call, request: Any) -> None:
+    tells_operations = getattr(request, "include_authorized_operations", False)
+    answer_for_group(call, {"groups": [_described(call, group_id, tells_operations) for group_id in request.groups]})
+
+
+def _described(call: Call, group_id: str, tells_operations: bool) -> Tree:
+    try:
+        group = coordinator(call).group(group_id)
+    except PeerError as error:
+        code, message = (code_of(error), str(error)) if call.version >= 6 else (NONE, None)
+        return {"error_code": code, "error_message": message, "group_id": group_id, "group_state": DEAD}
+    told: dict[str, object] = {
+        "group_id": group_id,
+        "group_state": group.state,
+        "protocol_type": group.head.protocol_type or "",
+        "members": _members(group),
+    }
+    if group.state == STABLE:
+        told["protocol_data"] = group.head.protocol
+    if tells_operations:
+        told["authorized_operations"] = ALL_OPERATIONS
+    return told
+
+
+def _members(group: Group) -> list[Tree]:
+    return [
+        {
+            "member_id": member.member_id,
+            "group_instance_id": member.state.instance_id,
+            "client_id": member.state.client_id,
+            "client_host": member.state.client_host,
+            "member_metadata": member.metadata(group.head.protocol) if group.state == STABLE else b"",
+            "member_assignment": member.state.assignment,
+        }
+        for member in group.members.values()
+    ]

@@ -1,0 +1,41 @@
+"""FindCoordinator: which broker a group, or a transaction, is looked after by: always this node.
+
+Behaviour: any group may be asked for; it need not exist.
+Versions: from 1 on there are types of keys, from 4 on several keys.
+Not implemented: transactions and share groups. Who asks for the coordinator of a transaction is refused, so that it
+fails at once and does not try again and again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.protocols.kafka.apis.metadata import NODE_ID, node_address
+from millpond.protocols.kafka.errors import INVALID_REQUEST, TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+from millpond.protocols.kafka.messages import Tree
+from millpond.protocols.kafka.registry import api
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call
+
+TYPE_GROUP: Final = 0
+TYPE_TRANSACTION: Final = 1
+
+
+@api(10, "FindCoordinator", 0, 6)
+def find_coordinator(call: Call, request: Any) -> Tree:
+    key_type = getattr(request, "key_type", TYPE_GROUP)
+    if call.version < 4:
+        return _found(call, key_type, request.key)
+    return {"coordinators": [_found(call, key_type, key) for key in request.coordinator_keys]}
+
+
+def _found(call: Call, key_type: int, key: str) -> Tree:
+    if key_type == TYPE_GROUP:
+        host, port = node_address(call.connection)
+        return {"key": key, "node_id": NODE_ID, "host": host, "port": port}
+    if key_type == TYPE_TRANSACTION:
+        code, message = TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "there are no transactions here"
+    else:
+        code, message = INVALID_REQUEST, f"there are no coordinators of type {key_type} here"
+    return {"key": key, "node_id": -1, "host": "", "port": -1, "error_code": code, "error_message": message}

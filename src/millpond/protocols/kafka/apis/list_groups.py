@@ -1,0 +1,33 @@
+"""ListGroups: the groups of the virtual host.
+
+Versions: from 4 on with their states, and those in some states only; from 5 on by type: all of them are classic groups.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.protocols.kafka.groups import answer_for_group, coordinator
+from millpond.protocols.kafka.registry import api
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call
+
+TYPE_CLASSIC: Final = "classic"
+
+
+@api(16, "ListGroups", 0, 5)
+def list_groups(call: Call, request: Any) -> None:
+    states = {state.strip().lower() for state in getattr(request, "states_filter", ())}
+    types = {kind.strip().lower() for kind in getattr(request, "types_filter", ())}
+    groups = [
+        {
+            "group_id": group.id,
+            "protocol_type": group.head.protocol_type or "",
+            "group_state": group.state,
+            "group_type": TYPE_CLASSIC,
+        }
+        for group in coordinator(call).groups()
+        if (not states or group.state.lower() in states) and (not types or TYPE_CLASSIC in types)
+    ]
+    answer_for_group(call, {"groups": groups})

@@ -1,0 +1,36 @@
+"""OffsetDelete: a group forgets how far it has come in some partitions.
+
+Behaviour: refused for topics that members of the group read. An offset that is not there counts as deleted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from millpond.base.errors import PeerError
+from millpond.protocols.kafka.errors import code_of
+from millpond.protocols.kafka.groups import answer_for_group, by_topic, coordinator, partition_error
+from millpond.protocols.kafka.registry import api
+
+if TYPE_CHECKING:
+    from millpond.protocols.kafka.connection import Call
+
+
+@api(47, "OffsetDelete", 0, 0)
+def offset_delete(call: Call, request: Any) -> None:
+    codes: dict[tuple[str, int], int] = {}
+    places: list[tuple[str, int]] = []
+    for topic in request.topics:
+        for asked in topic.partitions:
+            error = partition_error(call, topic.name, asked.partition_index)
+            if error:
+                codes[topic.name, asked.partition_index] = error
+            else:
+                places.append((topic.name, asked.partition_index))
+    try:
+        refused = coordinator(call).offsets.delete(request.group_id, places)
+    except PeerError as error:
+        answer_for_group(call, {"error_code": code_of(error)})
+        return
+    codes.update({place: code_of(error) for place, error in refused.items()})
+    answer_for_group(call, {"topics": by_topic(request.topics, codes)})
