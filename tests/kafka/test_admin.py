@@ -222,7 +222,6 @@ class TestConfigurations:
         ("min.compaction.lag.ms", "0"),
         ("retention.bytes", "-1"),
         ("retention.ms", "604800000"),
-        ("segment.bytes", "1073741824"),
         ("segment.ms", "604800000"),
     )
 
