@@ -307,6 +307,9 @@ class FaultyFilesystem(Filesystem):
     def free_bytes(self, path: str) -> int:
         return max(0, self.room())
 
+    def total_bytes(self, path: str) -> int:
+        return 1 << 62
+
     def lock(self, path: str) -> Lock:
         with self.guard:
             if path in self._locks:

@@ -109,6 +109,10 @@ class Filesystem(ABC):
         """Room left for us on the disk that holds `path`."""
 
     @abstractmethod
+    def total_bytes(self, path: str) -> int:
+        """How large the disk is that holds `path`."""
+
+    @abstractmethod
     def lock(self, path: str) -> Lock:
         """Take the exclusive lock at `path`. Raises DataDirectoryInUse, naming the holder's pid where it is known."""
 
@@ -242,6 +246,10 @@ class OsFilesystem(Filesystem):
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
 
+    def total_bytes(self, path: str) -> int:
+        status = os.statvfs(path)
+        return status.f_blocks * status.f_frsize
+
     def lock(self, path: str) -> Lock:
         import fcntl
 
@@ -360,6 +368,9 @@ class MemoryFilesystem(Filesystem):
 
     def free_bytes(self, path: str) -> int:
         # Memory has its own limit, the memory budget: as a disk it never runs out.
+        return 1 << 62
+
+    def total_bytes(self, path: str) -> int:
         return 1 << 62
 
     def lock(self, path: str) -> Lock:

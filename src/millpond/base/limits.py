@@ -62,6 +62,8 @@ KAFKA_IDLE_MS: Final = 600_000
 # A request that has begun to arrive must go on arriving.
 KAFKA_REQUEST_TIMEOUT_MS: Final = 60_000
 KAFKA_IDLE_CHECK_MS: Final = 30_000
+# Kafka's max.request.partition.size.limit: so many partitions one answer to DescribeTopicPartitions tells.
+KAFKA_PARTITIONS_DESCRIBED_MAX: Final = 2_000
 # Producer ids that the catalog hands out at once: after a restart those that are left of them are not used.
 KAFKA_PRODUCER_IDS: Final = 1_000
 

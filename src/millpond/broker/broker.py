@@ -147,6 +147,9 @@ class Broker:
         self.cluster_id = ""
         # In the order in which they were opened.
         self.connections: Final[dict[ClientConnection, None]] = {}
+        # For operators: requests by their protocol and name, and those of their answers' errors by their codes.
+        self.requests: Final[dict[tuple[str, str], int]] = {}
+        self.request_errors: Final[dict[tuple[str, str, int], int]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
         turn.commits.append(self._commit_catalog)
         turn.commits.append(self._write_journal)

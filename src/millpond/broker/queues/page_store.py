@@ -174,6 +174,20 @@ class PageStore:
     def filesystem(self) -> Filesystem | None:
         return self._filesystem
 
+    @property
+    def folder(self) -> str:
+        """Where everything is kept; empty where nothing is."""
+        return "" if self._filesystem is None else self._folder
+
+    def disk_space(self) -> tuple[int, int]:
+        """How large the disk is and how much of it is free; -1 and -1 where that is not known."""
+        if self._filesystem is None:
+            return -1, -1
+        try:
+            return self._filesystem.total_bytes(self._folder), self._filesystem.free_bytes(self._folder)
+        except OSError:
+            return -1, -1
+
     def _log(self, queue: Backlog) -> LazyLog:
         log = self._logs.get(queue.log_id)
         if log is None:

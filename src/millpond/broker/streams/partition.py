@@ -122,6 +122,9 @@ class Partition:
         self.producers: Final = Producers()
         # Up to here compaction has been over the log.
         self.cleaned_end: i64 = 0
+        # What has been appended, and what readers were given, since the start; for operators.
+        self.appended_bytes: i64 = 0
+        self.read_bytes: i64 = 0
 
     def add_listener(self, listener: PartitionListener) -> None:
         self._listeners[listener] = None
@@ -154,6 +157,7 @@ class Partition:
             batch = placed(data, base_offset, start, header.size)
         ledger = self.ledger
         sequence = ledger.sequence()
+        self.appended_bytes += len(batch)
         self.end_offset = base_offset + header.last_offset_delta + 1
         if header.producer_id >= 0:
             self.producers.appended(header, base_offset, self.store.turn.now_ms)
@@ -183,6 +187,15 @@ class Partition:
         size: i64 = 0
         for index in range(self._pending_at, len(self.hot)):
             size += len(self.hot[index].data)
+        return size
+
+    @property
+    def bytes_outside_log(self) -> i64:
+        """What the log does not have yet."""
+        size: i64 = 0
+        for batch in self.hot:
+            if batch.base_offset >= self.written_end:
+                size += len(batch.data)
         return size
 
     def sequence_of(self, offset: i64) -> i64:

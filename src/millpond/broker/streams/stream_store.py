@@ -231,6 +231,34 @@ class StreamStore(CommitWaiter):
         log = self._logs.get(partition.log_id)
         return 0 if log is None else log.segment_count
 
+    def measure(self, partitions: list[Partition], done: Callable[[list[int]], None]) -> None:
+        """How many bytes each of them has, in its log and on the way there. `done` may be called at once."""
+        folders = [
+            self._store.log_folder(int(partition.log_id), True)
+            for partition in partitions
+            if partition.recoverable and self.segment_count(partition) == 0
+        ]
+        filesystem = self._store.filesystem
+        if filesystem is None or not folders:
+            done([self._size_of(partition, {}) for partition in partitions])
+            return
+
+        def measured(job: Future[dict[str, int]]) -> None:
+            error = job.exception()
+            if error is not None:
+                logger.error("the logs of streams cannot be measured: %s", error)
+            sizes = {} if error is not None else job.result()
+            done([self._size_of(partition, sizes) for partition in partitions])
+
+        self._store.run_on_reader(partial(_folder_sizes, filesystem, folders), measured)
+
+    def _size_of(self, partition: Partition, folders: dict[str, int]) -> int:
+        """`folders` has the sizes of logs that nobody has opened yet."""
+        log = self._logs.get(partition.log_id)
+        in_log = log.size_bytes if log is not None else 0
+        found = folders.get(self._store.log_folder(int(partition.log_id), True), 0)
+        return (in_log or found) + int(partition.bytes_outside_log)
+
     def segment_bytes(self, partition: Partition) -> int:
         """How large the segments of its log get."""
         return segment_bytes(partition)
@@ -571,6 +599,23 @@ class StreamStore(CommitWaiter):
             logger.critical("the log of stream %r was cut: %s", partition.name, reason)
         log.close()
         return report.start_offset, report.end_offset
+
+
+def _folder_sizes(filesystem: Filesystem, folders: list[str]) -> dict[str, int]:
+    """How many bytes the segments in each folder have."""
+    sizes: dict[str, int] = {}
+    for folder in folders:
+        names = filesystem.list(folder) if filesystem.exists(folder) else []
+        sizes[folder] = 0
+        for name in names:
+            # One may be deleted meanwhile.
+            if name.endswith(".log") and filesystem.exists(f"{folder}/{name}"):
+                file = filesystem.open(f"{folder}/{name}", False)
+                try:
+                    sizes[folder] += file.size()
+                finally:
+                    file.close()
+    return sizes
 
 
 def _is_due(partition: Partition) -> bool:

@@ -1,13 +1,15 @@
 """The APIs that are spoken, each with its versions and what to do for it.
 
-Each API has a file in `apis/`, which puts a line into the table here: a new API is a file and a line in `load`.
+Each API has a file in `apis/`, which puts a line into the table here: a new API is a file there.
 Produce and Fetch read and write their own bytes; the messages of the others are kio's, by way of `messages.py`.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 API_VERSIONS: Final = 18
+# How requests are counted for operators.
+PROTOCOL: Final = "kafka"
 
 # What a handler of decoded messages gets, and the answer if it is known at once.
 Handler = Callable[["Call", Any], Tree | None]
@@ -60,9 +64,24 @@ def api(key: int, name: str, least: int, most: int) -> Callable[[Handler], Handl
 def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
     """Answer a call, when the commit `sequence` is durable."""
     if not call.is_answered and not call.connection.is_closed:
+        _count_errors(call, tree)
         body, flexible = messages.encode_response(int(call.api_key), int(call.version), tree)
         # KIP-511: who does not know our versions could not read a newer header.
         call.answer([body], flexible and call.api_key != API_VERSIONS, sequence)
+
+
+def _count_errors(call: Call, tree: object) -> None:
+    """Count the errors that an answer tells, wherever in it they are."""
+    if isinstance(tree, Mapping):
+        code = tree.get("error_code")
+        if isinstance(code, int) and code != 0:
+            call.connection.apis.count_error(call, code)
+        for value in tree.values():
+            if isinstance(value, (list, dict)):
+                _count_errors(call, value)
+    elif isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
+        for item in tree:
+            _count_errors(call, item)
 
 
 def answer_when_durable(call: Call, tree: Tree) -> None:
@@ -99,6 +118,8 @@ class ApiTable:
         if found is None or not found.least <= call.version <= found.most:
             self._refuse(call)
             return
+        requests, counted = call.connection.broker.requests, (PROTOCOL, found.name)
+        requests[counted] = requests.get(counted, 0) + 1
         if found.raw_handler is not None:
             found.raw_handler(call)
             return
@@ -116,6 +137,11 @@ class ApiTable:
 
         body, _ = messages.encode_response(API_VERSIONS, 0, {"error_code": UNSUPPORTED_VERSION, "api_keys": listed()})
         call.answer([body], False)
+
+    def count_error(self, call: Call, code: int) -> None:
+        """Count an error that an answer tells, for operators."""
+        errors, counted = call.connection.broker.request_errors, (PROTOCOL, APIS[int(call.api_key)].name, int(code))
+        errors[counted] = errors.get(counted, 0) + 1
 
     def may(self, connection: Connection, operation: Operation, name: str) -> bool:
         """Whether the connection's user may do this to a topic."""
@@ -186,30 +212,12 @@ def warm_up() -> None:
 
 def load(connections_max: int) -> ApiTable:
     """The table with the handlers of all APIs."""
-    from millpond.protocols.kafka.apis import (
-        api_versions,
-        delete_groups,
-        describe_groups,
-        fetch,
-        find_coordinator,
-        heartbeat,
-        init_producer_id,
-        join_group,
-        leave_group,
-        list_groups,
-        list_offsets,
-        metadata,
-        offset_commit,
-        offset_delete,
-        offset_fetch,
-        produce,
-        sync_group,
-    )
+    from millpond.protocols.kafka import apis
+    from millpond.protocols.kafka.apis import fetch, produce
 
-    # Importing them has filled the table, but for those that are compiled.
-    del api_versions, init_producer_id, list_offsets, metadata
-    del find_coordinator, join_group, sync_group, heartbeat, leave_group, list_groups, describe_groups, delete_groups
-    del offset_commit, offset_fetch, offset_delete
+    # Importing a module fills the table, but for those that are compiled.
+    for module in pkgutil.iter_modules(apis.__path__, f"{apis.__name__}."):
+        importlib.import_module(module.name)
     APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
     APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
     return ApiTable(connections_max)

@@ -270,7 +270,10 @@ def _chunks(call: Call, request: FetchRequest) -> list[bytes]:
             wanted = request.wanted[position]
             position += 1
             _write_partition(writer, wanted, version, flexible)
-            if wanted.batches:
+            if wanted.error != NONE:
+                call.connection.apis.count_error(call, wanted.error)
+            if wanted.batches and wanted.partition is not None:
+                wanted.partition.read_bytes += wanted.size
                 chunks.append(writer.getvalue())
                 writer = BytesWriter()
                 for batch in wanted.batches:

@@ -101,8 +101,8 @@ def _answer_from_cache(call: Call, topics: list[Topic]) -> None:
     call.answer([body], flexible)
 
 
-def described(topic: Topic) -> Tree:
-    """A topic with its partitions."""
+def described(topic: Topic, first: int = 0, end: int | None = None) -> Tree:
+    """A topic with its partitions, or with those from `first` to before `end`."""
     return {
         "name": topic.name,
         "topic_id": topic.id,
@@ -114,7 +114,7 @@ def described(topic: Topic) -> Tree:
                 "replica_nodes": [NODE_ID],
                 "isr_nodes": [NODE_ID],
             }
-            for number in range(len(topic.partitions))
+            for number in range(len(topic.partitions))[first:end]
         ],
     }
 

@@ -258,7 +258,10 @@ def _encode(call: Call, request: ProduceRequest) -> bytes:
         write_text(writer, name, flexible)
         write_count(writer, count, flexible)
         for _ in range(count):
-            _write_item(writer, request.items[position], version, flexible)
+            item = request.items[position]
+            if item.error != NONE:
+                call.connection.apis.count_error(call, item.error)
+            _write_item(writer, item, version, flexible)
             position += 1
         write_no_tags(writer, flexible)
     write_i32_be(writer, 0)

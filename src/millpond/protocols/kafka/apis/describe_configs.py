@@ -1,0 +1,145 @@
+"""DescribeConfigs: the configuration of topics, and of this node.
+
+Behaviour: all entries, or those that are asked for by name; each with its source: the topic's own configuration, or the
+node's, which are the defaults. A topic's entry has the node's as a synonym. What is asked for twice is answered once.
+Versions: 3 and later tell types and documentation.
+Not implemented: the levels of loggers, client metrics, and groups' configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from millpond.base.errors import PeerError
+from millpond.broker.streams.topic_settings import BOOLEAN, DOUBLE, INT, LIST, LONG, STRING, TOPIC_CONFIGS
+from millpond.broker.streams.topics import check_topic_name
+from millpond.protocols.kafka.apis.metadata import NODE_ID
+from millpond.protocols.kafka.errors import (
+    INVALID_REQUEST,
+    INVALID_TOPIC_EXCEPTION,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_TOPIC_OR_PARTITION,
+)
+from millpond.protocols.kafka.messages import Tree
+from millpond.protocols.kafka.registry import api
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from millpond.broker.streams.topic import Topic
+    from millpond.protocols.kafka.connection import Call, Connection
+
+# Kinds of resources.
+TOPIC: Final = 2
+BROKER: Final = 4
+
+# Sources of a value.
+TOPIC_CONFIG: Final = 1
+STATIC_BROKER_CONFIG: Final = 4
+DEFAULT_CONFIG: Final = 5
+
+_TYPES: Final = {BOOLEAN: 1, STRING: 2, INT: 3, LONG: 5, DOUBLE: 6, LIST: 7}
+
+
+def effective_configs(overrides: Mapping[str, str]) -> list[tuple[str, str]]:
+    """All entries of a topic's configuration, with the values that count."""
+    return [(name, overrides.get(name, entry.default)) for name, entry in TOPIC_CONFIGS.items()]
+
+
+@api(32, "DescribeConfigs", 1, 4)
+def describe_configs(call: Call, request: Any) -> Tree:
+    results: dict[tuple[int, str], Tree] = {}
+    for asked in request.resources:
+        key = asked.resource_type, asked.resource_name
+        if key not in results:
+            code, message, configs = _configs(call.connection, asked, request)
+            results[key] = {
+                "error_code": code,
+                "error_message": message,
+                "resource_type": asked.resource_type,
+                "resource_name": asked.resource_name,
+                "configs": configs,
+            }
+    return {"results": list(results.values())}
+
+
+def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str | None, list[Tree]]:
+    name = asked.resource_name
+    names = set(asked.configuration_keys or ())
+    if asked.resource_type == TOPIC:
+        assert connection.vhost is not None
+        if not connection.apis.may_see(connection, name):
+            return TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.", []
+        topic = connection.vhost.topics.by_name.get(name)
+        if topic is not None:
+            return 0, None, _topic_configs(topic, names, request)
+        try:
+            check_topic_name(name)
+        except PeerError as error:
+            return INVALID_TOPIC_EXCEPTION, str(error), []
+        return UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.", []
+    if asked.resource_type != BROKER:
+        return INVALID_REQUEST, f"Unsupported resource type: {asked.resource_type}", []
+    if not name:
+        # What has been set for all brokers at run time.
+        return 0, None, []
+    if name != str(NODE_ID):
+        return INVALID_REQUEST, wrong_broker(name), []
+    return 0, None, _broker_configs(connection, names, request)
+
+
+def wrong_broker(name: str) -> str:
+    """Why a resource is not this node."""
+    if not name.removeprefix("-").isdecimal():
+        return f"Broker id must be an integer, but it is: {name}"
+    return f"Unexpected broker id, expected {NODE_ID} or empty string, but received {name}"
+
+
+def _topic_configs(topic: Topic, names: set[str], request: Any) -> list[Tree]:
+    from millpond.protocols.kafka.broker_configs import broker_default
+
+    configs: list[Tree] = []
+    for name, value in effective_configs(topic.overrides):
+        if names and name not in names:
+            continue
+        entry = TOPIC_CONFIGS[name]
+        synonyms: list[Tree] = []
+        if name in topic.overrides:
+            synonyms.append({"name": name, "value": value, "source": TOPIC_CONFIG})
+        default = broker_default(name)
+        if default is not None:
+            synonyms.append({"name": default[0], "value": default[1], "source": DEFAULT_CONFIG})
+        configs.append(
+            {
+                "name": name,
+                "value": value,
+                "config_source": TOPIC_CONFIG if name in topic.overrides else DEFAULT_CONFIG,
+                "synonyms": synonyms if request.include_synonyms else [],
+                "config_type": _TYPES[entry.kind],
+                "documentation": entry.text if getattr(request, "include_documentation", False) else None,
+            }
+        )
+    return configs
+
+
+def _broker_configs(connection: Connection, names: set[str], request: Any) -> list[Tree]:
+    from millpond.protocols.kafka.broker_configs import broker_configs
+
+    configs: list[Tree] = []
+    for entry in broker_configs(connection):
+        if names and entry.name not in names:
+            continue
+        source = STATIC_BROKER_CONFIG if entry.is_set else DEFAULT_CONFIG
+        synonym = {"name": entry.name, "value": entry.value, "source": source}
+        configs.append(
+            {
+                "name": entry.name,
+                "value": entry.value,
+                "read_only": True,
+                "config_source": source,
+                "synonyms": [synonym] if request.include_synonyms else [],
+                "config_type": _TYPES[entry.kind],
+                "documentation": entry.text if getattr(request, "include_documentation", False) else None,
+            }
+        )
+    return configs
