@@ -237,6 +237,13 @@ class Settings(BaseModel):
         description="How long the offsets of a consumer group outlive its last member.",
     )
 
+    stream_check_interval_ms: int = Field(
+        default=limits.STREAM_CHECK_INTERVAL_MS,
+        ge=1_000,
+        le=3_600_000,
+        description="How often retention and compaction of streams are looked after.",
+    )
+
     default_user: str = Field(
         default="guest", min_length=1, max_length=255, description="The user that a new node is made with."
     )

@@ -4,8 +4,8 @@
         connection = await aio_pika.connect(broker.amqp_url)
 
 Without a data directory everything is kept in memory. Listeners take a free port of the loopback interface unless told
-otherwise, and the management API is off unless asked for. The environment is not looked at, and nothing is
-changed in the process: not its logging, its signals or its garbage collector.
+otherwise; Kafka's protocol and the management API are off unless asked for. The environment is not looked at, and
+nothing is changed in the process: not its logging, its signals or its garbage collector.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from millpond.base.errors import NotRunning
-from millpond.config import Settings
+from millpond.config import ListenAddress, Settings
 
 if TYPE_CHECKING:
     from millpond.server.node import Node
@@ -34,11 +34,12 @@ class Broker:
         data_dir: str | os.PathLike[str] | None = None,
         *,
         amqp: str = "127.0.0.1:0",
+        kafka: str = "off",
         admin: str = "off",
         **settings: object,
     ) -> None:
         storage = {"memory": True} if data_dir is None else {"data": Path(data_dir)}
-        self.settings = Settings.of(amqp=amqp, admin=admin, **storage, **settings)
+        self.settings = Settings.of(amqp=amqp, kafka=kafka, admin=admin, **storage, **settings)
         self._node: Node | None = None
 
     async def start(self) -> None:
@@ -62,6 +63,11 @@ class Broker:
         if self._node is None or listener not in self._node.addresses:
             raise NotRunning(f"the broker has no listener {listener} at present")
         return self._node.addresses[listener]
+
+    @property
+    def kafka_address(self) -> str:
+        """HOST:PORT, as Kafka's clients want it for `bootstrap.servers`. Raises NotRunning where it does not listen."""
+        return str(ListenAddress(*self.address("kafka")))
 
     @property
     def amqp_url(self) -> str:

@@ -6,7 +6,7 @@ its own, see docs/embedding.md:
 
     @pytest.fixture
     def millpond_settings(tmp_path):
-        return {"data_dir": tmp_path}
+        return {"data_dir": tmp_path, "kafka": "127.0.0.1:0"}
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BackgroundBroker:
             raise
         self._broker = broker
         # A restart comes back at the same address, where the clients look for it.
-        for listener in ("amqp", "amqps", "admin"):
+        for listener in ("amqp", "amqps", "kafka", "admin"):
             if getattr(broker.settings, listener) is not None:
                 host, port = broker.address(listener)
                 self._settings[listener] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -74,6 +74,10 @@ class BackgroundBroker:
 
     def address(self, listener: str = "amqp") -> tuple[str, int]:
         return self._running().address(listener)
+
+    @property
+    def kafka_address(self) -> str:
+        return self._running().kafka_address
 
     @property
     def amqp_url(self) -> str:

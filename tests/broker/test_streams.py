@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,27 +36,27 @@ class Lives:
         self.catalog = folder / "catalog-0"
         self.life = Life(self.disk, self.catalog)
 
-    def cut_power(self, **options: int) -> Life:
-        """What was durable is there in the next life."""
+    def cut_power(self, keeps_some: bool = False, **options: Any) -> Life:
+        """What was durable is there in the next life; with `keeps_some`, also some of what was on its way."""
         old, self.number = self.life, self.number + 1
         self.catalog = self.folder / f"catalog-{self.number}"
         with self.disk.guard:
             disk = self.disk.copy_for_crash()
         old.copy_durable_catalog(self.catalog)
         old.abandon()
-        disk.crash(keeps_some=False)
+        disk.crash(keeps_some)
         self.disk = disk
         self.life = Life(disk, self.catalog, **options)
         return self.life
 
-    def stop(self) -> Life:
+    def stop(self, **options: Any) -> Life:
         """A clean stop, and another start."""
         self.life.stop()
         self.number += 1
         catalog = self.folder / f"catalog-{self.number}"
         copy_catalog(self.catalog, catalog)
         self.catalog = catalog
-        self.life = Life(self.disk, catalog)
+        self.life = Life(self.disk, catalog, **options)
         return self.life
 
 
@@ -117,6 +118,7 @@ def test_a_consumer_makes_the_journal_sync_what_it_waits_for(lives: Lives) -> No
     life = lives.life
     stream = life.declare_stream("s")
     stream.add_consumer(Inbox(stream, 10))
+    life.end_turn()
     assert not life.ledger.sync_wanted
     life.publish("", "s", 1)
     life.end_turn()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -47,6 +48,30 @@ async def test_a_data_directory_has_one_broker(tmp_path: Path) -> None:
     async with millpond.Broker(tmp_path):
         with pytest.raises(DataDirectoryInUse):
             await millpond.Broker(tmp_path).start()
+
+
+async def test_kafkas_protocol_listens_where_it_is_asked_for() -> None:
+    async with millpond.Broker() as broker:
+        with pytest.raises(NotRunning):
+            _ = broker.kafka_address
+    async with millpond.Broker(kafka="127.0.0.1:0") as broker:
+        reader, writer = await asyncio.open_connection(*broker.address("kafka"))
+        assert broker.kafka_address == "{}:{}".format(*broker.address("kafka"))
+        # ApiVersions, version 0, correlation id 7, without a client id.
+        writer.write(bytes.fromhex("0000000a 0012 0000 00000007 ffff"))
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        answer = await reader.readexactly(size)
+        assert answer[:6] == bytes.fromhex("00000007 0000")
+        writer.close()
+
+
+def test_a_broker_on_a_thread_keeps_its_kafka_address_over_a_restart() -> None:
+    broker = BackgroundBroker(kafka="127.0.0.1:0")
+    broker.start()
+    address = broker.kafka_address
+    broker.restart()
+    assert broker.kafka_address == address
+    broker.stop()
 
 
 async def test_brokers_in_memory_share_nothing() -> None:

@@ -22,6 +22,7 @@ from millpond.admin import (
     parameters,
     policies,
     topic_permissions,
+    topics,
     topology,
     views,
 )
@@ -82,6 +83,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         topic_permissions.routes(broker),
         clients.routes(broker, node),
         topology.routes(broker, node),
+        topics.routes(broker),
         messages.routes(broker, make_properties),
     ):
         made.include_router(routes)

@@ -16,6 +16,7 @@ from millpond.broker.redrive import Redrive
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
     from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.streams.topic import Topic
     from millpond.broker.vhost import VirtualHost
 
 
@@ -140,6 +141,29 @@ def _check_shared(vhost: VirtualHost, destination: Destination) -> None:
     """ResourceLocked where it is a queue that belongs to a connection."""
     if destination.kind == "queue":
         vhost.queue(destination.name, None)
+
+
+async def create_topic(
+    broker: Broker, vhost: VirtualHost, name: str, partitions: int, configs: dict[str, str | None]
+) -> None:
+    vhost.topics.create(name, partitions, configs)
+    await _make_durable(broker)
+
+
+async def configure_topic(broker: Broker, vhost: VirtualHost, topic: Topic, configs: dict[str, str | None]) -> None:
+    vhost.topics.configure(topic, configs)
+    await _make_durable(broker)
+
+
+async def add_partitions(broker: Broker, vhost: VirtualHost, topic: Topic, count: int) -> None:
+    """Let a topic have so many from now on."""
+    vhost.topics.add_partitions(topic, count)
+    await _make_durable(broker)
+
+
+async def delete_topic(broker: Broker, vhost: VirtualHost, topic: Topic) -> None:
+    vhost.topics.delete(topic)
+    await _make_durable(broker)
 
 
 async def redrive(broker: Broker, vhost: str, name: str, target: str | None, limit: int | None) -> dict[str, int]:

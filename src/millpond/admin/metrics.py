@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from millpond.broker.broker import Broker
+    from millpond.broker.streams.partition import Partition
+    from millpond.broker.streams.stream_store import StreamStore
+    from millpond.broker.streams.topic import Topic
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -49,8 +52,49 @@ QUEUE_METRICS: Final[list[tuple[Family, str, str, Callable[[MessageQueue], int]]
 ]
 
 
+TOPIC_METRICS: Final[list[tuple[Family, str, str, Callable[[StreamStore, Partition], int]]]] = [
+    (GaugeMetricFamily, "millpond_topic_partitions", "Partitions", lambda _, partition: 1),
+    (
+        GaugeMetricFamily,
+        "millpond_topic_messages",
+        "Offsets between the start and the end, those that compaction has emptied among them",
+        lambda _, partition: int(partition.durable_end - partition.start_offset),
+    ),
+    (
+        GaugeMetricFamily,
+        "millpond_topic_log_bytes",
+        "In the logs that are open, and on the way there",
+        lambda streams, partition: streams.known_bytes(partition),
+    ),
+    (
+        GaugeMetricFamily,
+        "millpond_topic_ram_bytes",
+        "In memory",
+        lambda _, partition: int(partition.hot_bytes),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_messages_appended",
+        "Appended since the topic was made: what is durable of it",
+        lambda _, partition: int(partition.durable_end),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_appended_bytes",
+        "Appended since the node was started",
+        lambda _, partition: int(partition.appended_bytes),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_read_bytes",
+        "Sent to readers since the node was started",
+        lambda _, partition: int(partition.read_bytes),
+    ),
+]
+
+
 class BrokerCollector(Collector):
-    """The core's state. With `per_queue`, what queues have is told for each, labelled; otherwise summed up."""
+    """The core's state. With `per_queue`, what queues and topics have is told for each, labelled; otherwise summed."""
 
     def __init__(self, broker: Broker, per_queue: bool) -> None:
         self._broker = broker
@@ -72,6 +116,10 @@ class BrokerCollector(Collector):
         yield CounterMetricFamily("rabbitmq_global_messages_received", "Messages published", published)
         yield CounterMetricFamily("rabbitmq_global_messages_unroutable_dropped", "Messages without a queue", unroutable)
         yield from self._queue_metrics(queues)
+        topics = [(vhost.name, topic) for vhost in broker.vhosts.values() for topic in vhost.topics.by_name.values()]
+        yield GaugeMetricFamily("millpond_topics", "Topics", len(topics))
+        yield from self._topic_metrics(topics)
+        yield from self._request_metrics()
         holders = [holder for vhost in broker.vhosts.values() for holder in vhost.delay_queues.values()]
         delayed = sum(int(holder.delayed) for holder in holders)
         yield GaugeMetricFamily("millpond_exchange_messages_delayed", "Held by delayed exchanges", delayed)
@@ -104,6 +152,32 @@ class BrokerCollector(Collector):
                 yield metric
             else:
                 yield family(name, text, sum(value_of(queue) for _, queue in queues))
+
+    def _topic_metrics(self, topics: list[tuple[str, Topic]]) -> Iterator[Metric]:
+        streams = self._broker.streams
+        for family, name, text, value_of in TOPIC_METRICS:
+            if self._per_queue:
+                metric = family(name, text, labels=["vhost", "topic"])
+                for vhost, topic in topics:
+                    value = sum(value_of(streams, partition) for partition in topic.partitions)
+                    metric.add_metric([_label(vhost), topic.name], value)
+                yield metric
+            else:
+                partitions = [partition for _, topic in topics for partition in topic.partitions]
+                yield family(name, text, sum(value_of(streams, partition) for partition in partitions))
+
+    def _request_metrics(self) -> Iterator[Metric]:
+        """By the names and codes of the protocol, which are few, whatever clients send."""
+        requests = CounterMetricFamily("millpond_requests", "Requests", labels=["protocol", "api"])
+        for (protocol, api), count in self._broker.requests.items():
+            requests.add_metric([protocol, api], count)
+        yield requests
+        errors = CounterMetricFamily(
+            "millpond_request_errors", "Errors in answers, by their codes", labels=["protocol", "api", "code"]
+        )
+        for (protocol, api, code), count in self._broker.request_errors.items():
+            errors.add_metric([protocol, api, str(code)], count)
+        yield errors
 
 
 def _label(name: str) -> str:

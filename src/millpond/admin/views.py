@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Shown = dict[str, Any]
 
 # A listener's setting -> what RabbitMQ calls its protocol.
-RABBITMQ_PROTOCOLS: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "admin": "http"}
+RABBITMQ_PROTOCOLS: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "kafka": "kafka", "admin": "http"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def overview(broker: Broker, node: Node) -> Shown:
             "channels": channels_open(broker),
             "exchanges": sum(len(vhost.router.exchanges) for vhost in broker.vhosts.values()),
             "queues": len(queues),
+            "topics": sum(len(vhost.topics.by_name) for vhost in broker.vhosts.values()),
             "consumers": sum(len(queue.consumers) for queue in queues),
         },
         "queue_totals": {

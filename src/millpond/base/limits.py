@@ -46,10 +46,23 @@ EXPIRATION_MS_MAX: Final = 315_360_000_000
 
 # Kafka's socket.request.max.bytes.
 KAFKA_REQUEST_BYTES_MAX: Final = 100 * MIB
+# A request that does not produce. The largest are those that give a large group its assignments.
+KAFKA_OTHER_REQUEST_BYTES_MAX: Final = 8 * MIB
+# Partitions that one request may name. Each takes some hundred bytes while the request is handled, more than the few
+# that name it; a node has no more partitions than this.
+KAFKA_PARTITIONS_PER_REQUEST_MAX: Final = 100_000
 # A batch is one frame of the journal, beside what precedes it there.
 KAFKA_BATCH_BYTES_MAX: Final = 60 * MIB
 # What one fetch is given at the most, whatever it asks for: a client that does not read its answers holds so much.
 KAFKA_FETCH_BYTES_MAX: Final = 16 * MIB
+# The same while memory is short.
+KAFKA_FETCH_BYTES_WHEN_SHORT: Final = MIB
+# What must come from the disk first may take so much longer than a fetch is willing to wait.
+KAFKA_FETCH_LOAD_MS: Final = 5_000
+# Answers that wait to be sent and are larger together keep their connection's next requests from being looked at.
+KAFKA_ANSWERS_BYTES_MAX: Final = MIB
+# A request that arrives in smaller pieces is put together as it comes.
+KAFKA_PIECE_BYTES: Final = 16 * KIB
 # A fetch waits no longer than this for records.
 KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
 # Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
@@ -62,6 +75,8 @@ KAFKA_IDLE_MS: Final = 600_000
 # A request that has begun to arrive must go on arriving.
 KAFKA_REQUEST_TIMEOUT_MS: Final = 60_000
 KAFKA_IDLE_CHECK_MS: Final = 30_000
+# What is still to be sent when a connection is closed has so long.
+KAFKA_CLOSE_TIMEOUT_MS: Final = 5_000
 # Kafka's max.request.partition.size.limit: so many partitions one answer to DescribeTopicPartitions tells.
 KAFKA_PARTITIONS_DESCRIBED_MAX: Final = 2_000
 # Producer ids that the catalog hands out at once: after a restart those that are left of them are not used.
@@ -158,15 +173,16 @@ PRODUCERS_PER_PARTITION_MAX: Final = 10_000
 TOPIC_MESSAGE_BYTES: Final = MIB + 12
 # A topic with more makes requests and answers that are too large for most clients; queues_max bounds them all together.
 PARTITIONS_PER_TOPIC_MAX: Final = 10_000
-# How often retention is looked after where nothing is published.
-STREAM_RETENTION_CHECK_MS: Final = 10_000
+# How often retention and compaction are looked after where nothing is published.
+STREAM_CHECK_INTERVAL_MS: Final = 10_000
+# Streams that are looked at for that in one go: milliseconds. Where there are more, each is looked at less often.
+STREAM_RETENTION_CHECKS_MAX: Final = 512
 # The most that the records of one compressed batch may be when decompressed: four of the largest messages. A few bytes
 # can be made to become any amount.
 RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
 # What one step of a search for a time reads before others get the reading thread.
 STREAM_SEARCH_BYTES: Final = 8 * MIB
-# How often streams that are compacted are looked at, and how long one is left alone after compaction has failed.
-COMPACTION_CHECK_MS: Final = 5_000
+# How long a stream is left alone after compaction has failed.
 COMPACTION_RETRY_MS: Final = 60_000
 # Keys that compaction remembers in one pass over a log, as slots of 24 bytes of which three quarters are used: 48 MiB
 # for 1.5 million. A log with more of them takes several passes.

@@ -80,7 +80,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _application() -> typer.Typer:
-    from millpond.cli import definitions, messages, permission, policy, redrive, serve, status, user
+    from millpond.cli import definitions, messages, permission, policy, redrive, serve, status, topic, user
 
     application = typer.Typer(
         help="Millpond: one broker for queues and streams.",
@@ -105,4 +105,5 @@ def _application() -> typer.Typer:
     application.add_typer(user.commands, name="user")
     application.add_typer(permission.commands, name="permission")
     application.add_typer(policy.commands, name="policy")
+    application.add_typer(topic.commands, name="topic")
     return application

@@ -139,6 +139,7 @@ class Node:
             settings.consumer_timeout_ms,
             _group_settings(settings),
         )  # fmt: skip
+        broker.streams.check_interval_ms = settings.stream_check_interval_ms
         state = catalog.load()
         access.load(state)
         queues = broker.restore(state)

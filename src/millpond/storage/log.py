@@ -702,13 +702,12 @@ class Log:
         return segment.size
 
     def _is_oldest_before(self, timestamp_ms: int) -> bool:
-        """Whether the first segment is all older. A damaged one that cannot tell is as old as the one after it, so that
-        it does not stay for ever."""
+        """Whether the first segment is all older. One that cannot tell, because it is damaged, or because no record in
+        it has a time, is as old as the one after it, so that it does not stay for ever."""
         for segment in self._segments:
-            try:
-                return segment.max_timestamp_ms < timestamp_ms
-            except CorruptData:
-                continue
+            with contextlib.suppress(CorruptData):
+                if segment.max_timestamp_ms >= 0:
+                    return segment.max_timestamp_ms < timestamp_ms
         return False
 
     def _find_record(self, batch: bytes, timestamp_ms: int) -> int:

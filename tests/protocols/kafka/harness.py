@@ -360,7 +360,9 @@ def request_bytes(
 ) -> bytes:
     """A whole request, with its size."""
     header = struct.pack(">hhi", api_key, version, correlation_id)
-    header += struct.pack(">h", -1) if client_id is None else struct.pack(">h", len(client_id)) + client_id.encode()
+    header += (
+        struct.pack(">h", -1) if client_id is None else struct.pack(">h", len(client_id.encode())) + client_id.encode()
+    )
     if is_flexible(api_key, version):
         header += b"\0"
     return struct.pack(">i", len(header) + len(body)) + header + body

@@ -64,6 +64,7 @@ def exported(broker: Broker) -> Object:
         "queues": [_queue(queue, vhost) for vhost in vhosts for queue in _lasting_queues(vhost)],
         "exchanges": [_exchange(exchange, vhost) for vhost in vhosts for exchange in _own_exchanges(vhost)],
         "bindings": [binding for vhost in vhosts for binding in _bindings(vhost)],
+        "topics": [topic for vhost in vhosts for topic in _topics(vhost)],
     }
 
 
@@ -83,6 +84,7 @@ def exported_vhost(broker: Broker, vhost: VirtualHost) -> Object:
         "queues": _without_vhost(_queue(queue, vhost) for queue in _lasting_queues(vhost)),
         "exchanges": _without_vhost(_exchange(exchange, vhost) for exchange in _own_exchanges(vhost)),
         "bindings": _without_vhost(_bindings(vhost)),
+        "topics": _without_vhost(_topics(vhost)),
     }
 
 
@@ -150,6 +152,17 @@ def _queue(queue: MessageQueue, vhost: VirtualHost) -> Object:
         "auto_delete": queue.auto_delete,
         "arguments": queue.arguments,
     }
+
+
+def _topics(vhost: VirtualHost) -> Iterator[Object]:
+    """What RabbitMQ has not, and passes over."""
+    for _, topic in sorted(vhost.topics.by_name.items()):
+        yield {
+            "name": topic.name,
+            "vhost": vhost.name,
+            "partitions": len(topic.partitions),
+            "configs": dict(sorted(topic.overrides.items())),
+        }
 
 
 def _exchange(exchange: Exchange, vhost: VirtualHost) -> Object:

@@ -10,12 +10,13 @@ passed over, as RabbitMQ does; so are the `ha-` keys of policies, which RabbitMQ
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError, PreconditionFailed
-from millpond.base.limits import NAME_BYTES_MAX
+from millpond.base.limits import NAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX
 from millpond.broker import password_hashes
 from millpond.broker.arguments import check_queue_arguments, checked_default_queue_type, queue_type
 from millpond.broker.definitions.document import DefinedObject, listed
@@ -24,6 +25,8 @@ from millpond.broker.exchanges.registry import create_exchange, predeclared_exch
 from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
+from millpond.broker.streams.topic_settings import checked_config
+from millpond.broker.streams.topics import check_topic_name
 from millpond.broker.vhost import RESERVED_PREFIX
 from millpond.catalog.rows import DESTINATION_EXCHANGE, DESTINATION_QUEUE
 
@@ -68,6 +71,8 @@ class Import:
             for exchange in where.router.exchanges.values()
         }
         self._queues: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.queues}
+        self._topics: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.topics.by_name}
+        self._partitions_added = 0
         self._passed_over: Final[set[tuple[str, str, str]]] = set()
         # What is set anew or for the first time: policies by virtual host and kind, parameters by their keys.
         self._policies: Final[dict[tuple[str, str], set[str]]] = {}
@@ -83,6 +88,7 @@ class Import:
         self._plan("policies", self._policy)
         self._plan("exchanges", self._exchange)
         self._plan("queues", self._queue)
+        self._plan("topics", self._topic)
         self._plan("bindings", self._binding)
         self._check_limits()
 
@@ -244,6 +250,8 @@ class Import:
             return
         if (vhost, name) in self._queues:
             return
+        if (vhost, name) in self._topics:
+            raise PreconditionFailed("there is a topic of this name")
         durable, auto_delete, arguments = one.flag("durable", True), one.flag("auto_delete"), one.table("arguments")
         kind = one.text("type", "classic")
         if kind != "classic" and "x-queue-type" not in arguments:
@@ -253,6 +261,24 @@ class Import:
         QUEUE_TYPES[queue_type(arguments)].check(resource, durable, False, auto_delete, False)
         self._queues.add((vhost, name))
         self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
+
+    def _topic(self, one: DefinedObject) -> None:
+        name, vhost, partitions = one.name(), self._vhost_of(one), one.fields.get("partitions", 1)
+        if (vhost, name) in self._topics:
+            return
+        check_topic_name(name)
+        if (vhost, name) in self._queues:
+            raise PreconditionFailed("there is a queue of this name")
+        if not isinstance(partitions, int) or isinstance(partitions, bool):
+            raise PreconditionFailed("partitions is no number")
+        if not 1 <= partitions <= PARTITIONS_PER_TOPIC_MAX:
+            raise PreconditionFailed(f"a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions")
+        configs: dict[str, str | None] = {}
+        for key, value in one.table("configs").items():
+            configs[key] = checked_config(key, value if isinstance(value, str) else json.dumps(value))
+        self._topics.add((vhost, name))
+        self._partitions_added += partitions
+        self._then(lambda: self._broker.vhost(vhost).topics.create(name, partitions, configs))
 
     def _binding(self, one: DefinedObject) -> None:
         vhost, source_name, name = self._vhost_of(one), one.text("source"), one.text("destination")
@@ -302,7 +328,7 @@ class Import:
                     f'Adding {count - present} queue(s) to virtual host "{vhost}" would exceed the limit of {limit} '
                     f"queue(s). This virtual host currently has {present} queue(s) defined. Import aborted!"
                 )
-        added = len(self._queues) - sum(len(vhost.queues) for vhost in broker.vhosts.values())
+        added = len(self._queues) - sum(len(vhost.queues) for vhost in broker.vhosts.values()) + self._partitions_added
         if broker.context.queue_count + added > broker.context.queues_max:
             raise PreconditionFailed(f"node queue limit ({broker.context.queues_max}) would be exceeded")
 

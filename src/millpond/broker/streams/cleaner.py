@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from millpond.base.clock import Clock
 from millpond.base.errors import StorageError
-from millpond.base.limits import COMPACTION_CHECK_MS, COMPACTION_PAUSE_MS, COMPACTION_RETRY_MS
+from millpond.base.limits import COMPACTION_PAUSE_MS, COMPACTION_RETRY_MS
 from millpond.storage.compaction import CompactionPlan, CompactionSettings, CompactionStopped
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class StreamCleaner:
     def keep_house(self) -> None:
         """To be called every second."""
         now_ms = self._clock.monotonic_ms()
-        if not self.is_running and now_ms - self._checked_ms >= COMPACTION_CHECK_MS:
+        if not self.is_running and now_ms - self._checked_ms >= self._streams.check_interval_ms:
             self._checked_ms = now_ms
             self.look()
 

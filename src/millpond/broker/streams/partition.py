@@ -129,6 +129,10 @@ class Partition:
     def add_listener(self, listener: PartitionListener) -> None:
         self._listeners[listener] = None
 
+    @property
+    def is_listened_to(self) -> bool:
+        return len(self._listeners) > 0
+
     def remove_listener(self, listener: PartitionListener) -> None:
         self._listeners.pop(listener, None)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,9 +23,10 @@ from millpond.base.errors import CorruptData, StorageError
 from millpond.base.limits import (
     SEGMENT_BYTES,
     STREAM_CACHE_BYTES,
+    STREAM_CHECK_INTERVAL_MS,
     STREAM_READ_BYTES,
     STREAM_READS_MAX,
-    STREAM_RETENTION_CHECK_MS,
+    STREAM_RETENTION_CHECKS_MAX,
     STREAM_SEGMENT_BYTES,
     STREAM_SEGMENT_BYTES_MIN,
     STREAM_TAIL_BYTES,
@@ -90,13 +91,16 @@ class StreamLog(LazyLog):
             self._note(log)
         self.grew(sum(len(batch.data) for batch in new))
 
-    def retain(self, now_ms: int, age_max_ms: int, bytes_max: int, segment_ms: int, durable_end: int) -> None:
-        """Let segments go that are too old or too much. `durable_end` is given where the one that is written to may be
-        among them."""
+    def retain(
+        self, now_ms: int, age_max_ms: int, bytes_max: int, start_offset: int, segment_ms: int, durable_end: int
+    ) -> None:
+        """Let segments go that are too old or too much, or before the stream's start. `durable_end` is given where the
+        one that is written to may be among them."""
         log = self.opened()
         with self._using:
             log.segment_ms = segment_ms
             log.roll_if_old(now_ms)
+            log.trim_before(min(start_offset, log.end_offset))
             log.retain(now_ms, age_max_ms, bytes_max, durable_end)
             self._note(log)
 
@@ -204,6 +208,8 @@ class StreamStore(CommitWaiter):
         self._ahead: list[Partition] = []
         # A write has failed: no further one is begun before `keep_house`.
         self._resting = False
+        # How often retention and compaction are looked after.
+        self.check_interval_ms = STREAM_CHECK_INTERVAL_MS
         self._retained_ms = clock.monotonic_ms()
         self.cleaner = StreamCleaner(self, store, clock)
         # Compaction has something to do as soon as there is a checkpoint.
@@ -234,13 +240,13 @@ class StreamStore(CommitWaiter):
     def measure(self, partitions: list[Partition], done: Callable[[list[int]], None]) -> None:
         """How many bytes each of them has, in its log and on the way there. `done` may be called at once."""
         folders = [
-            self._store.log_folder(int(partition.log_id), True)
+            self._folder(partition)
             for partition in partitions
             if partition.recoverable and self.segment_count(partition) == 0
         ]
         filesystem = self._store.filesystem
         if filesystem is None or not folders:
-            done([self._size_of(partition, {}) for partition in partitions])
+            done([self.known_bytes(partition) for partition in partitions])
             return
 
         def measured(job: Future[dict[str, int]]) -> None:
@@ -248,16 +254,20 @@ class StreamStore(CommitWaiter):
             if error is not None:
                 logger.error("the logs of streams cannot be measured: %s", error)
             sizes = {} if error is not None else job.result()
-            done([self._size_of(partition, sizes) for partition in partitions])
+            done([self.known_bytes(partition, sizes) for partition in partitions])
 
         self._store.run_on_reader(partial(_folder_sizes, filesystem, folders), measured)
 
-    def _size_of(self, partition: Partition, folders: dict[str, int]) -> int:
-        """`folders` has the sizes of logs that nobody has opened yet."""
+    def known_bytes(self, partition: Partition, unopened: Mapping[str, int] | None = None) -> int:
+        """The same, as far as it is known at once. `unopened` has the sizes of logs that nobody has opened yet."""
         log = self._logs.get(partition.log_id)
         in_log = log.size_bytes if log is not None else 0
-        found = folders.get(self._store.log_folder(int(partition.log_id), True), 0)
-        return (in_log or found) + int(partition.bytes_outside_log)
+        if in_log == 0 and unopened is not None:
+            in_log = unopened.get(self._folder(partition), 0)
+        return in_log + int(partition.bytes_outside_log)
+
+    def _folder(self, partition: Partition) -> str:
+        return self._store.log_folder(int(partition.log_id), True)
 
     def segment_bytes(self, partition: Partition) -> int:
         """How large the segments of its log get."""
@@ -365,10 +375,10 @@ class StreamStore(CommitWaiter):
             if _is_due(partition):
                 self.write(partition)
         now_ms = self._clock.monotonic_ms()
-        if now_ms - self._retained_ms >= STREAM_RETENTION_CHECK_MS and not self._ahead:
+        if now_ms - self._retained_ms >= self.check_interval_ms and not self._ahead:
             self._retained_ms = now_ms
             self._ahead = list(self._partitions.values())
-        while self._ahead:
+        for _ in range(min(len(self._ahead), STREAM_RETENTION_CHECKS_MAX)):
             partition = self._ahead.pop()
             partition.producers.forget_idle(self._clock.wall_ms())
             if self._is_hot_too_old(partition):
@@ -407,7 +417,8 @@ class StreamStore(CommitWaiter):
             # What is not durable must not push out what is.
             bytes_max += int(partition.undurable_bytes)
         durable_end = int(partition.durable_end) if roll_ms >= 0 else -1
-        task = partial(log.retain, self._clock.wall_ms(), age_max_ms, bytes_max, roll_ms, durable_end)
+        start, now_ms = int(partition.start_offset), self._clock.wall_ms()
+        task = partial(log.retain, now_ms, age_max_ms, bytes_max, start, roll_ms, durable_end)
         self._store.run_on_writer(task, partial(self._shortened, partition, log))
         return True
 

@@ -5,6 +5,8 @@
 
 Requests are handled as they arrive and may be answered later, each in its own time: a produce waits for its commit, a
 fetch for records, a join for the other members. The answers leave in the order of the requests, at the end of a turn.
+What follows a fetch is not looked at before the fetch's answer is sent, and the same holds for what follows answers
+that are large together: so a client that asks for much and reads nothing holds no more than one of them.
 
 Source: Apache Kafka, "Protocol"; KIP-482 for the flexible headers.
 """
@@ -20,9 +22,13 @@ from mypy_extensions import i32, i64
 from millpond.base.clock import Timer
 from millpond.base.errors import PeerError, SyntaxFault
 from millpond.base.limits import (
+    KAFKA_ANSWERS_BYTES_MAX,
     KAFKA_CALLS_PENDING_MAX,
+    KAFKA_CLOSE_TIMEOUT_MS,
     KAFKA_IDLE_CHECK_MS,
     KAFKA_IDLE_MS,
+    KAFKA_OTHER_REQUEST_BYTES_MAX,
+    KAFKA_PIECE_BYTES,
     KAFKA_REQUEST_TIMEOUT_MS,
 )
 from millpond.broker.broker import Broker, ClientConnection
@@ -41,12 +47,14 @@ logger = logging.getLogger(__name__)
 _HEADER_BYTES: Final = 10
 
 # Why no requests are handled at present: the client does not read its answers; too many of its requests are under way;
-# it produces, and an alarm is on.
+# it produces, and an alarm is on; a fetch, or much else, is still to be sent.
 HOLD_OUTPUT: Final = 1
 HOLD_CALLS: Final = 2
 HOLD_ALARM: Final = 4
+HOLD_ANSWERS: Final = 8
 
 API_PRODUCE: Final = 0
+API_FETCH: Final = 1
 
 
 @final
@@ -110,6 +118,7 @@ class Call:
         self.waiting: Waiting | None = None
         # What is to be sent, without size and header, and whether that is known; the commit that it must wait for.
         self._chunks: list[bytes] = []
+        self._body_bytes: i64 = 0
         self.is_answered = False
         self.is_silent = False
         self.sequence: i64 = 0
@@ -118,7 +127,12 @@ class Call:
     def answer(self, chunks: list[bytes], flexible: bool, sequence: i64 = 0) -> None:
         """Answer with a body. `flexible` says that the header has tagged fields, `sequence` is the commit that must be
         durable first."""
+        size: i64 = 0
+        for chunk in chunks:
+            size += len(chunk)
         self._chunks = chunks
+        self._body_bytes = size
+        self.connection.unsent_bytes += size
         self._has_tags = flexible
         self.sequence = sequence
         self._done()
@@ -141,9 +155,8 @@ class Call:
         """Add the response; how many bytes it has."""
         if self.is_silent:
             return 0
-        size: i64 = 5 if self._has_tags else 4
-        for chunk in self._chunks:
-            size += len(chunk)
+        size: i64 = self._body_bytes + (5 if self._has_tags else 4)
+        self.connection.unsent_bytes -= self._body_bytes
         header = BytesWriter()
         write_i32_be(header, i32(size))
         write_i32_be(header, i32(self.correlation_id))
@@ -181,6 +194,8 @@ class Connection(ClientConnection, TurnTask):
         # In the order in which they came; those before `_first` are answered.
         self._calls: list[Call] = []
         self._first: i64 = 0
+        # Of the bodies of answers that wait for their turn, or their commit.
+        self.unsent_bytes: i64 = 0
         # What waits for something, and that something has happened to.
         self._woken: dict[Waiting, None] = {}
         self._commit: Final = _AwaitedCommit(self)
@@ -188,6 +203,9 @@ class Connection(ClientConnection, TurnTask):
         self._partial: list[bytes] = []
         self._partial_bytes: i64 = 0
         self._wanted: i64 = 0
+        # How much of that, and of what the socket has not taken, counts as used memory.
+        self._counted_bytes: i64 = 0
+        self._output_counted: i64 = 0
         self._holds: i64 = 0
         self._reading_paused = False
         self._has_produced = False
@@ -216,23 +234,38 @@ class Connection(ClientConnection, TurnTask):
         self.turn.now_ms = self.broker.clock.wall_ms()
         self._active_ms = self.broker.clock.monotonic_ms()
         self.received_bytes += len(data)
-        if self._partial_bytes > 0 or self._holds != 0:
+        if self._holds != 0:
             self._keep(data)
-            if self._holds == 0 and self._partial_bytes >= self._wanted:
+            self._pause_reading()
+        elif self._partial_bytes > 0:
+            self._keep(data)
+            if self._partial_bytes >= self._wanted:
                 self._process(self._take_partial())
         else:
             self._process(data)
 
     def _keep(self, data: bytes) -> None:
-        self._partial.append(data)
+        pieces = self._partial
+        last = len(pieces) - 1
+        if len(data) < KAFKA_PIECE_BYTES and last >= 0 and len(pieces[last]) < KAFKA_PIECE_BYTES:
+            # What comes byte by byte would take many times its size.
+            pieces[last] += data
+        else:
+            pieces.append(data)
         self._partial_bytes += len(data)
-        self.broker.memory.used += len(data)
+        if self._holds & HOLD_ALARM == 0:
+            self._count(len(data))
+
+    def _count(self, size: i64) -> None:
+        """Have so much more of what has arrived count as used memory."""
+        self._counted_bytes += size
+        self.broker.memory.used += size
 
     def _take_partial(self) -> bytes:
         data = b"".join(self._partial) if len(self._partial) != 1 else self._partial[0]
         self._partial = []
-        self.broker.memory.used -= self._partial_bytes
         self._partial_bytes = 0
+        self._count(-self._counted_bytes)
         return data
 
     def _process(self, data: bytes) -> None:
@@ -246,8 +279,10 @@ class Connection(ClientConnection, TurnTask):
                 if length < _HEADER_BYTES or length > self.settings.request_bytes_max:
                     raise SyntaxFault(f"a request of {length} bytes")
                 if size - position - 4 < length:
-                    self._wanted = 4 + length
+                    self._wanted = self._wanted_for(data, position, length)
                     break
+                if length > KAFKA_OTHER_REQUEST_BYTES_MAX and read_i16_be(data, position + 4) != API_PRODUCE:
+                    raise SyntaxFault(f"a request of {length} bytes that produces nothing")
                 end = position + 4 + length
                 if not self._request(data, position + 4, end):
                     break
@@ -264,18 +299,36 @@ class Connection(ClientConnection, TurnTask):
             self._keep(data[position:] if position > 0 else data)
         self.ledger.flush_large()
 
+    def _wanted_for(self, data: bytes, position: i64, length: i64) -> i64:
+        """How much there must be of a request that is not complete before anything can be done about it."""
+        if len(data) - position < 6:
+            return 6
+        if read_i16_be(data, position + 4) == API_PRODUCE:
+            # Not to take up memory by what must then wait.
+            self._is_held_back()
+        elif length > KAFKA_OTHER_REQUEST_BYTES_MAX:
+            raise SyntaxFault(f"a request of {length} bytes that produces nothing")
+        return 4 + length
+
+    def _is_held_back(self) -> bool:
+        """Whether an alarm forbids to produce; the connection is then held until it is over."""
+        if not self._has_produced:
+            self._has_produced = True
+            self.broker.alarms.add(self)
+        if not self.broker.alarms.reasons:
+            return False
+        self._hold(HOLD_ALARM)
+        # What waits for an alarm to be over must not be why it is not.
+        self._count(-self._counted_bytes)
+        return True
+
     def _request(self, data: bytes, position: i64, end: i64) -> bool:
         """Handle one request; False where it must wait."""
         api_key = i64(read_i16_be(data, position))
         version = i64(read_i16_be(data, position + 2))
         correlation_id = i64(read_i32_be(data, position + 4))
-        if api_key == API_PRODUCE:
-            if not self._has_produced:
-                self._has_produced = True
-                self.broker.alarms.add(self)
-            if self.broker.alarms.reasons:
-                self._hold(HOLD_ALARM)
-                return False
+        if api_key == API_PRODUCE and self._is_held_back():
+            return False
         # Its own length is a plain i16 in all versions, so that any broker can read it.
         reader = WireReader(data, position + 8, end, False)
         client_id = reader.text() or ""
@@ -286,12 +339,18 @@ class Connection(ClientConnection, TurnTask):
         if len(self._calls) - self._first >= KAFKA_CALLS_PENDING_MAX:
             self._hold(HOLD_CALLS)
         self.apis.handle(call)
+        if api_key == API_FETCH or self.unsent_bytes > KAFKA_ANSWERS_BYTES_MAX:
+            # Reading goes on until there is something to be kept, so that the loss of the connection is noticed.
+            self._holds |= HOLD_ANSWERS
         return True
 
     # --- Holding back -------------------------------------------------------------------------------------------
 
     def _hold(self, reason: i64) -> None:
         self._holds |= reason
+        self._pause_reading()
+
+    def _pause_reading(self) -> None:
         if not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -300,7 +359,7 @@ class Connection(ClientConnection, TurnTask):
         if self._holds & reason == 0:
             return
         self._holds &= ~reason
-        if self._holds == 0:
+        if self._holds == 0 and (self._reading_paused or self._partial_bytes > 0):
             # Not from here: this may be the end of a turn, whose changes have been handed over.
             self.broker.clock.call_later(0, self._go_on)
 
@@ -310,6 +369,8 @@ class Connection(ClientConnection, TurnTask):
         self.turn.now_ms = self.broker.clock.wall_ms()
         if self._partial_bytes >= 4 and self._partial_bytes >= self._wanted:
             self._process(self._take_partial())
+        elif self._partial_bytes > self._counted_bytes:
+            self._count(self._partial_bytes - self._counted_bytes)
         if self._holds == 0 and self._reading_paused and not self._closed:
             self._reading_paused = False
             self._active_ms = self.broker.clock.monotonic_ms()
@@ -317,10 +378,18 @@ class Connection(ClientConnection, TurnTask):
 
     def pause_writing(self) -> None:
         """The socket has enough to do."""
+        self._active_ms = self.broker.clock.monotonic_ms()
         self._hold(HOLD_OUTPUT)
 
     def resume_writing(self) -> None:
+        self._active_ms = self.broker.clock.monotonic_ms()
+        self._count_output(0)
         self._let_go(HOLD_OUTPUT)
+
+    def _count_output(self, size: i64) -> None:
+        """So much is with the socket, which counts as used memory."""
+        self.broker.memory.used += size - self._output_counted
+        self._output_counted = size
 
     def alarms_changed(self, reasons: list[str]) -> None:
         if not reasons:
@@ -339,21 +408,34 @@ class Connection(ClientConnection, TurnTask):
         self.touch()
 
     def run_turn(self) -> None:
+        try:
+            self._look()
+            if not self._closed:
+                self._answer()
+        except Exception:
+            # A bug of ours must not leave a client without answers for good.
+            logger.exception("a bug closed the connection of %s", self.describe_peer())
+            self._end()
+
+    def _look(self) -> None:
+        """See what became of what was waited for."""
         if self._woken:
             woken, self._woken = self._woken, {}
             for waiting in woken:
                 waiting.look()
-        if self._closed:
-            return
+
+    def _answer(self) -> None:
+        """Send what is known, and durable."""
         calls = self._calls
         count: i64 = len(calls)
         first = self._first
         durable = self.ledger.durable()
         output: list[bytes] = []
         size: i64 = 0
+        is_waiting = False
         while first < count and calls[first].is_answered:
             if calls[first].sequence > durable:
-                self._wait_for_commit()
+                is_waiting = True
                 break
             size += calls[first].write_to(output)
             first += 1
@@ -367,8 +449,17 @@ class Connection(ClientConnection, TurnTask):
         if output:
             self.sent_bytes += size
             self.transport.write_all(output)
-        if len(self._calls) - self._first < KAFKA_CALLS_PENDING_MAX:
-            self._let_go(HOLD_CALLS)
+            if self._holds & HOLD_OUTPUT != 0:
+                self._count_output(self._output_counted + size)
+        if is_waiting:
+            self._wait_for_commit()
+            return
+        if self._holds != 0:
+            pending = len(self._calls) - self._first
+            if pending < KAFKA_CALLS_PENDING_MAX:
+                self._let_go(HOLD_CALLS)
+            if pending == 0:
+                self._let_go(HOLD_ANSWERS)
 
     def _wait_for_commit(self) -> None:
         if not self._commit.is_waiting:
@@ -387,6 +478,10 @@ class Connection(ClientConnection, TurnTask):
         if self._closed:
             return
         idle_ms = self.broker.clock.monotonic_ms() - self._active_ms
+        if idle_ms >= KAFKA_IDLE_MS and self._holds & HOLD_OUTPUT != 0:
+            logger.info("%s: closed, as it does not read", self.describe_peer())
+            self._abort()
+            return
         is_stuck = self._partial_bytes > 0 and self._holds == 0 and idle_ms >= KAFKA_REQUEST_TIMEOUT_MS
         if is_stuck or (idle_ms >= KAFKA_IDLE_MS and self._holds == 0 and self._first == len(self._calls)):
             logger.info("%s: closed, as it was idle", self.describe_peer())
@@ -409,6 +504,8 @@ class Connection(ClientConnection, TurnTask):
         if not self._closed:
             self._release()
             self.transport.close()
+            # Who does not read would keep the socket for good.
+            self._timer = self.broker.clock.call_later(KAFKA_CLOSE_TIMEOUT_MS, self.transport.abort)
 
     def _abort(self) -> None:
         if not self._closed:
@@ -420,10 +517,14 @@ class Connection(ClientConnection, TurnTask):
         if not self._closed:
             self.turn.now_ms = self.broker.clock.wall_ms()
             self._release()
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _release(self) -> None:
         self._closed = True
         self._take_partial()
+        self._count_output(0)
         for call in self._calls:
             waiting = call.waiting
             if waiting is not None:
@@ -431,6 +532,7 @@ class Connection(ClientConnection, TurnTask):
                 waiting.call_off()
         self._calls = []
         self._first = 0
+        self.unsent_bytes = 0
         self._woken = {}
         if self._timer is not None:
             self._timer.cancel()

@@ -64,8 +64,16 @@ def api(key: int, name: str, least: int, most: int) -> Callable[[Handler], Handl
 def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
     """Answer a call, when the commit `sequence` is durable."""
     if not call.is_answered and not call.connection.is_closed:
-        _count_errors(call, tree)
-        body, flexible = messages.encode_response(int(call.api_key), int(call.version), tree)
+        try:
+            _count_errors(call, tree)
+            body, flexible = messages.encode_response(int(call.api_key), int(call.version), tree)
+        except Exception:
+            # Whoever has come to the answer, a timer or another client, has no part in the bug.
+            logger.exception(
+                "a bug: an answer of api key %d, version %d, cannot be written", call.api_key, call.version
+            )
+            call.connection.close_for("an answer that cannot be written")
+            return
         # KIP-511: who does not know our versions could not read a newer header.
         call.answer([body], flexible and call.api_key != API_VERSIONS, sequence)
 
@@ -125,6 +133,8 @@ class ApiTable:
             return
         assert found.handler is not None
         request = messages.decode_request(found.key, int(call.version), call.data, int(call.position), int(call.end))
+        # A call that waits for long keeps nothing of what arrived with it.
+        call.data = b""
         tree = found.handler(call, request)
         if tree is not None:
             answer(call, tree)

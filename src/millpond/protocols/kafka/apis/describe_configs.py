@@ -1,8 +1,9 @@
-"""DescribeConfigs: the configuration of topics, and of this node.
+"""DescribeConfigs: the configuration of topics, and of this node; ListConfigResources: which of them there are.
 
 Behaviour: all entries, or those that are asked for by name; each with its source: the topic's own configuration, or the
 node's, which are the defaults. A topic's entry has the node's as a synonym. What is asked for twice is answered once.
-Versions: 3 and later tell types and documentation.
+Versions: DescribeConfigs 3 and later tell types and documentation. ListConfigResources 0 is about client metrics, of
+which there are none.
 Not implemented: the levels of loggers, client metrics, and groups' configuration.
 """
 
@@ -19,6 +20,7 @@ from millpond.protocols.kafka.errors import (
     INVALID_TOPIC_EXCEPTION,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_TOPIC_OR_PARTITION,
+    UNSUPPORTED_VERSION,
 )
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 # Kinds of resources.
 TOPIC: Final = 2
 BROKER: Final = 4
+# Those that may be asked for: the levels of loggers, client metrics and groups have no configuration here.
+_LISTED: Final = {TOPIC, BROKER, 8, 16, 32}
 
 # Sources of a value.
 TOPIC_CONFIG: Final = 1
@@ -61,6 +65,27 @@ def describe_configs(call: Call, request: Any) -> Tree:
                 "configs": configs,
             }
     return {"results": list(results.values())}
+
+
+@api(74, "ListConfigResources", 0, 1)
+def list_config_resources(call: Call, request: Any) -> Tree:
+    connection = call.connection
+    assert connection.vhost is not None
+    if call.version == 0:
+        return {"config_resources": []}
+    asked = set(request.resource_types) or {TOPIC, BROKER}
+    if asked - _LISTED:
+        return {"error_code": UNSUPPORTED_VERSION, "config_resources": []}
+    found: list[Tree] = []
+    if TOPIC in asked:
+        found += [
+            {"resource_name": name, "resource_type": TOPIC}
+            for name in connection.vhost.topics.by_name
+            if connection.apis.may_see(connection, name)
+        ]
+    if BROKER in asked:
+        found.append({"resource_name": str(NODE_ID), "resource_type": BROKER})
+    return {"config_resources": found}
 
 
 def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str | None, list[Tree]]:

@@ -2,10 +2,11 @@
 
 Behaviour: whole batches, as they lie in the log, from the one that has the offset on: the client passes over the
 records before it. What is shown is durable. A request that finds less than `min bytes` waits for more, up to `max
-wait`. The first batch is sent however large it is.
+wait`; not where nothing is asked for that could come, or where a partition cannot be read from there. The first batch
+is sent however large it is, and waited for where it must come from the disk, for a while longer than `max wait`.
 Versions: 4 to 12. From 13 on topics would be named by their ids.
-Not implemented: fetch sessions (KIP-227): a client that offers one is told that there is none, and names its partitions
-each time. No partition ever has a diverging epoch, as there is one leader epoch.
+Not implemented: fetch sessions (KIP-227): a client that goes on with one is told that there is none, and names its
+partitions each time. No partition ever has a diverging epoch, as there is one leader epoch.
 
     request     replica i32 | max wait i32 | min bytes i32 | max bytes i32 | isolation i8 | [session id i32 | epoch i32]
                 | topics (name | partitions (index i32 | [leader epoch i32] | offset i64 | [last fetched epoch i32]
@@ -23,9 +24,16 @@ from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i16, i32, i64
 
 from millpond.base.clock import Timer
-from millpond.base.limits import KAFKA_FETCH_BYTES_MAX, KAFKA_FETCH_WAIT_MS_MAX
+from millpond.base.errors import SyntaxFault
+from millpond.base.limits import (
+    KAFKA_FETCH_BYTES_MAX,
+    KAFKA_FETCH_BYTES_WHEN_SHORT,
+    KAFKA_FETCH_LOAD_MS,
+    KAFKA_FETCH_WAIT_MS_MAX,
+    KAFKA_PARTITIONS_PER_REQUEST_MAX,
+)
 from millpond.broker.streams.partition import Batch, Partition, PartitionListener
-from millpond.protocols.kafka.connection import Call, Waiting
+from millpond.protocols.kafka.connection import Call, Connection, Waiting
 from millpond.protocols.kafka.errors import (
     FENCED_LEADER_EPOCH,
     FETCH_SESSION_ID_NOT_FOUND,
@@ -39,6 +47,7 @@ from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags
 
 _FLEXIBLE_FROM: Final = 12
 _LEADER_EPOCH: Final[i64] = 0
+_READ_COMMITTED: Final = 1
 
 
 @final
@@ -55,6 +64,8 @@ class Wanted:
         self.error: i64 = NONE
         self.batches: list[Batch] = []
         self.size: i64 = 0
+        # There is more than may be brought.
+        self.has_more = False
 
 
 @final
@@ -67,9 +78,9 @@ class FetchRequest:
         reader.skip_tags()
         reader.int32()
         self.max_wait_ms: Final[i64] = reader.int32()
-        self.min_bytes: Final[i64] = reader.int32()
-        self.max_bytes: Final[i64] = reader.int32()
-        reader.int8()
+        self.min_bytes: i64 = reader.int32()
+        self.max_bytes: i64 = reader.int32()
+        self.is_committed_only: Final = reader.int8() == _READ_COMMITTED
         self.session_id: Final[i64] = reader.int32() if version >= 7 else 0
         self.session_epoch: Final[i64] = reader.int32() if version >= 7 else -1
         self.topics: Final[list[tuple[str, int]]] = []
@@ -80,6 +91,8 @@ class FetchRequest:
             name = reader.name()
             partitions = reader.count()
             self.topics.append((name, max(0, int(partitions))))
+            if len(self.topics) + len(self.wanted) + partitions > KAFKA_PARTITIONS_PER_REQUEST_MAX:
+                raise SyntaxFault("a request of too many partitions")
             while partitions > 0:
                 partitions -= 1
                 index = reader.int32()
@@ -112,8 +125,10 @@ def _skip_forgotten(reader: WireReader) -> None:
 def fetch(call: Call) -> None:
     """Answer a request when there is enough, or when it has waited long enough."""
     request = FetchRequest(call)
-    if request.session_id != 0:
-        # It is none of ours, as we give none.
+    # All is told that is needed from here on.
+    call.data = b""
+    if request.session_epoch > 0:
+        # There is none to be gone on with, as we give none. Others begin one, or end it, and name all they want.
         call.answer([_encode(call, request, FETCH_SESSION_ID_NOT_FOUND)], call.version >= _FLEXIBLE_FROM)
         return
     connection = call.connection
@@ -134,9 +149,16 @@ def fetch(call: Call) -> None:
             wanted.error = FENCED_LEADER_EPOCH
         else:
             wanted.partition = topic.partitions[wanted.index]
+    request.max_bytes = max(0, min(request.max_bytes, _bytes_max(connection)))
+    request.min_bytes = min(request.min_bytes, request.max_bytes)
     fetching = Fetching(call, request)
     if not fetching.is_satisfied():
         fetching.wait()
+
+
+def _bytes_max(connection: Connection) -> i64:
+    memory = connection.broker.memory
+    return KAFKA_FETCH_BYTES_MAX if memory.used <= memory.budget_bytes else KAFKA_FETCH_BYTES_WHEN_SHORT
 
 
 @final
@@ -148,32 +170,44 @@ class Fetching(Waiting):
         self._request: Final = request
         self._timer: Timer | None = None
         self._readers: list[_Reader] = []
-        # The time is up: answer with what there is.
+        # The time is up: answer with what there is; and so is that for what is being read from the disk.
         self._is_due = request.max_wait_ms <= 0
+        self._is_overdue = False
 
     def is_satisfied(self) -> bool:
         """Look at what there is, and answer if it is enough."""
         call, request = self._call, self._request
         if call.is_answered:
             return True
-        room = min(request.max_bytes, KAFKA_FETCH_BYTES_MAX)
+        room = request.max_bytes
         total: i64 = 0
+        # As Kafka counts, which fills the room with part of a batch.
+        found: i64 = 0
+        # A partition that is not there does not come by waiting, but whoever asks for it again and again must wait.
+        is_hopeless = True
         has_error = False
         is_loading = False
         for wanted in request.wanted:
             wanted.batches = []
             wanted.size = 0
+            wanted.has_more = False
             if wanted.partition is None:
-                has_error = True
+                has_error = has_error or wanted.error in (UNKNOWN_LEADER_EPOCH, FENCED_LEADER_EPOCH)
                 continue
-            is_ready = _read(wanted, wanted.partition, min(wanted.bytes_max, room - total), total == 0)
+            is_hopeless = False
+            bytes_max = min(wanted.bytes_max, room - total)
+            is_ready = _read(wanted, wanted.partition, bytes_max, total == 0)
             if wanted.error != NONE:
                 has_error = True
             elif not is_ready:
                 is_loading = True
             total += wanted.size
-        if not has_error and not self._is_due and (is_loading or total < request.min_bytes):
-            return False
+            found += max(wanted.size, bytes_max) if wanted.has_more else wanted.size
+        if not (has_error or is_hopeless or self._is_overdue):
+            if total == 0 and is_loading:
+                return False
+            if found < request.min_bytes and not self._is_due:
+                return False
         self._stop()
         call.answer(_chunks(call, request), call.version >= _FLEXIBLE_FROM)
         return True
@@ -188,7 +222,13 @@ class Fetching(Waiting):
                 reader = _Reader(self, partition)
                 self._readers.append(reader)
                 partition.add_listener(reader)
-        wait_ms = min(request.max_wait_ms, KAFKA_FETCH_WAIT_MS_MAX)
+                if partition.has_pending:
+                    # Nobody else may have asked for it to become durable.
+                    call.connection.ledger.sync_wanted = True
+                    call.connection.turn.touch()
+        wait_ms: i64 = KAFKA_FETCH_LOAD_MS
+        if not self._is_due:
+            wait_ms = min(request.max_wait_ms, KAFKA_FETCH_WAIT_MS_MAX)
         self._timer = call.connection.broker.clock.call_later(int(wait_ms), self._time_is_up)
 
     def wake(self) -> None:
@@ -199,7 +239,11 @@ class Fetching(Waiting):
 
     def _time_is_up(self) -> None:
         self._timer = None
-        self._is_due = True
+        if self._is_due:
+            self._is_overdue = True
+        else:
+            self._is_due = True
+            self._timer = self._call.connection.broker.clock.call_later(KAFKA_FETCH_LOAD_MS, self._time_is_up)
         self.wake()
 
     def call_off(self) -> None:
@@ -249,10 +293,13 @@ def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool) 
     if wanted.size > bytes_max and not is_first:
         # One batch that is larger than what is left: it comes first next time.
         wanted.size = 0
+        wanted.has_more = True
         return True
     wanted.batches = batches
     if batches:
-        partition.load_ahead(batches[len(batches) - 1].end_offset)
+        end_offset = batches[len(batches) - 1].end_offset
+        wanted.has_more = end_offset < partition.durable_end
+        partition.load_ahead(end_offset)
     return True
 
 
@@ -269,7 +316,7 @@ def _chunks(call: Call, request: FetchRequest) -> list[bytes]:
         for _ in range(count):
             wanted = request.wanted[position]
             position += 1
-            _write_partition(writer, wanted, version, flexible)
+            _write_partition(writer, wanted, version, flexible, request.is_committed_only)
             if wanted.error != NONE:
                 call.connection.apis.count_error(call, wanted.error)
             if wanted.batches and wanted.partition is not None:
@@ -303,13 +350,14 @@ def _head(version: i64, error: i64, topics: i64, flexible: bool) -> BytesWriter:
     return writer
 
 
-def _write_partition(writer: BytesWriter, wanted: Wanted, version: i64, flexible: bool) -> None:
+def _write_partition(
+    writer: BytesWriter, wanted: Wanted, version: i64, flexible: bool, is_committed_only: bool
+) -> None:
     """All of a partition's answer but the bytes of its batches."""
     partition = wanted.partition
-    is_known = partition is not None and wanted.error in (NONE, OFFSET_OUT_OF_RANGE)
     high_watermark: i64 = -1
     start_offset: i64 = -1
-    if partition is not None and is_known:
+    if partition is not None and wanted.error == NONE:
         high_watermark = partition.durable_end
         start_offset = partition.start_offset
     write_i32_be(writer, i32(wanted.index))
@@ -318,8 +366,8 @@ def _write_partition(writer: BytesWriter, wanted: Wanted, version: i64, flexible
     write_i64_be(writer, high_watermark)
     if version >= 5:
         write_i64_be(writer, start_offset)
-    # No transactions: null.
-    write_count(writer, -1, flexible)
+    # No transactions: none for those who would look for them, null for others.
+    write_count(writer, 0 if is_committed_only and wanted.error == NONE else -1, flexible)
     if version >= 11:
         write_i32_be(writer, -1)
     write_count(writer, wanted.size, flexible)

@@ -1,23 +1,21 @@
 """InitProducerId: an id by which an idempotent producer numbers what it sends.
 
 Behaviour: an id is never given twice, also not after a restart: the catalog remembers which block of them is in use.
-Versions: from 3 on a producer may ask for the next epoch of the id it has (KIP-360); the epoch that was its last is
-followed by epoch 0 of another id.
+A producer that names the id and epoch it has gets a new id as well: the next epoch it can take by itself, and only
+those with transactions are given it (KIP-360).
 Not implemented: transactions. Who names a transactional id is refused.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from millpond.protocols.kafka.errors import INVALID_PRODUCER_EPOCH, TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+from millpond.protocols.kafka.errors import INVALID_REQUEST, TRANSACTIONAL_ID_AUTHORIZATION_FAILED
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer_when_durable, api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
-
-_EPOCH_MAX: Final = (1 << 15) - 1
 
 
 @api(22, "InitProducerId", 0, 5)
@@ -28,10 +26,8 @@ def init_producer_id(call: Call, request: Any) -> Tree | None:
         }  # fmt: skip
     producer_id = getattr(request, "producer_id", -1)
     epoch = getattr(request, "producer_epoch", -1)
-    if (producer_id < 0) != (epoch < 0):
-        return {"error_code": INVALID_PRODUCER_EPOCH, "producer_id": -1, "producer_epoch": -1}
-    if 0 <= epoch < _EPOCH_MAX - 1:
-        return {"producer_id": producer_id, "producer_epoch": epoch + 1}
+    if (producer_id == -1) != (epoch == -1):
+        return {"error_code": INVALID_REQUEST, "producer_id": -1, "producer_epoch": -1}
     new_id = call.connection.broker.producer_ids.next()
     answer_when_durable(call, {"producer_id": new_id, "producer_epoch": 0})
     return None

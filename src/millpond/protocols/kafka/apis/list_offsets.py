@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from millpond.broker.streams.partition import Partition
 from millpond.protocols.kafka.apis.metadata import LEADER_EPOCH
 from millpond.protocols.kafka.errors import (
+    FENCED_LEADER_EPOCH,
     NONE,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_LEADER_EPOCH,
@@ -40,6 +41,8 @@ class _Lookup:
         self.missing = 1
 
     def found(self, entry: dict[str, Any], offset: int, timestamp_ms: int) -> None:
+        if offset < 0:
+            del entry["leader_epoch"]
         entry["offset"], entry["timestamp"] = offset, timestamp_ms
         self.one_less()
 
@@ -64,8 +67,9 @@ def list_offsets(call: Call, request: Any) -> None:
 
 def _look_up(call: Call, lookup: _Lookup, name: str, asked: Any, entry: dict[str, Any]) -> None:
     partition, error = find_partition(call.connection, name, asked.partition_index)
-    if getattr(asked, "current_leader_epoch", -1) > LEADER_EPOCH:
-        error = error or UNKNOWN_LEADER_EPOCH
+    epoch = getattr(asked, "current_leader_epoch", -1)
+    if not error and epoch not in {-1, LEADER_EPOCH}:
+        error = UNKNOWN_LEADER_EPOCH if epoch > LEADER_EPOCH else FENCED_LEADER_EPOCH
     if partition is None or error:
         entry["error_code"] = error
         return

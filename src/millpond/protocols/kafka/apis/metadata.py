@@ -113,6 +113,9 @@ def described(topic: Topic, first: int = 0, end: int | None = None) -> Tree:
                 "leader_epoch": LEADER_EPOCH,
                 "replica_nodes": [NODE_ID],
                 "isr_nodes": [NODE_ID],
+                # Apache's own client fails at null here.
+                "eligible_leader_replicas": [],
+                "last_known_elr": [],
             }
             for number in range(len(topic.partitions))[first:end]
         ],

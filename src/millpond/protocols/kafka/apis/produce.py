@@ -20,7 +20,8 @@ from crc32c import crc32c
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i16, i32, i64
 
-from millpond.base.errors import CorruptData
+from millpond.base.errors import CorruptData, SyntaxFault
+from millpond.base.limits import KAFKA_BATCH_BYTES_MAX, KAFKA_PARTITIONS_PER_REQUEST_MAX
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.producers import APPEND, DUPLICATE, FENCED
 from millpond.broker.streams.topic import Topic
@@ -50,6 +51,8 @@ _FLEXIBLE_FROM: Final = 9
 _ZSTD_FROM: Final = 7
 _ZSTD: Final = 4
 _COMPRESSION_MASK: Final[i64] = 0x07
+# Of a record without key, value and headers.
+_RECORD_BYTES_MIN: Final[i64] = 7
 _LOG_APPEND_TIME: Final[i64] = 0x08
 _TRANSACTIONAL: Final[i64] = 0x10
 _CONTROL: Final[i64] = 0x20
@@ -93,6 +96,8 @@ class ProduceRequest:
             name = reader.name()
             partitions = reader.count()
             self.topics.append((name, max(0, int(partitions))))
+            if len(self.topics) + len(self.items) + partitions > KAFKA_PARTITIONS_PER_REQUEST_MAX:
+                raise SyntaxFault("a request of too many partitions")
             while partitions > 0:
                 partitions -= 1
                 index = reader.int32()
@@ -174,6 +179,9 @@ def _append(call: Call, topic: Topic, partition: Partition, item: Item) -> i64:
         item.base_offset = partition.append(batch)
     else:
         item.base_offset = partition.append_from(call.data, item.start, header)
+    if partition.is_listened_to:
+        # They are shown what is durable only, and are waiting for it.
+        call.connection.ledger.sync_wanted = True
     return call.connection.ledger.sequence()
 
 
@@ -184,6 +192,11 @@ def _rewritten(topic: Topic, batch: bytes, item: Item, now_ms: i64) -> bytes:
     except CorruptData as error:
         item.error = INVALID_RECORD
         item.message = str(error)
+        return b""
+    limit = min(topic.settings.batch_bytes_max, KAFKA_BATCH_BYTES_MAX)
+    if len(batch) > limit:
+        # Compressed otherwise it may be larger.
+        _refused(item, MESSAGE_TOO_LARGE, f"a batch of {len(batch)} bytes exceeds the limit of {limit}")
         return b""
     if topic.settings.stamps_append_time:
         item.append_time_ms = now_ms
@@ -201,18 +214,26 @@ def _checked(call: Call, topic: Topic, item: Item) -> BatchHeader | None:
         return _refused(item, INVALID_RECORD, str(error))
     if header.size != item.size:
         return _refused(item, INVALID_RECORD, "records for a partition must be exactly one batch")
+    if header.base_offset != 0:
+        return _refused(item, INVALID_RECORD, f"the base offset of a batch must be 0, not {header.base_offset}")
     if header.size > settings.batch_bytes_max:
         limit = settings.batch_bytes_max
         return _refused(item, MESSAGE_TOO_LARGE, f"a batch of {header.size} bytes exceeds the limit of {limit}")
     if i64(crc32c(memoryview(call.data)[item.start + 21 : item.start + item.size])) != header.crc:
         return _refused(item, CORRUPT_MESSAGE, "the checksum of the batch is wrong")
     attributes = header.attributes
-    if attributes & (_TRANSACTIONAL | _CONTROL) != 0 or attributes & _COMPRESSION_MASK > _ZSTD:
-        return _refused(item, INVALID_RECORD, "a transactional or control batch, or one of an unknown codec")
+    if attributes & _TRANSACTIONAL != 0:
+        return _refused(item, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "there are no transactions")
+    if attributes & _CONTROL != 0 or attributes & _COMPRESSION_MASK > _ZSTD:
+        return _refused(item, INVALID_RECORD, "a control batch, or one of an unknown codec")
+    if attributes & _LOG_APPEND_TIME != 0:
+        return _refused(item, INVALID_TIMESTAMP, "a producer must not set the timestamp type to LogAppendTime")
     if attributes & _COMPRESSION_MASK == _ZSTD and call.version < _ZSTD_FROM:
         return _refused(item, UNSUPPORTED_COMPRESSION_TYPE, "zstd needs version 7 of the produce request")
     if header.record_count < 1 or header.record_count != header.last_offset_delta + 1:
         return _refused(item, INVALID_RECORD, "the batch's offsets are not those of its records")
+    if attributes & _COMPRESSION_MASK == 0 and header.record_count > (item.size - HEADER_BYTES) // _RECORD_BYTES_MIN:
+        return _refused(item, INVALID_RECORD, f"{header.record_count} records do not fit into the batch")
     if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
         return _refused(item, INVALID_RECORD, "a producer's batch without an epoch or a sequence number")
     if not settings.stamps_append_time:

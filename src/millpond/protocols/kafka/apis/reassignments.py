@@ -1,7 +1,9 @@
-"""ElectLeaders, AlterPartitionReassignments and ListPartitionReassignments: who holds a partition, and who leads it.
+"""ElectLeaders, AlterPartitionReassignments, ListPartitionReassignments and AlterReplicaLogDirs: who holds a partition,
+who leads it, and in which directory.
 
 Behaviour: this node holds all of them and leads all of them, and nothing is ever under way: no election is needed, a
-partition may be assigned to where it is, and there is no reassignment to be listed or called off.
+partition may be assigned to where it is, and there is no reassignment to be listed or called off. The data directory
+is the only one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from millpond.broker.access import Operation
 from millpond.protocols.kafka.apis.create_topics import Refused, check_replicas
 from millpond.protocols.kafka.errors import (
     ELECTION_NOT_NEEDED,
+    LOG_DIR_NOT_FOUND,
     NO_REASSIGNMENT_IN_PROGRESS,
     NONE,
     TOPIC_AUTHORIZATION_FAILED,
@@ -87,6 +90,33 @@ def _check_partition(connection: Connection, name: str, number: int) -> None:
     topic = connection.vhost.topics.by_name.get(name)
     if topic is None or not 0 <= number < len(topic.partitions):
         raise Refused(UNKNOWN_TOPIC_OR_PARTITION, f"No such partition as {name}-{number}")
+
+
+@api(34, "AlterReplicaLogDirs", 1, 2)
+def alter_replica_log_dirs(call: Call, request: Any) -> Tree:
+    results: dict[str, dict[int, int]] = {}
+    for directory in request.dirs:
+        is_here = directory.path == call.connection.broker.store.folder
+        for topic in directory.topics:
+            for number in topic.partitions:
+                results.setdefault(topic.name, {})[number] = _moved(call.connection, topic.name, number, is_here)
+    return {
+        "results": [
+            {
+                "topic_name": name,
+                "partitions": [{"partition_index": number, "error_code": code} for number, code in codes.items()],
+            }
+            for name, codes in results.items()
+        ]
+    }
+
+
+def _moved(connection: Connection, name: str, number: int, is_here: bool) -> int:
+    try:
+        _check_partition(connection, name, number)
+    except Refused as refused:
+        return refused.code
+    return NONE if is_here else LOG_DIR_NOT_FOUND
 
 
 @api(46, "ListPartitionReassignments", 0, 0)

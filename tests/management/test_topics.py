@@ -1,0 +1,325 @@
+"""Topics by the management API and the command line: made, shown, changed, deleted, counted, and who may do it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from millpond import cli
+from millpond.base.limits import PARTITIONS_PER_TOPIC_MAX
+from millpond.pytest_plugin import BackgroundBroker
+from tests.support import management
+from tests.support.management import Call
+from tests.support.waiting import DEADLINE_S, eventually
+
+User = Callable[..., str]
+TOPICS = "/api/topics/%2F"
+
+
+@pytest.fixture(scope="module")
+def pond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundBroker]:
+    """A broker for Kafka's clients, with data and the management API."""
+    broker = BackgroundBroker(data_dir=tmp_path_factory.mktemp("pond"), kafka="127.0.0.1:0", admin="127.0.0.1:0")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(autouse=True)
+def _clean_up(pond: BackgroundBroker) -> Iterator[None]:
+    yield
+    call = partial(management.request, pond.address("admin"))
+    for topic in call("GET", TOPICS).json:
+        assert call("DELETE", f"{TOPICS}/{topic['name']}").status == 204
+
+
+@pytest.fixture
+def produce(pond: BackgroundBroker) -> Iterator[Callable[..., None]]:
+    producer = Producer({"bootstrap.servers": pond.kafka_address, "client.id": "test", "acks": "all", "log_level": 0})
+
+    def send(topic: str, *values: bytes) -> None:
+        failures: list[object] = []
+        for value in values:
+            producer.produce(topic, value, partition=0, on_delivery=lambda error, _: failures.append(error))
+        assert producer.flush(DEADLINE_S) == 0
+        assert failures == [None] * len(values)
+
+    yield send
+    producer.purge()
+
+
+def metric(call: Call, name: str, path: str = "/metrics") -> float:
+    """One line of the metrics, without its labels where it has none."""
+    for line in call("GET", path).content.decode().splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"no metric {name}")
+
+
+# --- Made and shown ---------------------------------------------------------------------------------------------------
+
+
+def test_a_topic_is_made_shown_and_deleted(call: Call) -> None:
+    body = {"partitions": 2, "configs": {"retention.ms": 5000, "preallocate": True, "cleanup.policy": "compact"}}
+    assert call("PUT", f"{TOPICS}/orders", body).status == 201
+    assert call("PUT", f"{TOPICS}/orders", body).status == 204
+    shown = call("GET", f"{TOPICS}/orders").json
+    assert (shown["name"], shown["vhost"], shown["partitions"]) == ("orders", "/", 2)
+    assert uuid.UUID(shown["id"])
+    assert shown["configs"] == {"retention.ms": "5000", "preallocate": "true", "cleanup.policy": "compact"}
+    assert shown["effective_configs"]["retention.ms"] == {"value": "5000", "source": "topic", "acts": True}
+    assert shown["effective_configs"]["flush.ms"]["source"] == "default"
+    [first, second] = shown["partition_details"]
+    assert (first["partition"], first["start_offset"], first["end_offset"], first["bytes"]) == (0, 0, 0, 0)
+    assert second["partition"] == 1
+    assert call("DELETE", f"{TOPICS}/orders").status == 204
+    assert call("GET", f"{TOPICS}/orders").status == 404
+    assert call("DELETE", f"{TOPICS}/orders").status == 404
+
+
+def test_a_body_is_not_needed(call: Call) -> None:
+    assert call("PUT", f"{TOPICS}/plain").status == 201
+    assert call("GET", f"{TOPICS}/plain").json["partitions"] == 1
+
+
+def test_topics_are_listed_everywhere_and_in_one_virtual_host(call: Call) -> None:
+    for name in ("one", "two"):
+        call("PUT", f"{TOPICS}/{name}")
+    assert call("PUT", "/api/vhosts/other").status == 201
+    assert call("PUT", "/api/topics/other/three").status == 201
+    assert [topic["name"] for topic in call("GET", "/api/topics").json] == ["one", "two", "three"]
+    assert [topic["name"] for topic in call("GET", TOPICS).json] == ["one", "two"]
+    assert [topic["name"] for topic in call("GET", "/api/topics?page=1&name=tw").json["items"]] == ["two"]
+    assert call("GET", "/api/overview").json["object_totals"]["topics"] == 3
+    assert call("DELETE", "/api/vhosts/other").status == 204
+    assert [topic["name"] for topic in call("GET", "/api/topics").json] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("not%20valid", {}),
+        ("orders", {"partitions": 0}),
+        ("orders", {"partitions": PARTITIONS_PER_TOPIC_MAX + 1}),
+        ("orders", {"partitions": "many"}),
+        ("orders", {"configs": {"nope": "1"}}),
+        ("orders", {"configs": {"retention.ms": "soon"}}),
+        ("orders", {"configs": ["retention.ms"]}),
+        ("taken", {}),
+        ("same", {"partitions": 2}),
+        ("same", {"configs": {"retention.ms": "1"}}),
+    ],
+)
+def test_a_topic_that_cannot_be_is_refused(call: Call, name: str, body: dict[str, Any]) -> None:
+    call("PUT", "/api/queues/%2F/taken")
+    call("PUT", f"{TOPICS}/same")
+    answer = call("PUT", f"{TOPICS}/{name}", body)
+    assert answer.status == 400, answer
+    assert answer.json["reason"]
+    assert [topic["name"] for topic in call("GET", TOPICS).json] == ["same"]
+    call("DELETE", "/api/queues/%2F/taken")
+
+
+# --- Changed ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_is_changed_entry_by_entry(call: Call) -> None:
+    call("PUT", f"{TOPICS}/orders", {"configs": {"retention.ms": 1, "segment.ms": 2}})
+    changed = {"configs": {"retention.ms": None, "max.message.bytes": 1000}}
+    assert call("PATCH", f"{TOPICS}/orders", changed).status == 204
+    assert call("GET", f"{TOPICS}/orders").json["configs"] == {"segment.ms": "2", "max.message.bytes": "1000"}
+    for configs in ({"retention.ms": "soon"}, {"nope": None}, {"nope": "1"}):
+        assert call("PATCH", f"{TOPICS}/orders", {"configs": configs}).status == 400
+    assert call("PATCH", f"{TOPICS}/nope", changed).status == 404
+
+
+def test_a_topic_gets_more_partitions(call: Call) -> None:
+    call("PUT", f"{TOPICS}/orders")
+    assert call("POST", f"{TOPICS}/orders/partitions", {"count": 3}).status == 204
+    assert call("GET", f"{TOPICS}/orders").json["partitions"] == 3
+    for body in ({"count": 3}, {"count": 1}, {}):
+        assert call("POST", f"{TOPICS}/orders/partitions", body).status == 400
+    assert call("POST", f"{TOPICS}/nope/partitions", {"count": 3}).status == 404
+
+
+def test_a_change_needs_the_permission_to_configure_the_topic(call: Call, user: User) -> None:
+    call("PUT", f"{TOPICS}/orders")
+    reader = user("reader", "management", ("^mine", ".*", ".*"))
+    for method, path, body in (
+        ("PUT", "/orders", {}),
+        ("PUT", "/new", {}),
+        ("PATCH", "/orders", {"configs": {}}),
+        ("POST", "/orders/partitions", {"count": 2}),
+        ("DELETE", "/orders", None),
+        ("DELETE", "/nope", None),
+    ):
+        assert call(method, TOPICS + path, body, login=reader).status == 401
+    assert call("PUT", f"{TOPICS}/mine", login=reader).status == 201
+    assert [topic["name"] for topic in call("GET", TOPICS, login=reader).json] == ["orders", "mine"]
+    stranger = user("stranger", "management")
+    assert call("GET", TOPICS, login=stranger).status == 404
+    assert call("GET", "/api/topics", login=stranger).json == []
+
+
+def test_topics_survive_a_restart_with_their_configuration(
+    pond: BackgroundBroker, produce: Callable[..., None]
+) -> None:
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = management.request(pond.address("admin"), "GET", f"{TOPICS}/orders").json
+        return found
+
+    body = {"partitions": 2, "configs": {"retention.ms": "77000000"}}
+    management.request(pond.address("admin"), "PUT", f"{TOPICS}/orders", body)
+    produce("orders", b"a" * 1000, b"b" * 1000)
+    before = shown()
+    pond.restart()
+    after = shown()
+    assert {key: after[key] for key in ("id", "partitions", "configs", "messages")} == {
+        key: before[key] for key in ("id", "partitions", "configs", "messages")
+    }
+    assert after["messages"] == 2
+    assert after["partition_details"][0]["bytes"] >= 2000
+
+
+# --- Definitions ------------------------------------------------------------------------------------------------------
+
+
+def test_topics_are_exported_and_imported(call: Call) -> None:
+    call("PUT", f"{TOPICS}/orders", {"partitions": 3, "configs": {"retention.ms": 5}})
+    document = call("GET", "/api/definitions").json
+    expected = {"name": "orders", "vhost": "/", "partitions": 3, "configs": {"retention.ms": "5"}}
+    assert document["topics"] == [expected]
+    of_vhost = call("GET", "/api/definitions/%2F").json
+    assert of_vhost["topics"] == [{key: value for key, value in expected.items() if key != "vhost"}]
+    call("DELETE", f"{TOPICS}/orders")
+    assert call("POST", "/api/definitions", document).status == 204
+    shown = call("GET", f"{TOPICS}/orders").json
+    assert (shown["partitions"], shown["configs"]) == (3, {"retention.ms": "5"})
+    # One that exists is never changed.
+    document["topics"][0]["partitions"] = 9
+    assert call("POST", "/api/definitions", document).status == 204
+    assert call("GET", f"{TOPICS}/orders").json["partitions"] == 3
+    # Into a virtual host of its own, that comes with the document.
+    document["vhosts"].append({"name": "copy"})
+    document["topics"][0]["vhost"] = "copy"
+    assert call("POST", "/api/definitions", document).status == 204
+    assert call("GET", "/api/topics/copy/orders").json["partitions"] == 9
+    call("DELETE", "/api/vhosts/copy")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        {"name": "not valid"},
+        {"name": "orders", "partitions": 0},
+        {"name": "orders", "partitions": True},
+        {"name": "orders", "partitions": "3"},
+        {"name": "orders", "partitions": PARTITIONS_PER_TOPIC_MAX + 1},
+        {"name": "orders", "configs": {"nope": "1"}},
+        {"name": "orders", "configs": {"retention.ms": [1]}},
+        {"name": "orders", "configs": []},
+        {"name": "work"},
+        {"partitions": 1},
+    ],
+)
+def test_definitions_with_a_topic_that_cannot_be_change_nothing(call: Call, topic: dict[str, Any]) -> None:
+    document = {"queues": [{"name": "work"}], "topics": [{"name": "good"}, topic]}
+    if topic == {"name": "orders", "configs": []}:
+        # As Erlang writes an empty table.
+        assert call("POST", "/api/definitions/%2F", document).status == 204
+        call("DELETE", "/api/queues/%2F/work")
+        return
+    assert call("POST", "/api/definitions/%2F", document).status == 400
+    assert call("GET", TOPICS).json == []
+    assert call("GET", "/api/queues/%2F").json == []
+
+
+# --- Clients and counts -----------------------------------------------------------------------------------------------
+
+
+def test_a_kafka_connection_is_shown_and_closed_by_an_operator(call: Call, produce: Callable[..., None]) -> None:
+    call("PUT", f"{TOPICS}/orders")
+    produce("orders", b"1")
+
+    def named() -> list[dict[str, Any]]:
+        return [
+            shown
+            for shown in call("GET", "/api/connections").json
+            if shown["protocol"] == "Kafka" and shown["client_properties"]["connection_name"] == "test"
+        ]
+
+    found = eventually(named, "a connection")
+    assert {(shown["user"], shown["vhost"], shown["state"]) for shown in found} == {("guest", "/", "running")}
+    assert any("confluent-kafka" in shown["client_properties"]["product"] for shown in found)
+    assert any(shown["recv_oct"] > 0 and shown["send_oct"] > 0 for shown in found)
+    names = [shown["name"] for shown in found]
+    for name in names:
+        assert call("DELETE", f"/api/connections/{name.replace(' ', '%20').replace('>', '%3E')}").status == 204
+    eventually(lambda: not [shown for shown in named() if shown["name"] in names], "they are gone")
+    # The client comes back by itself.
+    produce("orders", b"2")
+    listeners = call("GET", "/api/overview").json["listeners"]
+    assert "kafka" in {listener["protocol"] for listener in listeners}
+
+
+def test_topics_and_requests_are_counted(pond: BackgroundBroker, call: Call, produce: Callable[..., None]) -> None:
+    call("PUT", f"{TOPICS}/orders", {"partitions": 2})
+    produce("orders", b"x" * 500, b"y" * 500)
+    consumer = Consumer({"bootstrap.servers": pond.kafka_address, "group.id": "none", "log_level": 0})
+    consumer.assign([TopicPartition("orders", 0, 0)])
+    received = consumer.consume(2, DEADLINE_S)
+    consumer.close()
+    assert [message.value()[:1] for message in received] == [b"x", b"y"]
+    shown = call("GET", f"{TOPICS}/orders").json
+    assert shown["messages"] == 2
+    assert shown["bytes"] >= 1000
+    assert shown["message_stats"]["appended_bytes"] >= 1000
+    assert shown["message_stats"]["read_bytes"] >= 500
+    assert metric(call, "millpond_topics") == 1
+    assert metric(call, "millpond_topic_partitions") == 2
+    assert metric(call, "millpond_topic_messages_appended_total") == 2
+    per_object = call("GET", "/metrics/per-object").content.decode()
+    assert 'millpond_topic_messages{topic="orders",vhost="/"} 2.0' in per_object
+    assert metric(call, 'millpond_requests_total{api="Produce",protocol="kafka"}') >= 2
+
+
+# --- The command line -------------------------------------------------------------------------------------------------
+
+
+def test_topics_by_the_command_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        assert cli.run(["topic", *arguments, "--data", str(data)]) == 0
+        return capsys.readouterr().out
+
+    run("create", "orders", "--partitions", "2", "--config", "retention.ms=5", "--config", "segment.ms=6")
+    assert run("list") == '/\torders\t2\t0\t0\t{"retention.ms": "5", "segment.ms": "6"}\n'
+    assert json.loads(run("list", "--vhost", "/", "--json"))[0]["configs"] == {"retention.ms": "5", "segment.ms": "6"}
+    run("alter", "orders", "--partitions", "3", "--set", "retention.ms=7", "--unset", "segment.ms")
+    assert run("describe", "orders").splitlines() == [f"{number}\t0\t0\t0\t0\t0" for number in range(3)]
+    assert json.loads(run("describe", "orders", "--json"))["configs"] == {"retention.ms": "7"}
+    run("delete", "orders")
+    assert run("list") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["describe", "nope"], 66),
+        (["delete", "nope"], 66),
+        (["create", "not valid"], 65),
+        (["create", "orders", "--config", "retention.ms"], 65),
+        (["alter", "nope", "--set", "retention.ms=1"], 66),
+    ],
+)
+def test_what_a_command_cannot_do_is_one_line_and_an_exit_code(
+    data: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    assert cli.run(["topic", *arguments, "--data", str(data)]) == code
+    assert capsys.readouterr().err.count("\n") == 1
