@@ -19,7 +19,11 @@ STOP_DEADLINE_S = 10.0
 # Another way to start the broker under test, an installed `millpond` for example. It gets the same arguments.
 COMMAND_VARIABLE = "MILLPOND_TEST_COMMAND"
 # What makes the tests of Kafka's protocol quick.
-KAFKA_ARGUMENTS = ("--group-session-timeout-min-ms", "100", "--group-initial-rebalance-delay-ms", "0")
+KAFKA_ARGUMENTS = (
+    *("--group-session-timeout-min-ms", "100"),
+    *("--group-initial-rebalance-delay-ms", "0"),
+    *("--stream-check-interval-ms", "1000"),
+)
 
 
 def broker_command() -> list[str]:

@@ -29,7 +29,7 @@ async function eventually(condition, what, deadlineMs = DEADLINE_MS) {
 
 class Client {
   constructor(server) {
-    this.kafka = new Kafka({ clientId: "kafkajs", brokers: [server], logLevel: logLevel.NOTHING, retry: { retries: 5 } });
+    this.kafka = new Kafka({ clientId: "kafkajs", brokers: [server], logLevel: logLevel.NOTHING, retry: { initialRetryTime: 50, retries: 5 } });
     this.opened = [];
     this.topics = [];
   }
