@@ -1,7 +1,8 @@
 """The broker that the tests with real clients talk to, and the clients' connections.
 
 One broker process serves the whole session; every test works on names of its own and removes them afterwards. With
-`MILLPOND_TEST_AMQP_URL` the same tests run against a broker that is already there, RabbitMQ for example.
+`MILLPOND_TEST_AMQP_URL` the same tests run against a broker that is already there, RabbitMQ for example; with
+`MILLPOND_TEST_KAFKA_URL`, which is HOST:PORT, those of Kafka's protocol do, against Apache Kafka for example.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import pika.exceptions
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
-from tests.support.broker_process import COMMAND_VARIABLE, BrokerProcess
+from tests.support.broker_process import COMMAND_VARIABLE, KAFKA_ARGUMENTS, BrokerProcess
 from tests.support.endpoint import Endpoint
 from tests.support.pika_client import Connect, Unique
 from tests.support.raw_amqp import RawConnection
 
 EXTERNAL_VARIABLE = "MILLPOND_TEST_AMQP_URL"
+EXTERNAL_KAFKA_VARIABLE = "MILLPOND_TEST_KAFKA_URL"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,13 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if EXTERNAL_VARIABLE not in os.environ:
-        return
     for item in items:
+        variable = EXTERNAL_KAFKA_VARIABLE if "kafka" in getattr(item, "fixturenames", ()) else EXTERNAL_VARIABLE
         marker = item.get_closest_marker("millpond_only")
-        if marker is not None:
+        if marker is not None and variable in os.environ:
             why = marker.args[0]
-            item.add_marker(pytest.mark.skip(reason=f"{EXTERNAL_VARIABLE} names a broker that is not Millpond: {why}"))
+            item.add_marker(pytest.mark.skip(reason=f"{variable} names a broker that is not Millpond: {why}"))
 
 
 @pytest.fixture(scope="session")
@@ -137,3 +138,37 @@ def raw(broker: Endpoint) -> Iterator[Callable[..., RawConnection]]:
     yield open_socket
     for connection in opened:
         connection.socket.close()
+
+
+# --- Kafka's protocol -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def session_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess | None]:
+    """The session's broker for Kafka's clients, or None when the environment names another one."""
+    if EXTERNAL_KAFKA_VARIABLE in os.environ:
+        yield None
+        return
+    with BrokerProcess(tmp_path_factory.mktemp("kafka"), kafka=True, arguments=KAFKA_ARGUMENTS) as process:
+        yield process
+
+
+@pytest.fixture
+def kafka(session_kafka: BrokerProcess | None) -> Iterator[str]:
+    """HOST:PORT for Kafka's clients. A test after which the broker no longer runs has failed."""
+    if session_kafka is None:
+        yield os.environ[EXTERNAL_KAFKA_VARIABLE]
+        return
+    if not session_kafka.running:
+        session_kafka.start()
+    yield session_kafka.kafka_address
+    assert session_kafka.running, f"the broker ended during this test:\n{session_kafka.log[-4000:]}"
+
+
+@pytest.fixture
+def kafka_process(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """A broker of the test's own, started, with a listener for Kafka's protocol; the test may kill and restart it."""
+    if EXTERNAL_KAFKA_VARIABLE in os.environ:
+        pytest.skip(f"{EXTERNAL_KAFKA_VARIABLE} names a broker that the tests may not kill")
+    with BrokerProcess(tmp_path / "broker", kafka=True, arguments=KAFKA_ARGUMENTS) as process:
+        yield process

@@ -18,6 +18,12 @@ START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
 # Another way to start the broker under test, an installed `millpond` for example. It gets the same arguments.
 COMMAND_VARIABLE = "MILLPOND_TEST_COMMAND"
+# What makes the tests of Kafka's protocol quick.
+KAFKA_ARGUMENTS = (
+    *("--group-session-timeout-min-ms", "100"),
+    *("--group-initial-rebalance-delay-ms", "0"),
+    *("--stream-check-interval-ms", "1000"),
+)
 
 
 def broker_command() -> list[str]:
@@ -26,9 +32,11 @@ def broker_command() -> list[str]:
 
 
 class BrokerProcess:
-    """`millpond serve` on a data directory. After the first start it keeps its port, so that clients find it again."""
+    """`millpond serve` on a data directory. After the first start it keeps its ports, so that clients find it again."""
 
-    def __init__(self, directory: Path, *, arguments: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, directory: Path, *, arguments: Sequence[str] = (), host: str = "127.0.0.1", kafka: bool = False
+    ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.host = host
@@ -38,6 +46,8 @@ class BrokerProcess:
         self._log_path = directory / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._kafka = kafka
+        self._kafka_port = 0
 
     @property
     def port(self) -> int:
@@ -47,6 +57,11 @@ class BrokerProcess:
     @property
     def amqp_url(self) -> str:
         return f"amqp://guest:guest@{self.host}:{self.port}/%2F"
+
+    @property
+    def kafka_address(self) -> str:
+        assert self._kafka_port, "the broker has not been started with a listener for Kafka's protocol"
+        return f"{self.host}:{self._kafka_port}"
 
     @property
     def pid(self) -> int:
@@ -74,6 +89,7 @@ class BrokerProcess:
                     *("--data", str(self.data)),
                     *("--amqp", f"{self.host}:{self._port}"),
                     *("--admin", "off"),
+                    *(("--kafka", f"{self.host}:{self._kafka_port}") if self._kafka else ()),
                     *("--ready-file", str(self._ready_file)),
                     *self._arguments,
                 ],
@@ -84,6 +100,8 @@ class BrokerProcess:
         ready = self._wait_until_ready(self._process)
         self.listeners = ready
         self._port = int(ready["amqp"].rpartition(":")[2])
+        if self._kafka:
+            self._kafka_port = int(ready["kafka"].rpartition(":")[2])
         return self
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> dict[str, str]:

@@ -212,6 +212,8 @@ GROUP_NEW_MEMBER_TIMEOUT_MS: Final = 300_000
 # one answer, and the journal in one record.
 GROUP_MEMBER_BYTES_MAX: Final = 1 * MIB
 GROUP_BYTES_MAX: Final = 16 * MIB
+# The same of all groups: it is all in memory, and in every checkpoint.
+GROUPS_BYTES_MAX: Final = 256 * MIB
 # A group's name, in bytes: it is in each of its records.
 GROUP_NAME_BYTES_MAX: Final = 1024
 # What of a client's own name goes into its member's id.
@@ -223,6 +225,8 @@ OFFSETS_PER_GROUP_MAX: Final = 100_000
 OFFSETS_MAX: Final = 2_000_000
 # Apache Kafka's limit for what a client writes beside an offset.
 OFFSET_METADATA_CHARACTERS_MAX: Final = 4096
+# What clients have written beside all offsets, which is in memory.
+OFFSETS_METADATA_CHARACTERS_MAX: Final = 64 * MIB
 # How long offsets outlive the last member, in minutes, as in Apache Kafka: seven days. It is looked at this often, at
 # so many offsets and groups at a time.
 OFFSETS_RETENTION_MINUTES: Final = 10_080
