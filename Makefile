@@ -59,7 +59,7 @@ build: $(BUILT)
 
 # Further options by ARGS: make run ARGS="--amqp 127.0.0.1:0 --log-level debug"
 run: $(BUILT)
-	@exec $(BIN)/millpond serve --data ./data --welcome $(ARGS)
+	@exec $(BIN)/millpond serve --data ./data --kafka 127.0.0.1:9092 --welcome $(ARGS)
 
 lint: $(BUILT) $(VENV)/.tests
 	@$(BIN)/ruff check --quiet .

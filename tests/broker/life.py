@@ -263,6 +263,7 @@ class Life:
 
     def abandon(self) -> None:
         """End the threads. What they still write to this disk is nobody's business."""
+        self.broker.groups.stop()
         self.journal.close()
         self.store.close()
         self.catalog.close()

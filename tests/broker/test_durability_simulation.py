@@ -21,14 +21,19 @@ from millpond.broker import checkpoint, ledger
 from millpond.broker.queues import delayed_backlog
 from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import Entry
+from millpond.broker.streams import cleaner, stream_store
+from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.stream_queue import StreamQueue
-from tests.broker.life import KIB, Inbox, Life, PlainProperties, copy_catalog, small_pages
+from tests.broker.life import KIB, Inbox, Life, PlainProperties, copy_catalog, log_of, small_pages
 
 SEED_BASE = 41_000
 NAMES = ("plain", "poison", "limited", "short-lived", "left", "right", "urgent", "tried", "retried")
 STREAMS = ("history", "recent")
 # The delayed exchange.
 LATER = "later"
+# A stream that is compacted. A message's key is the rest of its number.
+TABLE = "table"
+TABLE_KEYS = 7
 
 # Offset and number of each persistent message, and how often it came back where that is counted, by the log's id.
 State = dict[int, list[tuple[int, int, int]]]
@@ -46,6 +51,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delayed_backlog, "DELAYED_PAGES_SORTED", 2)
     monkeypatch.setattr(delayed_backlog, "DELAYED_LOG_WASTE_BYTES", 2000)
     monkeypatch.setattr(delayed_backlog, "DELAYED_LOG_CHECK_MS", 300)
+    monkeypatch.setattr(cleaner, "COMPACTION_RETRY_MS", 100)
+    monkeypatch.setattr(stream_store, "STREAM_CHECK_INTERVAL_MS", 400)
 
 
 class Simulation:
@@ -107,6 +114,9 @@ class Simulation:
         vhost.bind(vhost.exchange("amq.fanout"), life.declare_stream("history"), "", {})
         recent = life.declare_stream("recent", max_length_bytes=6 * KIB, stream_max_segment_size_bytes=2 * KIB)
         self.recent = int(recent.log_id)
+        table = life.declare_stream(TABLE, stream_max_segment_size_bytes=KIB)
+        vhost.bind(vhost.exchange("amq.topic"), table, f"{TABLE}.*", {})
+        compact(log_of(table))
         life.declare("retried", queue_type="quorum", delivery_limit=4, delayed_retry_type="all", delayed_retry_min=700)
         vhost.declare_exchange(LATER, "x-delayed-message", True, False, False, {"x-delayed-type": "direct"})
         for name in ("plain", "retried"):
@@ -114,14 +124,16 @@ class Simulation:
 
     def publish(self) -> None:
         choose = self.choose
-        exchange, key = choose.choice([("", choose.choice(NAMES + STREAMS)), ("amq.fanout", "")])
+        exchange, key = choose.choice(
+            [("", choose.choice(NAMES + STREAMS)), ("", choose.choice(NAMES)), ("amq.fanout", ""), ("amq.topic", TABLE)]
+        )
         for _ in range(choose.choice([1, 1, 3, 20])):
             expiration_ms = choose.choice([-1, -1, -1, -1, 500])
             if expiration_ms > 0 or key == "short-lived":
                 self.may_expire.add(self.next_number)
             self.life.publish(
                 exchange,
-                key,
+                f"{TABLE}.{self.next_number % TABLE_KEYS}" if key == TABLE else key,
                 self.next_number,
                 size=choose.choice([0, 30, 30, 700]),
                 persistent=choose.random() < 0.8,
@@ -268,6 +280,8 @@ class Simulation:
         for queue in self.life.broker.all_queues():
             if isinstance(queue, StreamQueue):
                 contents = self.life.stream_contents(queue)
+                if queue.name == TABLE:
+                    contents = latest(contents)
                 state[int(queue.log_id)] = [(offset, number, 0) for offset, number in contents]
         for lane in self.life.broker.all_backlogs():
             if lane.recoverable:
@@ -385,6 +399,9 @@ class Simulation:
             stream = life.stream(name)
             assert life.replay(stream) == life.stream_contents(stream)
             life.vhost.delete_queue(stream, False, False)
+        table = life.stream(TABLE)
+        assert latest(life.replay(table)) == latest(life.stream_contents(table))
+        life.vhost.delete_queue(table, False, False)
         for queue in map(life.queue, list(life.vhost.queues)):
             life.clock.advance(2000)
             life.turn.now_ms = life.clock.wall_ms()
@@ -404,6 +421,20 @@ class Simulation:
         life.check_counts()
         assert life.memory.used == 0
         life.abandon()
+
+
+def compact(log: Partition) -> None:
+    """Have a stream compacted as often as possible."""
+    log.compacts = True
+    log.deletes = False
+    log.segment_ms = 1000
+    log.min_cleanable_dirty_ratio = 0.01
+
+
+def latest(contents: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What must be left of each key, whether or not compaction has been there."""
+    last = {number % TABLE_KEYS: offset for offset, number in contents}
+    return [(offset, number) for offset, number in contents if last[number % TABLE_KEYS] == offset]
 
 
 @pytest.mark.parametrize("seed", range(SEED_BASE, SEED_BASE + 60))

@@ -615,7 +615,22 @@ def test_ids_are_given_to_so_many_clients_only(crew: Crew, monkeypatch: pytest.M
 def test_what_members_say_of_themselves_has_a_limit(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     talker = crew.client("talker", protocols=(("range", bytes(limits.GROUP_MEMBER_BYTES_MAX)),)).join()
     assert isinstance(talker.error, GroupTooLarge)
-    monkeypatch.setattr(membership_module, "GROUP_BYTES_MAX", 500)
-    clients = [crew.client(str(number), protocols=(("range", bytes(200)),)).join() for number in range(3)]
-    assert isinstance(clients[2].error, GroupTooLarge)
-    assert clients[1].joined is None
+    many = crew.client("many", protocols=(("", b""),) * (limits.GROUP_MEMBER_BYTES_MAX // 8)).join()
+    assert isinstance(many.error, GroupTooLarge)
+    for limit in ("GROUP_BYTES_MAX", "GROUPS_BYTES_MAX"):
+        monkeypatch.setattr(membership_module, limit, 600)
+        clients = [crew.client("c", group=limit, protocols=(("range", bytes(200)),)).join() for _ in range(3)]
+        assert [client.joined is None for client in clients] == [True, True, False]
+        assert isinstance(clients[2].error, GroupTooLarge)
+        monkeypatch.undo()
+        for client in clients[:2]:
+            crew.groups.membership.leave(limit, [(client.member_id, None)])
+        assert crew.groups.store.totals.member_bytes == 0
+
+
+@pytest.mark.parametrize("long", ["protocol_type", "instance_id", "protocols"])
+def test_names_that_are_in_every_record_have_a_limit(crew: Crew, long: str) -> None:
+    name = "n" * (limits.GROUP_NAME_BYTES_MAX + 1)
+    client = crew.client("client", **{long: ((name, b""),) if long == "protocols" else name}).join()
+    assert isinstance(client.error, InconsistentProtocol)
+    assert not list(crew.groups.groups())

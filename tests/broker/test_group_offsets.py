@@ -170,6 +170,19 @@ def test_there_are_only_so_many_offsets(
     commit(few, ("log", 0, 1), group="other")
 
 
+def test_what_is_written_beside_all_offsets_has_a_limit(
+    groups: GroupCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offsets_module, "OFFSETS_METADATA_CHARACTERS_MAX", 10)
+    noted = OffsetCommit("log", 0, 1, metadata="six..!")
+    groups.offsets.commit(CommitRequest("one", (noted,)))
+    with pytest.raises(TooManyOffsets):
+        groups.offsets.commit(CommitRequest("other", (noted,)))
+    commit(groups, ("log", 0, 1), group="other")
+    groups.offsets.topic_deleted("log")
+    assert groups.store.totals.metadata == 0
+
+
 def test_a_group_with_a_name_that_is_too_long_is_refused(groups: GroupCoordinator) -> None:
     with pytest.raises(InvalidGroupName):
         commit(groups, ("log", 0, 1), group="g" * (limits.GROUP_NAME_BYTES_MAX + 1))

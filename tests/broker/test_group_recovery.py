@@ -342,3 +342,14 @@ def test_what_is_left_of_a_damaged_journal_makes_a_group_that_goes_on(lives: Liv
     remains.members.clear()
     lives.groups.restored()
     assert (remains.state, remains.head.leader, remains.generation) == (EMPTY, None, 8)
+
+
+def test_a_stopped_broker_changes_nothing_by_itself(lives: Lives) -> None:
+    client, new = lives.client("reader"), lives.client("new")
+    group = lives.stable(client)
+    new.ask_to_join()
+    before = durable_of(group)
+    lives.life.broker.groups.stop()
+    lives.life.clock.advance(10 * REBALANCE_MS)
+    assert durable_of(group) == before
+    assert not lives.life.ledger.has_changes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -169,8 +170,10 @@ def _default_of(name: str) -> str:
     value = field.default
     if name in config.SECRETS:
         return str(value.get_secret_value())
-    if value is False or (value is None and field.metadata and name in {"amqp", "amqps", "admin"}):
+    if value is False or (value is None and field.metadata and name in {"amqp", "amqps", "kafka", "admin"}):
         return "off"
+    if value is True:
+        return "on"
     if isinstance(value, ByteSize):
         return f"{value // limits.MIB}MiB"
     return "" if value is None else str(value)
@@ -221,8 +224,16 @@ def test_every_metric_exists(document: Path) -> None:
     source = (ROOT / "src" / "millpond" / "admin" / "metrics.py").read_text()
     for code in inline_code_of(document):
         name = code.partition("{")[0].removesuffix("_total")
-        if re.fullmatch(r"rabbitmq_\w+|millpond_(queue|memory|alarm)\w*", name):
+        if re.fullmatch(r"rabbitmq_\w+|millpond_(queue|memory|alarm|topic|request)\w*", name):
             assert f'"{name}"' in source, code
+
+
+@pytest.mark.parametrize("name", ["kafka-apis", "topic-configs"])
+def test_tables_that_are_made_by_a_tool_are_what_it_makes_now(name: str) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "kafka_tables.py"))
+    document, rows = tool["TABLES"][name]
+    text = text_of(ROOT / document)
+    assert tool["with_table"](text, name, rows()) == text, "run PYTHONPATH=src python tools/kafka_tables.py"
 
 
 # --- Examples -------------------------------------------------------------------------------------------------------
@@ -270,6 +281,17 @@ def test_the_tour_with_aio_pika_runs(
 ) -> None:
     run_session(millpond_broker, examples_of("README.md", "asyncio"))
     assert capsys.readouterr().out == "b'Hello, pond'\n"
+
+
+def test_the_tours_with_kafkas_clients_run(capsys: pytest.CaptureFixture[str]) -> None:
+    broker = BackgroundBroker(kafka="127.0.0.1:0", group_initial_rebalance_delay_ms=0)
+    broker.start()
+    [example] = examples_of("README.md", "kafka")
+    [connecting] = blocks_of(ROOT / "docs" / "kafka.md", "python")
+    for block in (example, connecting):
+        exec(compile(block.replace("127.0.0.1:9092", broker.kafka_address), "example", "exec"), {})
+    broker.stop()
+    assert capsys.readouterr().out == "0 pond level 0\n1 pond level 1\n2 pond level 2\nb'customer 7' b'one pond'\n"
 
 
 def test_the_example_of_a_test_passes(millpond_broker: BackgroundBroker) -> None:  # noqa: F811

@@ -16,6 +16,7 @@ from millpond.admin import (
     changes,
     clients,
     definitions,
+    groups,
     messages,
     metrics,
     nodes,
@@ -85,6 +86,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         topology.routes(broker, node),
         topics.routes(broker),
         messages.routes(broker, make_properties),
+        groups.routes(broker),
     ):
         made.include_router(routes)
     add_error_handlers(made)

@@ -94,6 +94,12 @@ async def delete_queue(broker: Broker, vhost: VirtualHost, name: str, if_unused:
     await _make_durable(broker)
 
 
+async def delete_group(broker: Broker, vhost: VirtualHost, name: str) -> None:
+    broker.turn.now_ms = broker.clock.wall_ms()
+    vhost.groups.delete(name)
+    await _journaled(broker)
+
+
 def purge_queue(broker: Broker, vhost: VirtualHost, name: str) -> None:
     vhost.queue(name, None).purge()
     broker.turn.touch()

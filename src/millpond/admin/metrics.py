@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 
 from millpond.admin import views
 from millpond.broker.commits import ALARM_DISK, ALARM_MEMORY, ALARM_STORAGE
+from millpond.broker.groups.lag import lag_by_topic
+from millpond.broker.groups.records import STATES
 from millpond.broker.queues.message_queue import MessageQueue
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+LAG_LABELS: Final = ["vhost", "group", "topic"]
 
 Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
@@ -128,6 +131,7 @@ class BrokerCollector(Collector):
         store, alarmed = broker.store, broker.alarms.raised_total
         yield CounterMetricFamily("millpond_pages_written", "Pages moved to disk", store.pages_written_total)
         yield CounterMetricFamily("millpond_pages_read", "Pages brought back from disk", store.pages_read_total)
+        yield from self._group_metrics()
         streams = broker.streams
         yield CounterMetricFamily("millpond_stream_reads", "Reads of streams from disk", streams.reads_total)
         yield CounterMetricFamily("millpond_stream_writes", "Writes of streams to their logs", streams.writes_total)
@@ -152,6 +156,29 @@ class BrokerCollector(Collector):
                 yield metric
             else:
                 yield family(name, text, sum(value_of(queue) for _, queue in queues))
+
+    def _group_metrics(self) -> Iterator[Metric]:
+        broker = self._broker
+        groups = [(vhost, group) for vhost in broker.vhosts.values() for group in vhost.groups.groups()]
+        states = GaugeMetricFamily("millpond_groups", "Consumer groups, by state", labels=["state"])
+        for state in STATES:
+            states.add_metric([state], sum(group.state == state for _, group in groups))
+        yield states
+        offsets = broker.groups.totals.offsets
+        yield GaugeMetricFamily("millpond_groups_offsets", "Offsets that consumer groups have committed", offsets)
+        members = ("millpond_group_members", "Members of consumer groups")
+        if not self._per_queue:
+            yield GaugeMetricFamily(*members, sum(len(group.members) for _, group in groups))
+            return
+        by_group = GaugeMetricFamily(*members, labels=["vhost", "group"])
+        lags = GaugeMetricFamily("millpond_group_lag", "Records that a group has yet to come to", labels=LAG_LABELS)
+        for vhost, group in groups:
+            names = [_label(vhost.name), _label(group.id)]
+            by_group.add_metric(names, len(group.members))
+            for topic, lag in lag_by_topic(vhost, group).items():
+                lags.add_metric([*names, _label(topic)], lag)
+        yield by_group
+        yield lags
 
     def _topic_metrics(self, topics: list[tuple[str, Topic]]) -> Iterator[Metric]:
         streams = self._broker.streams

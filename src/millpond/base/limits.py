@@ -51,6 +51,9 @@ KAFKA_OTHER_REQUEST_BYTES_MAX: Final = 8 * MIB
 # Partitions that one request may name. Each takes some hundred bytes while the request is handled, more than the few
 # that name it; a node has no more partitions than this.
 KAFKA_PARTITIONS_PER_REQUEST_MAX: Final = 100_000
+# Items of all arrays of one request, but for those that produce or fetch: each takes a microsecond or more, and some
+# hundred bytes for the moment. The offsets of a whole group are half as many.
+KAFKA_REQUEST_ITEMS_MAX: Final = 200_000
 # A batch is one frame of the journal, beside what precedes it there.
 KAFKA_BATCH_BYTES_MAX: Final = 60 * MIB
 # What one fetch is given at the most, whatever it asks for: a client that does not read its answers holds so much.
@@ -209,6 +212,8 @@ GROUP_NEW_MEMBER_TIMEOUT_MS: Final = 300_000
 # one answer, and the journal in one record.
 GROUP_MEMBER_BYTES_MAX: Final = 1 * MIB
 GROUP_BYTES_MAX: Final = 16 * MIB
+# The same of all groups: it is all in memory, and in every checkpoint.
+GROUPS_BYTES_MAX: Final = 256 * MIB
 # A group's name, in bytes: it is in each of its records.
 GROUP_NAME_BYTES_MAX: Final = 1024
 # What of a client's own name goes into its member's id.
@@ -220,6 +225,8 @@ OFFSETS_PER_GROUP_MAX: Final = 100_000
 OFFSETS_MAX: Final = 2_000_000
 # Apache Kafka's limit for what a client writes beside an offset.
 OFFSET_METADATA_CHARACTERS_MAX: Final = 4096
+# What clients have written beside all offsets, which is in memory.
+OFFSETS_METADATA_CHARACTERS_MAX: Final = 64 * MIB
 # How long offsets outlive the last member, in minutes, as in Apache Kafka: seven days. It is looked at this often, at
 # so many offsets and groups at a time.
 OFFSETS_RETENTION_MINUTES: Final = 10_080

@@ -162,4 +162,10 @@ def _welcome(settings: Settings, listeners: dict[str, str], took_s: float) -> st
             '  channel.queue_declare("hello"); channel.basic_publish("", "hello", b"Hello, pond")',
             '  print(channel.basic_get("hello", auto_ack=True))',
         ]
+    if "kafka" in listeners:
+        lines += [
+            "Or as a Kafka broker, with any Python that has confluent-kafka:",
+            f'  from confluent_kafka import Producer; pond = Producer({{"bootstrap.servers": "{listeners["kafka"]}"}})',
+            '  pond.produce("hello", b"Hello, pond"); pond.flush()',
+        ]
     return "\n".join([*lines, "Stop it with Ctrl-C."])

@@ -36,7 +36,8 @@ def status(
     print(f"  memory   {overview['mem_used'] >> 20} of {overview['mem_limit'] >> 20} MiB for messages")
     print(f"  alarms   {', '.join(overview['alarms']) or 'none'}")
     print(
-        f"  {totals['connections']} connections, {totals['queues']} queues, {totals['consumers']} consumers; "
+        f"  {totals['connections']} connections, {totals['queues']} queues, {totals['topics']} topics, "
+        f"{totals['consumers']} consumers; "
         f"{messages['messages_ready']} messages ready, {messages['messages_unacknowledged']} unacknowledged"
     )
     if queues:

@@ -3,7 +3,7 @@ them.
 
 A batch that is made of another keeps its place: base offset, last offset delta, leader epoch, and what its producer has
 numbered it with. All functions raise CorruptData for records that make no sense, and for those that decompress to more
-than `RECORDS_DECOMPRESSED_BYTES_MAX`.
+than `bytes_max`: on the event loop it should be less than the default.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ _MAGIC: Final = 2
 _UNCHECKED_BYTES: Final[i64] = 9
 
 
-def plain_batch(batch: bytes) -> bytes:
+def plain_batch(batch: bytes, bytes_max: i64 = RECORDS_DECOMPRESSED_BYTES_MAX) -> bytes:
     """The batch with its records as they are when not compressed."""
     header = BatchHeader(batch)
     codec = header.attributes & COMPRESSION_MASK
     if codec == 0:
         return batch
-    records = decompress(int(codec), batch[HEADER_BYTES:], RECORDS_DECOMPRESSED_BYTES_MAX)
+    records = decompress(int(codec), batch[HEADER_BYTES:], int(bytes_max))
     attributes = header.attributes & ~COMPRESSION_MASK
     return rebuilt(batch, attributes, header.base_timestamp_ms, header.max_timestamp_ms, header.record_count, records)
 
 
-def recompressed(batch: bytes, codec: i64, level: int | None = None) -> bytes:
+def recompressed(
+    batch: bytes, codec: i64, level: int | None = None, bytes_max: i64 = RECORDS_DECOMPRESSED_BYTES_MAX
+) -> bytes:
     """The batch with its records compressed by another codec; itself where it is that one."""
     header = BatchHeader(batch)
     if header.attributes & COMPRESSION_MASK == codec:
         return batch
-    records = compress(int(codec), plain_batch(batch)[HEADER_BYTES:], level)
+    records = compress(int(codec), plain_batch(batch, bytes_max)[HEADER_BYTES:], level)
     attributes = (header.attributes & ~COMPRESSION_MASK) | codec
     return rebuilt(batch, attributes, header.base_timestamp_ms, header.max_timestamp_ms, header.record_count, records)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from millpond.base.errors import StorageFailed
 from millpond.base.limits import KAFKA_IDLE_CHECK_MS, KAFKA_REQUEST_TIMEOUT_MS
 from millpond.protocols.kafka import errors
 from tests.protocols.kafka.harness import (
@@ -191,7 +192,7 @@ def test_what_came_before_the_failure_is_sent_before_the_connection_is_cut(durab
     durable.topic("t")
     durable.settle()
     client = durable.client()
-    durable.broker.commits.failed(errors.StorageFailed("a test"))
+    durable.broker.commits.failed(StorageFailed("a test"))
     durable.broker.alarms.clear_alarm("storage")
     client.send(API_VERSIONS, 0)
     send(client, b"a")
@@ -340,3 +341,14 @@ def test_memory_that_is_short_while_requests_arrive_is_counted_again_afterwards(
     assert pond.broker.memory.used == 500
     client.feed(data[500:])
     assert len(client.take_all()) == 1
+
+
+def test_what_a_fetch_waits_for_is_made_durable_at_once(durable: DurablePond) -> None:
+    durable.topic("t")
+    reader, writer = durable.client(), durable.client()
+    reader.send(FETCH, 12, **fetch_tree({"t": {0: 0}}, max_wait=60_000))
+    durable.settle()
+    writer.produce("t", batch_of(b"v"), acks=1)
+    durable.until(lambda: len(reader.transport.sent) > 0, "the answer")
+    assert records_of(reader.take().responses[0].partitions[0].records) == [(0, b"v")]
+    assert durable.partition("t").readers_waiting == 0

@@ -377,6 +377,15 @@ def test_partitions_are_measured_in_memory_and_in_their_logs(durable: DurablePon
     assert sizes() == {0: size, 1: 0}
 
 
+def test_a_broker_that_keeps_nothing_measures_what_is_in_memory(client: Client) -> None:
+    client.pond.topic("orders")
+    batch = batch_of(b"1", b"2")
+    client.produce("orders", batch)
+    [found] = client.call(DESCRIBE_LOG_DIRS, 4, topics=None).results
+    assert (found.log_dir, found.total_bytes, found.usable_bytes) == ("", -1, -1)
+    assert [partition.partition_size for partition in found.topics[0].partitions] == [len(batch)]
+
+
 def test_a_producer_is_described_once_however_often_it_is_asked_for(client: Client) -> None:
     client.pond.topic("orders")
     client.produce("orders", batch_of(b"1", b"2", producer=(7, 3, 0)))

@@ -125,6 +125,14 @@ class ConsumerGroups:
         """The virtual host is gone, and its groups with it: records of it are passed over from now on."""
         self._coordinators.pop(vhost).store.apply(Cleared())
 
+    def stop(self) -> None:
+        """The broker stops: nothing happens by itself any more."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for coordinator in self._coordinators.values():
+            for group in coordinator.groups():
+                group.stop()
+
     def _expire(self) -> None:
         everything = [(vhost, group.id) for vhost, one in self._coordinators.items() for group in one.groups()]
         self._expire_some(iter(everything))

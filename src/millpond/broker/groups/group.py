@@ -174,6 +174,7 @@ class Group:
     offsets: dict[str, dict[int, CommittedOffset]] = field(default_factory=dict)
     # What follows from these.
     offset_count: int = 0
+    metadata: int = 0
     member_bytes: int = 0
     instances: dict[str, str] = field(default_factory=dict)
     # How many members know a protocol.

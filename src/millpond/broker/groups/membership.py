@@ -25,8 +25,10 @@ from millpond.base.limits import (
     GROUP_BYTES_MAX,
     GROUP_CLIENT_ID_CHARACTERS_MAX,
     GROUP_MEMBER_BYTES_MAX,
+    GROUP_NAME_BYTES_MAX,
     GROUP_NEW_MEMBER_TIMEOUT_MS,
     GROUP_PENDING_MEMBERS_MAX,
+    GROUPS_BYTES_MAX,
 )
 from millpond.broker.groups.errors import (
     FencedInstance,
@@ -101,8 +103,10 @@ class Membership:
                 raise UnknownMember(f"there is no group '{request.group}'")
             if not request.protocol_type or not request.protocols:
                 raise InconsistentProtocol("a member needs a protocol")
+            _check_names(request)
             group = self._store.create(request.group)
         self._check_room(group, request)
+        _check_names(request)
         if not group.supports(request.protocol_type, request.protocols):
             raise InconsistentProtocol(f"the members of group '{group.id}' have other protocols")
         if not request.member_id:
@@ -125,9 +129,18 @@ class Membership:
             if member is not None:
                 self._remove(group, member)
             raise GroupFull(f"group '{group.id}' has {members_max} members already")
-        size = _request_bytes(request)
-        if size > GROUP_MEMBER_BYTES_MAX or group.member_bytes + size > GROUP_BYTES_MAX:
-            raise GroupTooLarge(f"what the members of group '{group.id}' say of themselves is too much")
+        size = _member_state(request.member_id, request).size
+        before = member.state.size if member is not None else 0
+        self._check_bytes(group, size - before)
+        if size > GROUP_MEMBER_BYTES_MAX:
+            raise GroupTooLarge(f"a member says at most {GROUP_MEMBER_BYTES_MAX} bytes of itself")
+
+    def _check_bytes(self, group: Group, more: int) -> None:
+        """GroupTooLarge where a group's members cannot take so many bytes more."""
+        if more > 0 and group.member_bytes + more > GROUP_BYTES_MAX:
+            raise GroupTooLarge(f"the members of group '{group.id}' take more than {GROUP_BYTES_MAX} bytes")
+        if more > 0 and self._store.totals.member_bytes + more > GROUPS_BYTES_MAX:
+            raise GroupTooLarge(f"the members of all groups take more than {GROUPS_BYTES_MAX} bytes")
 
     def _join_new(self, group: Group, request: JoinRequest, done: JoinDone) -> None:
         prefix = request.instance_id if request.instance_id is not None else _short(request.client_id)
@@ -353,9 +366,11 @@ class Membership:
         known = tuple([pair for pair in assignments if pair[0] in group.members])
         size = sum(len(assignment) for _, assignment in known)
         before = sum(len(member.state.assignment) for member in group.members.values())
-        if group.member_bytes - before + size > GROUP_BYTES_MAX:
-            self._answer_syncs(group, SyncResult(GroupTooLarge(f"the assignments of group '{group.id}' are too large")))
-            self._prepare(group, "the assignments are too large")
+        try:
+            self._check_bytes(group, size - before)
+        except GroupTooLarge as error:
+            self._answer_syncs(group, SyncResult(error))
+            self._prepare(group, str(error))
             return
         self._store.record(Assigned(group.id, self._store.clock.wall_ms(), known))
         head = group.head
@@ -548,6 +563,8 @@ def _member_state(member_id: str, request: JoinRequest) -> MemberState:
     )
 
 
-def _request_bytes(request: JoinRequest) -> int:
-    protocols = sum(len(name) + len(metadata) for name, metadata in request.protocols)
-    return protocols + len(request.instance_id or "")
+def _check_names(request: JoinRequest) -> None:
+    """What a group is called by is in each of its records."""
+    names = [request.protocol_type, request.instance_id or "", *[name for name, _ in request.protocols]]
+    if max(map(len, names)) > GROUP_NAME_BYTES_MAX:
+        raise InconsistentProtocol(f"a name has at most {GROUP_NAME_BYTES_MAX} characters")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from millpond.base.errors import PeerError
-from millpond.base.limits import OFFSET_METADATA_CHARACTERS_MAX, OFFSETS_PER_GROUP_MAX
+from millpond.base.limits import OFFSET_METADATA_CHARACTERS_MAX, OFFSETS_METADATA_CHARACTERS_MAX, OFFSETS_PER_GROUP_MAX
 from millpond.broker.groups.errors import (
     GroupNotEmpty,
     GroupNotFound,
@@ -116,6 +116,9 @@ class Offsets:
 
     def _check_count(self, group: Group | None, committed: list[tuple[str, int, CommittedOffset]]) -> None:
         totals, settings = self._store.totals, self._store.settings
+        characters = sum(len(one.metadata) for _, _, one in committed)
+        if characters and totals.metadata + characters > OFFSETS_METADATA_CHARACTERS_MAX:
+            raise TooManyOffsets(f"beside all offsets there are at most {OFFSETS_METADATA_CHARACTERS_MAX} characters")
         count = group.offset_count if group is not None else 0
         if count + len(committed) <= OFFSETS_PER_GROUP_MAX and totals.offsets + len(committed) <= settings.offsets_max:
             return

@@ -44,6 +44,9 @@ DEAD: Final = "Dead"
 
 STATES: Final = (EMPTY, PREPARING_REBALANCE, COMPLETING_REBALANCE, STABLE)
 
+# What a protocol takes besides its name and metadata.
+PROTOCOL_BYTES: Final = 64
+
 _U8: Final = Struct(">B")
 _I32: Final = Struct(">i")
 _I64: Final = Struct(">q")
@@ -167,8 +170,8 @@ class MemberState:
 
     @property
     def size(self) -> int:
-        """The bytes that clients have put into it."""
-        protocols = sum(len(name) + len(metadata) for name, metadata in self.protocols)
+        """What it takes, in bytes."""
+        protocols = sum(len(name) + len(metadata) + PROTOCOL_BYTES for name, metadata in self.protocols)
         return protocols + len(self.assignment) + len(self.client_id) + len(self.instance_id or "")
 
 

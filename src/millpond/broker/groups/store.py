@@ -58,6 +58,10 @@ class GroupTotals:
     def __init__(self) -> None:
         self.groups = 0
         self.offsets = 0
+        # Characters that clients have written beside offsets.
+        self.metadata = 0
+        # What members say of themselves and are assigned.
+        self.member_bytes = 0
 
 
 class GroupState:
@@ -101,7 +105,7 @@ class GroupStore:
         self.sequence = 0
 
     def create(self, group_id: str) -> Group:
-        """A new group, which is not durable before something is said of it. GroupFull where there are too many."""
+        """A new group. InvalidGroupName, or GroupFull where there are too many."""
         if len(group_id.encode("utf-8", "surrogateescape")) > GROUP_NAME_BYTES_MAX:
             raise InvalidGroupName(f"a group's name has at most {GROUP_NAME_BYTES_MAX} bytes")
         if self.totals.groups >= self.settings.groups_max:
@@ -112,13 +116,16 @@ class GroupStore:
     def record(self, *records: Record) -> None:
         """Make a change: whoever is told of it has to wait for the commit `sequence`."""
         ledger = self._ledger
+        # A broker that keeps nothing has none, and before the end of recovery there is nothing to be told.
+        is_kept = ledger.journal is not None
         for record in records:
-            if ledger.journal is not None:
+            if is_kept:
                 ledger.group_changed(encode_record(self.vhost, record))
             self.apply(record)
-        self.sequence = int(ledger.sequence())
-        ledger.sync_wanted = True
-        self._turn.touch()
+        if is_kept:
+            self.sequence = int(ledger.sequence())
+            ledger.sync_wanted = True
+            self._turn.touch()
 
     def change_head(self, group: Group, head: GroupHead) -> None:
         """Record a change of a group's state, generation, protocol or leader."""
@@ -196,13 +203,17 @@ class GroupStore:
             member.session.stop()
 
     def _count_member(self, group: Group, state: MemberState, sign: int) -> None:
-        group.member_bytes += sign * state.size
+        self._count_bytes(group, sign * state.size)
         for name in {name for name, _ in state.protocols}:
             count = group.supporters.get(name, 0) + sign
             if count > 0:
                 group.supporters[name] = count
             else:
                 group.supporters.pop(name, None)
+
+    def _count_bytes(self, group: Group, change: int) -> None:
+        group.member_bytes += change
+        self.totals.member_bytes += change
 
     def _assign(self, group: Group, record: Assigned) -> None:
         self._set_assignments(group, dict(record.assignments))
@@ -212,7 +223,7 @@ class GroupStore:
         for member in group.members.values():
             before = member.state
             member.state = replace(before, assignment=assignments.get(member.member_id, b""))
-            group.member_bytes += len(member.state.assignment) - len(before.assignment)
+            self._count_bytes(group, len(member.state.assignment) - len(before.assignment))
 
     def _apply_offsets(self, group: Group, offsets: tuple[tuple[str, int, CommittedOffset], ...]) -> None:
         for topic, partition, committed in offsets:
@@ -220,14 +231,24 @@ class GroupStore:
             if partitions is None:
                 partitions = group.offsets[topic] = {}
                 self.topics[topic] = self.topics.get(topic, 0) + 1
-            if partition not in partitions:
+            before = partitions.get(partition)
+            if before is None:
                 group.offset_count += 1
                 self.totals.offsets += 1
+            else:
+                self._count_metadata(group, -len(before.metadata))
+            self._count_metadata(group, len(committed.metadata))
             partitions[partition] = committed
+
+    def _count_metadata(self, group: Group, change: int) -> None:
+        group.metadata += change
+        self.totals.metadata += change
 
     def _delete_offset(self, group: Group, topic: str, partition: int) -> None:
         partitions = group.offsets.get(topic)
-        if partitions is not None and partitions.pop(partition, None) is not None:
+        removed = partitions.pop(partition, None) if partitions is not None else None
+        if removed is not None:
+            self._count_metadata(group, -len(removed.metadata))
             group.offset_count -= 1
             self.totals.offsets -= 1
             if not partitions:
@@ -246,6 +267,8 @@ class GroupStore:
         if group is not None:
             self.totals.groups -= 1
             self.totals.offsets -= group.offset_count
+            self.totals.metadata -= group.metadata
+            self.totals.member_bytes -= group.member_bytes
             for topic in group.offsets:
                 self._count_topic_out(topic)
             group.stop()

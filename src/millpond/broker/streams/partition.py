@@ -78,6 +78,8 @@ class Partition:
         self.ledger: Final[Ledger] = store.ledger
         self.memory: Final[MemoryBudget] = store.memory
         self._listeners: dict[PartitionListener, None] = {}
+        # Of those that listen, how many wait for something to be durable: it is then made so at once.
+        self.readers_waiting: i64 = 0
         self.name: Final = name
         self.log_id: Final[i64] = log_id
         self.recoverable: Final = recoverable
@@ -167,6 +169,8 @@ class Partition:
             self.producers.appended(header, base_offset, self.store.turn.now_ms)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, sequence))
         if self.recoverable:
+            if self.readers_waiting > 0:
+                ledger.sync_wanted = True
             ledger.appended(self.log_id, base_offset, batch)
             self.store.appended(self)
         else:

@@ -242,7 +242,7 @@ class StreamStore(CommitWaiter):
         folders = [
             self._folder(partition)
             for partition in partitions
-            if partition.recoverable and self.segment_count(partition) == 0
+            if partition.recoverable and partition.written_end > 0 and self.segment_count(partition) == 0
         ]
         filesystem = self._store.filesystem
         if filesystem is None or not folders:

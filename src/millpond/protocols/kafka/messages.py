@@ -19,14 +19,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from millpond.base.errors import SyntaxFault
+from millpond.protocols.kafka.request_check import checked_request
 
 Tree = Mapping[str, object]
 
 _Convert = Callable[[Any], Any]
 _EPOCH: Final = dt.datetime.fromtimestamp(0, dt.UTC)
 
-# Of each (api key, version): how to read the request, whether its header is flexible.
-_readers: Final[dict[tuple[int, int], tuple[Callable[[Any, int], tuple[Any, int]], bool]]] = {}
+_Read = Callable[[Any, int], tuple[Any, int]]
+
+# Of each (api key, version): how to read the request, and its definition, which knows whether its header is flexible.
+_readers: Final[dict[tuple[int, int], tuple[_Read, Any]]] = {}
 _writers: Final[dict[tuple[int, int], tuple[_Convert, Callable[[Any, Any], None], bool]]] = {}
 
 
@@ -41,13 +44,13 @@ def decode_request(api_key: int, version: int, data: bytes, position: int, end: 
     """The request in `data` from behind the client id on. Raises SyntaxFault."""
     from kio.serial.errors import SerialError
 
-    read, flexible = _readers.get((api_key, version)) or _reader(api_key, version)
+    read, schema = _readers.get((api_key, version)) or _reader(api_key, version)
     body = data[position:end]
     try:
-        start = _after_tags(body) if flexible else 0
+        start = _after_tags(body) if schema.__flexible__ else 0
         # What follows is ignored, as Kafka does: librdkafka sends a byte too many when it asks for all topics.
-        request, _ = read(body, start)
-    except (SerialError, ValueError, IndexError, OverflowError, TypeError) as error:
+        request, _ = read(checked_request(schema, body, start), 0)
+    except (SerialError, ValueError, LookupError, OverflowError, TypeError) as error:
         raise SyntaxFault(f"a request of api key {api_key}, version {version}, cannot be read: {error}") from None
     return request
 
@@ -69,12 +72,12 @@ def _after_tags(body: bytes) -> int:
     return int(reader.position)
 
 
-def _reader(api_key: int, version: int) -> tuple[Callable[[Any, int], tuple[Any, int]], bool]:
+def _reader(api_key: int, version: int) -> tuple[_Read, Any]:
     from kio.index import load_request_schema
     from kio.serial import entity_reader
 
     schema: Any = load_request_schema(api_key, version)
-    found = _readers[api_key, version] = (entity_reader(schema), schema.__flexible__)
+    found = _readers[api_key, version] = (entity_reader(schema), schema)
     return found
 
 

@@ -222,6 +222,7 @@ class Fetching(Waiting):
                 reader = _Reader(self, partition)
                 self._readers.append(reader)
                 partition.add_listener(reader)
+                partition.readers_waiting += 1
                 if partition.has_pending:
                     # Nobody else may have asked for it to become durable.
                     call.connection.ledger.sync_wanted = True
@@ -252,6 +253,7 @@ class Fetching(Waiting):
     def _stop(self) -> None:
         for reader in self._readers:
             reader.partition.remove_listener(reader)
+            reader.partition.readers_waiting -= 1
         self._readers = []
         if self._timer is not None:
             self._timer.cancel()

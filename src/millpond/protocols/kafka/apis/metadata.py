@@ -1,7 +1,7 @@
 """Metadata: the brokers, the topics, and who leads their partitions: always this node.
 
 Behaviour: all topics that the user may read or write or configure, or those that are asked for by name, or by id from
-version 10 on. A name that is asked for and not there becomes a topic where the node makes topics so and the client
+version 12 on. A name that is asked for and not there becomes a topic where the node makes topics so and the client
 does not forbid it. The node's address is the one that the client has connected to, unless another is advertised.
 Versions: 0 asks for all topics by an empty list, later ones by null. 1 to 3 always allow topics to be made.
 Not implemented: racks; operations that the user is authorized to do are not told (KIP-430).
@@ -18,6 +18,7 @@ from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka import messages
 from millpond.protocols.kafka.errors import (
+    INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_TOPIC_ID,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 NODE_ID: Final = 1
 LEADER_EPOCH: Final = 0
+# Versions 10 and 11 have a field for it that must not be used.
+_BY_ID_FROM: Final = 12
 
 
 def node_address(connection: Connection) -> tuple[str, int]:
@@ -58,9 +61,12 @@ def metadata(call: Call, request: Any) -> Tree | None:
         assert connection.vhost is not None
         topics = connection.vhost.topics.by_name.values()
         found = [topic for topic in topics if connection.apis.may_see(connection, topic.name)]
+    elif call.version < _BY_ID_FROM and any(map(_is_by_id, request.topics)):
+        others = [{"error_code": INVALID_REQUEST, "name": asked.name or ""} for asked in request.topics]
     else:
         may_create = getattr(request, "allow_auto_topic_creation", True)
-        for asked in request.topics:
+        # Each is told once, however often it is asked for: a name is short, and what is told of it may be long.
+        for asked in dict.fromkeys(request.topics):
             topic = (
                 _by_name(connection, asked.name, may_create) if asked.name is not None else _by_id(connection, asked)
             )
@@ -72,6 +78,10 @@ def metadata(call: Call, request: Any) -> Tree | None:
         return _tree(connection, [*map(described, found), *others])
     _answer_from_cache(call, found)
     return None
+
+
+def _is_by_id(asked: Any) -> bool:
+    return asked.name is None or getattr(asked, "topic_id", None) is not None
 
 
 def _tree(connection: Connection, topics: list[Tree]) -> Tree:
