@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
-from tests.kafka.conftest import CreateTopic
-from tests.support.kafka_client import CODECS, Client, ConfluentClient, Message, Record, numbered, read_to_the_end
+from tests.conftest import EXTERNAL_KAFKA_VARIABLE
+from tests.kafka.conftest import CreateTopic, wait_for_topic
+from tests.support.broker_process import BrokerProcess
+from tests.support.kafka_client import (
+    CODECS,
+    Client,
+    ConfluentClient,
+    Message,
+    Record,
+    numbered,
+    quiet,
+    read_to_the_end,
+)
 from tests.support.raw_kafka import RawKafka, batch_of, fetch_batches, produce_batch
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 HOUR_MS = 3_600_000
 CORRUPT_MESSAGE = 2
 INVALID_TIMESTAMP = 32
 
-Stamp = Callable[..., None]
+# A pass waits for a checkpoint, and those keep their distance.
+COMPACTION_DEADLINE_S = 40.0
+
+Fill = Callable[[Client, str], None]
 
 
 @pytest.fixture
@@ -149,25 +166,10 @@ def pairs(records: Sequence[Record]) -> list[tuple[bytes | None, bytes | None]]:
     return [(record.key, record.value) for record in records]
 
 
-class TestCompaction:
-    def test_the_last_value_of_each_key_stays(
-        self, kafka: str, producer: Client, clients: list[Client], create_topic: CreateTopic
-    ) -> None:
-        name = create_topic(**COMPACTED)
-        one_segment_each(producer, name, [(key, b"%d" % number) for number in range(4) for key in (b"a", b"b", b"c")])
-        left = [(b"a", b"3"), (b"b", b"3"), (b"c", b"3"), (b"last", b"last")]
-        eventually(lambda: pairs(read_to_the_end(kafka, name)) == left, "one value for each key")
-        for reader in clients:
-            records = reader.read(name, 4)
-            assert pairs(records) == left, reader.name
-            assert [record.offset for record in records] == [9, 10, 11, 12], "offsets stay what they were"
-        assert producer.bounds(name)[1] == 13
+def many_records(codec: str) -> Fill:
+    """Three batches for ten keys: the second has every other key again, the third every third."""
 
-    @pytest.mark.parametrize("codec", CODECS)
-    def test_batches_of_many_records_are_thinned_out(
-        self, kafka: str, producer: Client, create_topic: CreateTopic, codec: str
-    ) -> None:
-        name = create_topic(**COMPACTED)
+    def fill(producer: Client, topic: str) -> None:
         then_ms = int(time.time() * 1000) - HOUR_MS
         for number in range(3):
             messages = [
@@ -176,51 +178,138 @@ class TestCompaction:
                 )
                 for key in range(0, 10, 1 + number)
             ]
-            producer.produce(name, messages, codec=codec)
-        producer.produce(name, [Message(b"last", b"last")], codec=codec)
-        expected = {b"last": b"last"} | {
-            b"key-%d" % key: b"%d of %d" % (2 if key % 3 == 0 else 1 if key % 2 == 0 else 0, key) for key in range(10)
-        }
-        eventually(lambda: len(read_to_the_end(kafka, name)) == 11, "one value for each key")
+            producer.produce(topic, messages, codec=codec)
+        producer.produce(topic, [Message(b"last", b"last")], codec=codec)
+
+    return fill
+
+
+def of_many_ages(producer: Client, topic: str) -> None:
+    now_ms = int(time.time() * 1000)
+    for number, age_ms in enumerate((HOUR_MS, HOUR_MS - 10_000, HOUR_MS - 20_000, 30_000, 20_000, 10_000, 0)):
+        producer.produce(topic, [Message(b"%d" % number, b"key", timestamp_ms=now_ms - age_ms)])
+
+
+def old_and_new(producer: Client, topic: str) -> None:
+    one_segment_each(producer, topic, [(b"a", b"1"), (b"b", b"1")])
+    producer.produce(topic, [Message(b"new", b"c")])
+
+
+def segments(*messages: tuple[bytes, bytes | None]) -> Fill:
+    return lambda producer, topic: one_segment_each(producer, topic, messages)
+
+
+# What the tests of compaction begin with: a topic's configuration, and what is in it.
+PREPARED: dict[str, tuple[dict[str, Any], Fill]] = {
+    "keys": (COMPACTED, segments(*((key, b"%d" % number) for number in range(4) for key in (b"a", b"b", b"c")))),
+    **{codec: (COMPACTED, many_records(codec)) for codec in CODECS},
+    "tombstone that goes": (
+        COMPACTED | {"delete_retention_ms": 0},
+        segments((b"a", b"1"), (b"b", b"1"), (b"a", None), (b"c", b"1")),
+    ),
+    "tombstone that stays": (COMPACTED, segments((b"a", b"1"), (b"b", b"1"), (b"a", None), (b"b", b"2"))),
+    "ages": (COMPACTED | {"min_compaction_lag_ms": HOUR_MS // 4}, of_many_ages),
+    "compacted and retained": (
+        COMPACTED | {"cleanup_policy": "compact,delete", "retention_ms": HOUR_MS // 4},
+        old_and_new,
+    ),
+    "changed policy": (COMPACTED | {"cleanup_policy": "delete"}, segments((b"a", b"1"), (b"a", b"2"))),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(session_kafka: BrokerProcess | None) -> Iterator[dict[str, str]]:
+    """The topics by what they are for. All are filled at once: compaction comes when it comes, and to all of them."""
+    servers = os.environ[EXTERNAL_KAFKA_VARIABLE] if session_kafka is None else session_kafka.kafka_address
+    admin = AdminClient(quiet(servers))
+    names = {purpose: f"compacted-{uuid.uuid4().hex[:12]}" for purpose in PREPARED}
+    settings = {
+        names[purpose]: {key.replace("_", "."): str(value) for key, value in configuration.items()}
+        for purpose, (configuration, _) in PREPARED.items()
+    }
+    for created in admin.create_topics([NewTopic(name, 1, 1, config=settings[name]) for name in settings]).values():
+        created.result(DEADLINE_S)
+    change_policy(admin, names["changed policy"])
+    for purpose, (_, fill) in PREPARED.items():
+        wait_for_topic(admin, names[purpose])
+        fill(ConfluentClient(servers), names[purpose])
+    yield names
+    for deleted in admin.delete_topics(list(names.values())).values():
+        deleted.exception(DEADLINE_S)
+
+
+def change_policy(admin: AdminClient, topic: str) -> None:
+    change = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])
+    admin.incremental_alter_configs([resource])[resource].result(DEADLINE_S)
+
+
+class TestCompaction:
+    def wait(self, kafka: str, topic: str, left: list[tuple[bytes | None, bytes | None]]) -> None:
+        eventually(lambda: pairs(read_to_the_end(kafka, topic)) == left, f"{left}", deadline_s=COMPACTION_DEADLINE_S)
+
+    def test_the_last_value_of_each_key_stays(
+        self, kafka: str, producer: Client, clients: list[Client], prepared: dict[str, str]
+    ) -> None:
+        name = prepared["keys"]
+        left: list[tuple[bytes | None, bytes | None]] = [(b"a", b"3"), (b"b", b"3"), (b"c", b"3"), (b"last", b"last")]
+        self.wait(kafka, name, left)
+        for reader in clients:
+            records = reader.read(name, 4)
+            assert pairs(records) == left, reader.name
+            assert [record.offset for record in records] == [9, 10, 11, 12], "offsets stay what they were"
+        assert producer.bounds(name)[1] == 13
+
+    @pytest.mark.parametrize("codec", CODECS)
+    def test_batches_of_many_records_are_thinned_out(self, kafka: str, prepared: dict[str, str], codec: str) -> None:
+        name = prepared[codec]
+        left = [(key, 2 if key % 3 == 0 else 1 if key % 2 == 0 else 0) for key in range(10)]
+        expected = {b"key-%d" % key: b"%d of %d" % (number, key) for key, number in left} | {b"last": b"last"}
+        eventually(
+            lambda: len(read_to_the_end(kafka, name)) == len(expected),
+            "one value for each key",
+            deadline_s=COMPACTION_DEADLINE_S,
+        )
         records = read_to_the_end(kafka, name)
         assert {record.key: record.value for record in records} == expected
         assert all(record.headers[0][0] == "n" for record in records if record.key != b"last")
         assert {batch.codec for batch in fetch_batches(kafka, name)} <= {codec, "none"}
 
-    def test_a_tombstone_takes_its_key_away_and_goes_itself(
-        self, kafka: str, producer: Client, create_topic: CreateTopic
+    def test_a_tombstone_stays_for_a_while(self, kafka: str, prepared: dict[str, str]) -> None:
+        self.wait(kafka, prepared["tombstone that stays"], [(b"a", None), (b"b", b"2"), (b"last", b"last")])
+
+    def test_young_records_are_let_be(self, kafka: str, prepared: dict[str, str]) -> None:
+        left = [b"2", b"3", b"4", b"5", b"6"]
+        self.wait(kafka, prepared["ages"], [(b"key", value) for value in left])
+
+    def test_old_keys_go_from_a_topic_that_is_compacted_and_retained(
+        self, kafka: str, prepared: dict[str, str]
     ) -> None:
-        name = create_topic(**COMPACTED, delete_retention_ms=0)
-        one_segment_each(producer, name, [(b"a", b"1"), (b"b", b"1"), (b"a", None), (b"c", b"1")])
+        self.wait(kafka, prepared["compacted and retained"], [(b"c", b"new")])
+
+    def test_a_policy_may_be_changed(self, kafka: str, prepared: dict[str, str]) -> None:
+        self.wait(kafka, prepared["changed policy"], [(b"a", b"2"), (b"last", b"last")])
+
+    @pytest.mark.slow
+    def test_a_tombstone_goes_in_the_end(self, kafka: str, producer: Client, prepared: dict[str, str]) -> None:
+        """With a later compaction than its key's value did, and that takes something new."""
+        name = prepared["tombstone that goes"]
 
         def values_of(key: bytes) -> list[bytes | None]:
             return [record.value for record in read_to_the_end(kafka, name) if record.key == key]
 
-        # The tombstone goes with a later compaction than the value does, and that takes something new.
         for round_number in range(2, 6):
             newest = b"%d" % round_number
             one_segment_each(producer, name, [(b"c", newest)], after_minutes=round_number)
-            eventually(lambda: values_of(b"c") == [newest], "another compaction")  # noqa: B023 - called at once
+            eventually(
+                lambda: values_of(b"c") == [newest],  # noqa: B023 - called at once
+                "another compaction",
+                deadline_s=COMPACTION_DEADLINE_S,
+            )
             if values_of(b"a") == []:
                 break
         assert values_of(b"a") == []
         assert values_of(b"b") == [b"1"]
-
-    def test_a_tombstone_stays_for_a_while(self, kafka: str, producer: Client, create_topic: CreateTopic) -> None:
-        name = create_topic(**COMPACTED)
-        one_segment_each(producer, name, [(b"a", b"1"), (b"b", b"1"), (b"a", None), (b"b", b"2")])
-        left = [(b"a", None), (b"b", b"2"), (b"last", b"last")]
-        eventually(lambda: pairs(read_to_the_end(kafka, name)) == left, "the tombstone and what is left")
-
-    def test_young_records_are_let_be(self, kafka: str, producer: Client, create_topic: CreateTopic) -> None:
-        name = create_topic(**COMPACTED, min_compaction_lag_ms=HOUR_MS // 4)
-        now_ms = int(time.time() * 1000)
-        for number, age_ms in enumerate((HOUR_MS, HOUR_MS - 10_000, HOUR_MS - 20_000, 30_000, 20_000, 10_000, 0)):
-            producer.produce(name, [Message(b"%d" % number, b"key", timestamp_ms=now_ms - age_ms)])
-        left = [b"2", b"3", b"4", b"5", b"6"]
-        eventually(
-            lambda: [record.value for record in read_to_the_end(kafka, name)] == left, "only the old are compacted"
-        )
 
     def test_a_record_without_a_key_is_refused(
         self, raw: RawKafka, producer: Client, kafka: str, create_topic: CreateTopic
@@ -232,26 +321,3 @@ class TestCompaction:
         assert produce_batch(raw, name, batch_of(b"no key", key=None)).error_code == KafkaError.INVALID_RECORD
         producer.produce(name, [Message(b"value", b"key")])
         assert pairs(read_to_the_end(kafka, name)) == [(b"key", b"value")]
-
-    def test_old_keys_go_from_a_topic_that_is_compacted_and_retained(
-        self, kafka: str, producer: Client, create_topic: CreateTopic
-    ) -> None:
-        name = create_topic(**COMPACTED | {"cleanup_policy": "compact,delete"}, retention_ms=HOUR_MS // 4)
-        one_segment_each(producer, name, [(b"a", b"1"), (b"b", b"1")])
-        producer.produce(name, [Message(b"new", b"c")])
-        eventually(lambda: pairs(read_to_the_end(kafka, name)) == [(b"c", b"new")], "what is old has gone")
-
-    def test_a_policy_may_be_changed(
-        self, kafka: str, admin: AdminClient, producer: Client, create_topic: CreateTopic
-    ) -> None:
-        name = create_topic(**COMPACTED | {"cleanup_policy": "delete"})
-        one_segment_each(producer, name, [(b"a", b"1"), (b"a", b"2")])
-        change = confluent_kafka.admin.ConfigEntry(
-            "cleanup.policy", "compact", incremental_operation=confluent_kafka.admin.AlterConfigOpType.SET
-        )
-        resource = confluent_kafka.admin.ConfigResource(
-            confluent_kafka.admin.ResourceType.TOPIC, name, incremental_configs=[change]
-        )
-        admin.incremental_alter_configs([resource])[resource].result(20)
-        left = [(b"a", b"2"), (b"last", b"last")]
-        eventually(lambda: pairs(read_to_the_end(kafka, name)) == left, "it is compacted now")

@@ -29,7 +29,7 @@ from tests.support.waiting import DEADLINE_S, eventually
 SESSION_TIMEOUT_MS = 1_000
 HEARTBEAT_INTERVAL_MS = 100
 # kafka-python gives up a rebalance that takes longer than one poll may, and has to begin again.
-KAFKA_PYTHON_POLL_MS = 500
+KAFKA_PYTHON_POLL_MS = 300
 
 Assignment = frozenset[tuple[str, int]]
 
