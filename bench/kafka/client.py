@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-PACED_RATE: Final = 1000  # records per second
+from bench.kafka.workloads import KAFKA_PACED_RATE
+
 _STANDSTILL_SECONDS_MAX: Final = 60.0
 # Between two looks at the clock and at the delivery reports.
 _RECORDS_PER_LOOK: Final = 500
@@ -158,7 +159,7 @@ def _paced(task: Task) -> Answer:
     producer = _producer(task)
     filler = bytes(task.record_bytes - 8)
     answer = _start()
-    interval_ns = 1_000_000_000 // PACED_RATE
+    interval_ns = 1_000_000_000 // KAFKA_PACED_RATE
     due_ns = time.monotonic_ns()
     for _ in range(task.records):
         due_ns += interval_ns

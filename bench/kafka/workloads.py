@@ -11,7 +11,7 @@ from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class KafkaWorkload:
     """One row of the table for each broker."""
 
     name: str
@@ -35,21 +35,29 @@ class Workload:
         """Whether it reads a topic that has been filled before, and not one of its own."""
         return all(role in {"replay", "member"} for role in self.roles)
 
+    @property
+    def is_by_request(self) -> bool:
+        """Whether each record is a request of its own, as fast as that goes."""
+        return self.settings.get("batch.num.messages") == 1
 
+
+KAFKA_PACED_RATE: Final = 1000  # records per second, where the rate is given
 _NOT_BATCHED: Final = {"batch.num.messages": 1, "linger.ms": 0, "queue.buffering.max.messages": 1000}
 
 WORKLOADS: Final = (
-    Workload("kafka-produce", "100 B records, default batching, one partition", ("flood",), flushed_too=True),
-    Workload("kafka-produce-1k", "the same with 1 KiB records", ("flood",), record_bytes=1024),
-    Workload("kafka-produce-100-partitions", "100 B records over 100 partitions in turn", ("flood",), partitions=100),
-    Workload(
+    KafkaWorkload("kafka-produce", "100 B records, default batching, one partition", ("flood",), flushed_too=True),
+    KafkaWorkload("kafka-produce-1k", "the same with 1 KiB records", ("flood",), record_bytes=1024),
+    KafkaWorkload(
+        "kafka-produce-100-partitions", "100 B records over 100 partitions in turn", ("flood",), partitions=100
+    ),
+    KafkaWorkload(
         "kafka-produce-single",
         "one record per request, at most 1,000 outstanding",
         ("flood",),
         settings=_NOT_BATCHED,
         flushed_too=True,
     ),
-    Workload(
+    KafkaWorkload(
         "kafka-produce-sync",
         "one record per request, one in flight; latency is from the call to the acknowledgement",
         ("synchronous",),
@@ -57,15 +65,15 @@ WORKLOADS: Final = (
         flushed_too=True,
         has_latency=True,
     ),
-    Workload("kafka-consume", "replay from the beginning by one consumer", ("replay",)),
-    Workload("kafka-consume-4", "the same by four consumers at once, each of everything", ("replay",) * 4),
-    Workload(
+    KafkaWorkload("kafka-consume", "replay from the beginning by one consumer", ("replay",)),
+    KafkaWorkload("kafka-consume-4", "the same by four consumers at once, each of everything", ("replay",) * 4),
+    KafkaWorkload(
         "kafka-groups",
         "replay by two groups of two members each, with their commits",
         ("member",) * 4,
         partitions=4,
     ),
-    Workload(
+    KafkaWorkload(
         "kafka-latency",
         "1,000 records/s, linger 0; latency is from when a record was due to the consumer in another process",
         ("paced", "listener"),
