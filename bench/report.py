@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from bench.load import Run
 from bench.syncs import SyncCount
@@ -140,7 +140,14 @@ def expectations(workloads: Sequence[Workload], peers: Sequence[str], results: R
     return lines
 
 
-def disturbances(results: Results) -> list[str]:
+class Shared(Protocol):
+    """A run, of whatever kind, on a machine that others may have used."""
+
+    @property
+    def others_busy(self) -> float: ...
+
+
+def disturbances(results: Mapping[tuple[str, str], Sequence[Shared]]) -> list[str]:
     """One line for each workload and peer of which a run shared the machine with something else."""
     return [
         f"{workload}, {peer}: other processes used up to {worst:.0%} of a core during a run"
@@ -152,3 +159,11 @@ def disturbances(results: Results) -> list[str]:
 def markdown_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_part(document: str, part: str, text: str) -> str:
+    """`document` with one of its parts replaced, or added at its end. Comments mark where a part begins and ends."""
+    begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
+    head, _, rest = document.partition(begin)
+    tail = rest.partition(end)[2].strip()
+    return "\n\n".join(each for each in (head.strip(), f"{begin}\n{text.strip()}\n{end}", tail) if each) + "\n"

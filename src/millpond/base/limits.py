@@ -183,6 +183,8 @@ STREAM_RETENTION_CHECKS_MAX: Final = 512
 # The most that the records of one compressed batch may be when decompressed: four of the largest messages. A few bytes
 # can be made to become any amount.
 RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
+# Where that happens while the other connections wait: some 30 ms.
+RECORDS_DECOMPRESSED_AT_ONCE_MAX: Final = 32 * MIB
 # What one step of a search for a time reads before others get the reading thread.
 STREAM_SEARCH_BYTES: Final = 8 * MIB
 # How long a stream is left alone after compaction has failed.

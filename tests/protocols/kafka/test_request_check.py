@@ -71,7 +71,7 @@ def test_a_request_without_unknown_fields_stays_as_it_is(api: fuzzing.Api) -> No
         (12, b"\xff\xff\xff\xff\x07"),
         (12, b"\xff\xff\xff\xff\x0f"),
         (12, b"\xff\xff\xff\x07"),
-    ],  # fmt: skip
+    ],
 )
 def test_an_array_that_says_to_be_huge_takes_no_memory(client: Client, version: int, count: bytes) -> None:
     client.feed(request_bytes(METADATA, version, 1, count + bytes(100)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
+from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.topic_settings import TopicSettings
 
@@ -65,7 +66,7 @@ class Topic:
 
         settings = self.settings
         if settings.codec >= 0:
-            batch = recompressed(batch, settings.codec)
+            batch = recompressed(batch, settings.codec, settings.codec_level, RECORDS_DECOMPRESSED_AT_ONCE_MAX)
         return with_append_time(batch, now_ms) if settings.stamps_append_time else batch
 
     def delete(self) -> None:

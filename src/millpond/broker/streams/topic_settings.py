@@ -54,13 +54,13 @@ TOPIC_CONFIGS: Final[dict[str, TopicConfig]] = _table(
         "cleanup.policy", LIST, "delete", "delete: old segments go. compact: of each key the latest value stays.",
         True, choices=("compact", "delete"),
     ),
-    TopicConfig("compression.gzip.level", INT, "-1", "Each codec has one level here.", False, -1, 9),
-    TopicConfig("compression.lz4.level", INT, "9", "Each codec has one level here.", False, 1, 17),
+    TopicConfig("compression.gzip.level", INT, "-1", "The level where compression.type is gzip.", True, -1, 9),
+    TopicConfig("compression.lz4.level", INT, "9", "The level where compression.type is lz4.", True, 1, 17),
     TopicConfig(
         "compression.type", STRING, "producer", "How batches are compressed; producer leaves them as they come.", True,
         choices=(*CODECS, "producer"),
     ),
-    TopicConfig("compression.zstd.level", INT, "3", "Each codec has one level here.", False, -131_072, 22),
+    TopicConfig("compression.zstd.level", INT, "3", "The level where compression.type is zstd.", True, -131_072, 22),
     TopicConfig("delete.retention.ms", LONG, "86400000", "How long compaction keeps a deletion.", True, 0),
     TopicConfig("file.delete.delay.ms", LONG, "60000", "Files are deleted at once here.", False, 0),
     TopicConfig("flush.messages", LONG, str(LONG_MAX), "The journal makes messages durable, not this.", False, 1),
@@ -173,3 +173,5 @@ class TopicSettings:
         self.after_max_ms: Final[i64] = int(value("message.timestamp.after.max.ms"))
         codec = value("compression.type")
         self.codec: Final[i64] = CODECS.get(codec, AS_PRODUCED)
+        level = f"compression.{codec}.level"
+        self.codec_level: Final = int(value(level)) if level in TOPIC_CONFIGS else None

@@ -17,7 +17,7 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, write_i32_be
-from mypy_extensions import i32, i64
+from mypy_extensions import i32, i64, mypyc_attr
 
 from millpond.base.clock import Timer
 from millpond.base.errors import PeerError, SyntaxFault
@@ -81,6 +81,7 @@ class KafkaSettings:
         self.cluster_id: Final = cluster_id
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiting:
     """What a call waits for, to be called off when the connection is lost."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, SyntaxFault
+from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.access import Operation
 from millpond.protocols.kafka import messages
 from millpond.protocols.kafka.errors import UNSUPPORTED_VERSION
@@ -176,7 +177,7 @@ class ApiTable:
         from millpond.storage.batch_rewrite import plain_batch
 
         try:
-            reader = RecordReader(plain_batch(batch))
+            reader = RecordReader(plain_batch(batch, RECORDS_DECOMPRESSED_AT_ONCE_MAX))
             missing: list[int] = []
             while reader.next():
                 if reader.key is None:
