@@ -210,6 +210,9 @@ GROUP_MEMBERS_MAX: Final = 5_000
 GROUP_PENDING_MEMBERS_MAX: Final = 5_000
 # A client that has joined for the first time, and may be gone, is waited for so long; Apache Kafka's.
 GROUP_NEW_MEMBER_TIMEOUT_MS: Final = 300_000
+# While all that are left of a group are static members, and away, it is looked for them no more often than this,
+# however short their rebalance timeout is.
+GROUP_AWAY_CHECK_MS: Final = 1_000
 # What a member says of itself, and what all members of a group say and are assigned together: the leader gets it in
 # one answer, and the journal in one record.
 GROUP_MEMBER_BYTES_MAX: Final = 1 * MIB

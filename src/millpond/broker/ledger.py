@@ -192,7 +192,8 @@ class Ledger:
             return
         size: i64 = 18 + len(batch)
         is_apart = len(batch) >= JOURNAL_BODY_BYTES_APART
-        if not is_apart and len(self._frame) > 0 and len(self._frame) + size > LEDGER_FRAME_BYTES:
+        if len(self._frame) > 0 and len(self._frame) + size > LEDGER_FRAME_BYTES:
+            # A batch may be as large as a frame: what precedes it there must be small.
             self._write_part()
         frame = self._frame
         frame.append(u8(change))
