@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from millpond.base import limits
-from millpond.base.clock import ManualClock
+from millpond.base.clock import ManualClock, Timer
 from millpond.broker.groups import membership as membership_module
 from millpond.broker.groups.coordinator import DEFAULT_SETTINGS, GroupCoordinator
 from millpond.broker.groups.errors import (
@@ -64,6 +66,18 @@ class Crew:
 
     def stable(self, *clients: Client) -> Group:
         return stabilise(self.clock, *clients)
+
+
+def count_timers(clock: ManualClock) -> Callable[[], int]:
+    """From now on counts how often somebody asks to be called later. Who never stops asking is stopped."""
+    call_later, count = clock.call_later, itertools.count()
+
+    def counted(delay_ms: int, callback: Callable[[], None]) -> Timer:
+        assert next(count) < 10_000, "somebody asks for timers without end"
+        return call_later(delay_ms, callback)
+
+    clock.call_later = counted  # type: ignore[method-assign]
+    return lambda: next(count)
 
 
 @pytest.fixture
@@ -559,6 +573,19 @@ def test_a_group_of_static_members_that_are_all_away_waits_for_them(crew: Crew) 
     other.leave()
     crew.clock.advance(REBALANCE_MS * 3)
     assert crew.group.state == PREPARING_REBALANCE
+    back = crew.client("away", instance_id="s", session_ms=600_000).join()
+    assert (back.error, back.generation, back.is_leader) == (None, 2, True)
+
+
+def test_a_group_whose_members_are_away_and_do_not_want_to_be_waited_for_keeps_nobody_busy(crew: Crew) -> None:
+    away = crew.client("away", instance_id="s", session_ms=600_000, rebalance_ms=0)
+    other = crew.client("other")
+    crew.stable(away, other)
+    other.leave()
+    timers = count_timers(crew.clock)
+    crew.clock.advance(60_000)
+    assert crew.group.state == PREPARING_REBALANCE
+    assert timers() <= 100
     back = crew.client("away", instance_id="s", session_ms=600_000).join()
     assert (back.error, back.generation, back.is_leader) == (None, 2, True)
 

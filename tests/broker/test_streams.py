@@ -11,7 +11,7 @@ import pytest
 
 from millpond.base.errors import CorruptData, PeerError
 from millpond.base.faulty_filesystem import FaultyFilesystem
-from millpond.base.limits import STREAM_READS_MAX
+from millpond.base.limits import KAFKA_BATCH_BYTES_MAX, STREAM_READS_MAX
 from millpond.broker import checkpoint
 from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.streams.partition import placed
@@ -701,3 +701,28 @@ def test_reads_that_wait_behind_those_of_a_deleted_stream_are_made(lives: Lives)
     log_of(kept).load(0)
     life.vhost.delete_queue(gone, False, False)
     life.pump_until(lambda: log_of(kept).batch_at(0) is not None, "the read")
+
+
+# --- Large batches in the journal -------------------------------------------------------------------------------------
+
+
+def batch_of_size(size: int) -> bytes:
+    """A record batch of about so many bytes."""
+    builder = BatchBuilder()
+    builder.append_with_headers(0, 1_000, None, bytes(size), [])
+    return builder.finish(0, 0)
+
+
+def test_the_largest_batch_follows_much_else_of_its_turn(lives: Lives) -> None:
+    life = lives.life
+    small, large = life.declare_stream("small"), life.declare_stream("large")
+    piece = batch_of_size(60 * KIB)
+    pieces = 10 * MIB // len(piece)
+    for _ in range(pieces):
+        log_of(small).append(piece)
+    log_of(large).append(batch_of_size(KAFKA_BATCH_BYTES_MAX - KIB))
+    log_of(small).append(piece)
+    life.settle_down()
+    life = lives.cut_power()
+    assert log_of(life.stream("small")).end_offset == pieces + 1
+    assert log_of(life.stream("large")).end_offset == 1

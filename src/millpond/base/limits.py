@@ -210,6 +210,9 @@ GROUP_MEMBERS_MAX: Final = 5_000
 GROUP_PENDING_MEMBERS_MAX: Final = 5_000
 # A client that has joined for the first time, and may be gone, is waited for so long; Apache Kafka's.
 GROUP_NEW_MEMBER_TIMEOUT_MS: Final = 300_000
+# While all that are left of a group are static members, and away, it is looked for them no more often than this,
+# however short their rebalance timeout is.
+GROUP_AWAY_CHECK_MS: Final = 1_000
 # What a member says of itself, and what all members of a group say and are assigned together: the leader gets it in
 # one answer, and the journal in one record.
 GROUP_MEMBER_BYTES_MAX: Final = 1 * MIB
@@ -241,8 +244,9 @@ OFFSETS_EXPIRY_AT_ONCE: Final = 10_000
 JOURNAL_FILE_BYTES: Final = 128 * MIB
 # What may wait for the disk before publishers are held back.
 JOURNAL_PENDING_BYTES_MAX: Final = 64 * MIB
-# A payload's body as large as this is written where it lies; what is smaller is copied, to be written together.
-JOURNAL_BODY_BYTES_APART: Final = 64 * KIB
+# What is as large as this is written to journal and logs where it lies; what is smaller is copied, to be written
+# together.
+WRITE_BYTES_APART: Final = 64 * KIB
 # The longest frame that recovery will believe. A batch is at most a page or one message.
 JOURNAL_FRAME_BYTES_MAX: Final = 64 * MIB
 # Unconfirmed publishes and acks are synced at the latest after this long.

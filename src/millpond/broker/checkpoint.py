@@ -84,7 +84,7 @@ class Checkpointer(CommitWaiter):
         self._trimmable: dict[int, Backlog] = {}
         # Pages that are still on their way to their places, and the commit that covers what was carried forward.
         self._awaited: dict[Page, None] = {}
-        self._awaited_streams: list[StreamState] = []
+        self._awaited_streams: dict[Partition, StreamState] = {}
         self._awaited_commit = 0
         self._collecting = False
         # Known to the commits as somebody who waits.
@@ -213,7 +213,9 @@ class Checkpointer(CommitWaiter):
         }
         broker.streams.checkpoint_wanted = False
         self._stream_states = [StreamState(partition) for partition in partitions]
-        self._awaited_streams = list(self._stream_states)
+        self._awaited_streams = {
+            state.partition: state for state in self._stream_states if state.partition.written_end < state.log_end
+        }
         self._group_states = broker.groups.capture()
         self._collecting = True
         if not self._is_waiting:
@@ -263,21 +265,17 @@ class Checkpointer(CommitWaiter):
                 self._go_on()
 
     def _stream_written(self, partition: Partition) -> None:
-        if self._collecting and self._awaited_streams:
-            for state in self._awaited_streams:
-                # What could not be written is no longer counted as being in the log, or on its way to it.
-                if state.partition is partition and partition.log_end < state.log_end and not partition.deleted:
-                    self._failed("a stream could not be written")
-                    return
+        state = self._awaited_streams.get(partition)
+        if state is None:
+            return
+        if partition.deleted or partition.written_end >= state.log_end:
+            del self._awaited_streams[partition]
             self._go_on()
+        elif partition.log_end < state.log_end:
+            # What could not be written is no longer counted as being in the log, or on its way to it.
+            self._failed("a stream could not be written")
 
     def _go_on(self) -> None:
-        if self._awaited_streams:
-            self._awaited_streams = [
-                state
-                for state in self._awaited_streams
-                if state.partition.written_end < state.log_end and not state.partition.deleted
-            ]
         if self._collecting and not self._awaited and not self._awaited_streams and self._awaited_commit == 0:
             self._collecting = False
             sync = self._broker.store.sync_task()
@@ -333,7 +331,7 @@ class Checkpointer(CommitWaiter):
         self._stream_states = []
         self._group_states = []
         self._awaited = {}
-        self._awaited_streams = []
+        self._awaited_streams = {}
         self._awaited_commit = 0
         self._broker.store.give_back_trimmable(self._trimmable)
         self._trimmable = {}

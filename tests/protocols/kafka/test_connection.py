@@ -276,6 +276,21 @@ def test_a_client_whose_request_is_under_way_is_not_idle(pond: Pond, client: Cli
         assert client.take()
 
 
+def test_a_producer_that_is_held_back_for_long_is_closed(pond: Pond, client: Client) -> None:
+    """It has asked again on other connections, and that it has left this one is not noticed while it is not read."""
+    pond.topic("t")
+    pond.broker.alarms.raise_alarm("disk")
+    client.send(PRODUCE, 9, **produce_tree({"t": {0: batch_of(b"v")}}))
+    pond.advance(KAFKA_IDLE_MS - KAFKA_IDLE_CHECK_MS)
+    assert not client.transport.is_closed
+    pond.advance(2 * KAFKA_IDLE_CHECK_MS)
+    assert client.transport.is_closed
+    assert pond.broker.connections == {}
+    pond.broker.alarms.clear_alarm("disk")
+    pond.rest()
+    assert pond.partition("t").end_offset == 0
+
+
 # --- Clients that do not read -----------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from millpond.base.limits import KAFKA_PARTITIONS_PER_REQUEST_MAX, PRODUCER_BATCHES_REMEMBERED
+from millpond.base.limits import (
+    KAFKA_PARTITIONS_PER_REQUEST_MAX,
+    PRODUCER_BATCHES_REMEMBERED,
+    PRODUCER_IDLE_MS,
+    STREAM_CHECK_INTERVAL_MS,
+)
 from millpond.protocols.kafka import errors
 from millpond.storage import compression
 from tests.protocols.kafka.harness import (
@@ -407,3 +412,30 @@ def test_a_client_without_a_name_produces(pond: Pond, client: Client) -> None:
     for client_id in (None, "", CLIENT_ID, "é" * 100):
         client.feed(request_bytes(PRODUCE, 9, 1, body, client_id=client_id))
     assert len(client.answers()) == 4
+
+
+# --- A broker that keeps nothing --------------------------------------------------------------------------------------
+
+
+def test_without_a_disk_too_records_are_deleted_and_producers_forgotten_in_time(pond: Pond, client: Client) -> None:
+    pond.topic("t", retention_ms="1000")
+    for number in range(2):
+        client.produce("t", batch_of(b"v", producer=(7, 0, number)))
+    partition = pond.partition("t")
+    pond.clock.advance(STREAM_CHECK_INTERVAL_MS)
+    pond.broker.streams.keep_house()
+    assert (partition.start_offset, partition.end_offset) == (1, 2)
+    assert partition.producers.known
+    pond.clock.advance(PRODUCER_IDLE_MS)
+    pond.broker.streams.keep_house()
+    assert not partition.producers.known
+
+
+def test_without_a_disk_a_topic_that_is_deleted_is_not_looked_after(pond: Pond, client: Client) -> None:
+    topic = pond.topic("t", retention_ms="1000")
+    client.produce("t", batch_of(b"v"))
+    pond.topics.delete(topic)
+    assert pond.broker.memory.used == 0
+    pond.clock.advance(STREAM_CHECK_INTERVAL_MS)
+    pond.broker.streams.keep_house()
+    assert pond.broker.memory.used == 0

@@ -22,6 +22,7 @@ from typing import Final
 
 from millpond.base.errors import PeerError
 from millpond.base.limits import (
+    GROUP_AWAY_CHECK_MS,
     GROUP_BYTES_MAX,
     GROUP_CLIENT_ID_CHARACTERS_MAX,
     GROUP_MEMBER_BYTES_MAX,
@@ -314,7 +315,8 @@ class Membership:
             leader = next((member.member_id for member in group.members.values() if member.join_done), None)
             if leader is None:
                 # All that are left are static, and away.
-                self._await_members(group)
+                delay_ms = max(group.rebalance_timeout_ms, GROUP_AWAY_CHECK_MS)
+                self._set_rebalance_alarm(group, delay_ms, partial(self._time_is_up, group.id))
                 return
         group.is_initial = False
         head = replace(group.head, generation=(group.generation + 1) & GENERATION_MAX, leader=leader)

@@ -190,6 +190,8 @@ class StreamStore(CommitWaiter):
         # What a partition keeps in memory although its log has it.
         self.tail_bytes_max = STREAM_TAIL_BYTES
         self._partitions: dict[int, Partition] = {}
+        # Those of which nothing is ever written.
+        self._transient: dict[Partition, None] = {}
         self._logs: dict[int, StreamLog] = {}
         # Those that have something that is not known to be durable, and whether the commits know of us.
         self._pending: dict[Partition, None] = {}
@@ -231,6 +233,8 @@ class StreamStore(CommitWaiter):
     def add(self, partition: Partition) -> None:
         if partition.recoverable:
             self._partitions[partition.log_id] = partition
+        else:
+            self._transient[partition] = None
 
     def segment_count(self, partition: Partition) -> int:
         """How many files its log has; 0 while that is not known."""
@@ -377,14 +381,15 @@ class StreamStore(CommitWaiter):
         now_ms = self._clock.monotonic_ms()
         if now_ms - self._retained_ms >= self.check_interval_ms and not self._ahead:
             self._retained_ms = now_ms
-            self._ahead = list(self._partitions.values())
+            self._ahead = [*self._partitions.values(), *self._transient]
         for _ in range(min(len(self._ahead), STREAM_RETENTION_CHECKS_MAX)):
             partition = self._ahead.pop()
             partition.producers.forget_idle(self._clock.wall_ms())
             if self._is_hot_too_old(partition):
                 self.write(partition, everything=True)
             is_open = partition.log_id in self._logs
-            if partition.written_end > partition.start_offset and self.retain(partition) and not is_open:
+            has_any = partition.written_end > partition.start_offset or not partition.recoverable
+            if has_any and self.retain(partition) and not is_open:
                 # Opening a log reads its last segment, and pages of queues wait behind it: one at a time.
                 break
         self.cleaner.keep_house()
@@ -439,6 +444,7 @@ class StreamStore(CommitWaiter):
     def delete(self, partition: Partition) -> None:
         """The partition is gone: so is its log, when the catalog is sure to remember that."""
         self._partitions.pop(partition.log_id, None)
+        self._transient.pop(partition, None)
         self._pending.pop(partition, None)
         self._hot.pop(partition, None)
         if partition.recoverable and partition.written_end > 0:

@@ -488,6 +488,11 @@ class Connection(ClientConnection, TurnTask):
             logger.info("%s: closed, as it does not read", self.describe_peer())
             self._abort()
             return
+        if idle_ms >= KAFKA_IDLE_MS and self._holds & HOLD_ALARM != 0:
+            # It is not read from, so nobody notices that the client has given up long ago, and come again.
+            logger.info("%s: closed, as it has been held back for long", self.describe_peer())
+            self._end()
+            return
         is_stuck = self._partial_bytes > 0 and self._holds == 0 and idle_ms >= KAFKA_REQUEST_TIMEOUT_MS
         if is_stuck or (idle_ms >= KAFKA_IDLE_MS and self._holds == 0 and self._first == len(self._calls)):
             logger.info("%s: closed, as it was idle", self.describe_peer())
