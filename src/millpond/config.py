@@ -274,6 +274,14 @@ class Settings(BaseModel):
             raise PydanticCustomError("order", "{text}", {"field": "group_session_timeout_min_ms", "text": text})
         return self
 
+    @model_validator(mode="after")
+    def _advertised_can_be_reached(self) -> Settings:
+        advertised = self.kafka_advertised
+        if advertised is not None and (advertised.port == 0 or advertised.host in ("0.0.0.0", "::")):  # noqa: S104
+            text = f"{str(advertised)!r} is not an address that a client can connect to"
+            raise PydanticCustomError("advertised", "{text}", {"field": "kafka_advertised", "text": text})
+        return self
+
     def certificate_login(self) -> CertificateLogin | None:
         """How clients log in by their certificates; None where none is verified."""
         if self.tls_ca is None:

@@ -128,6 +128,12 @@ def test_tls_needs_a_certificate_and_client_certificates_an_authority() -> None:
         load({"tls_verify_client": True})
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9092", "[::]:9092", "pond.example:0"])
+def test_clients_of_kafka_are_told_no_address_that_cannot_be_connected_to(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^--kafka-advertised: .* is not an address that a client can"):
+        load({"kafka_advertised": address})
+
+
 def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch, toml: Path) -> None:
     monkeypatch.setenv("MILLPOND_DEFAULT_PASSWORD", "hunter2")
     settings = load({})

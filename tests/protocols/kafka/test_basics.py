@@ -44,6 +44,12 @@ def test_metadata_makes_a_topic_that_is_asked_for(client: Client) -> None:
     assert response.brokers[0].port == 9092
 
 
+def test_a_topic_that_cannot_be_made_because_of_a_queue_is_refused_for_good(pond: Pond, client: Client) -> None:
+    pond.broker.vhost("/").declare_queue("taken", True, False, False, {}, None)
+    response = client.call(METADATA, 12, topics=[{"topic_id": None, "name": "taken"}], allow_auto_topic_creation=True)
+    assert [(topic.name, int(topic.error_code)) for topic in response.topics] == [("taken", 17)]
+
+
 def test_versions_are_told(client: Client) -> None:
     response = client.call(API_VERSIONS, 3, client_software_name="x", client_software_version="1")
     assert {entry.api_key for entry in response.api_keys} >= {0, 1, 2, 3, 18, 22}

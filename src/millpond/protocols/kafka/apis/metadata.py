@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from millpond.base.errors import PeerError
+from millpond.base.errors import AlreadyExists, PeerError
 from millpond.base.limits import METADATA_ANSWERS_CACHED_MAX, METADATA_CACHED_PARTITIONS_MIN
 from millpond.broker.access import Operation
 from millpond.broker.streams.topic import Topic
@@ -150,6 +150,9 @@ def _by_name(connection: Connection, name: str, may_create: bool) -> Topic | Tre
             return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
         try:
             return topics.create(name, int(connection.settings.partitions), {})
+        except AlreadyExists:
+            # A queue has this name. To be told that a topic exists makes clients ask again until their time is over.
+            return {"error_code": INVALID_TOPIC_EXCEPTION, "name": name}
         except PeerError as error:
             return {"error_code": code_of(error), "name": name}
     return {"error_code": UNKNOWN_TOPIC_OR_PARTITION, "name": name}
