@@ -15,6 +15,8 @@ SOURCES := $(shell find src -name '*.py' -not -path '*/__pycache__/*') src/millp
 # The tests of the hot modules: they run a second time on the uncompiled source.
 HOT_TESTS := $(wildcard tests/base tests/storage tests/broker tests/protocols)
 PYTEST := $(BIN)/python -m pytest -q
+# As many tests at once as there are cores, within reason: each of them has brokers of its own.
+AT_ONCE := -n auto --maxprocesses 4
 BENCH := $(BIN)/python -m bench
 
 .PHONY: run test lint interop faults bench patterns build clean
@@ -69,10 +71,10 @@ lint: $(BUILT) $(VENV)/.tests
 	@$(BIN)/python tools/check_compiled.py $(if $(PURE),pure,compiled)
 
 test: lint
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) $(AT_ONCE) $(ARGS)
 	@echo "Once more, the hot modules' tests on the uncompiled source"
 	@PYTHONPATH=$(CURDIR)/src $(BIN)/python tools/check_compiled.py pure
-	@PYTHONPATH=$(CURDIR)/src $(PYTEST) $(HOT_TESTS) $(ARGS)
+	@PYTHONPATH=$(CURDIR)/src $(PYTEST) $(AT_ONCE) $(HOT_TESTS) $(ARGS)
 
 # Each of these prints how long it took.
 interop: $(BUILT) $(VENV)/.tests

@@ -321,7 +321,8 @@ def main(
     except (BuildError, PeerError, load.LoadError) as error:
         console.print(f"bench: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
-    _keep(console, parts, host, when)
+    if parts:
+        _keep(console, parts, host, when)
 
 
 if __name__ == "__main__":

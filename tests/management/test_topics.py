@@ -314,7 +314,9 @@ def test_topics_by_the_command_line(data: Path, capsys: pytest.CaptureFixture[st
         (["describe", "nope"], 66),
         (["delete", "nope"], 66),
         (["create", "not valid"], 65),
-        (["create", "orders", "--config", "retention.ms"], 65),
+        (["create", "orders", "--config", "retention.ms"], 64),
+        (["create", "orders", "--config", "=5"], 64),
+        (["alter", "orders"], 64),
         (["alter", "nope", "--set", "retention.ms=1"], 66),
     ],
 )

@@ -86,6 +86,27 @@ async def test_what_does_not_run_has_no_address() -> None:
         broker.address()
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"kafka": "127.0.0.1:0"}, None),
+        ({"kafka": "127.0.0.1:0", "kafka_user": "bob"}, "access to vhost '/' refused for user 'bob'"),
+        ({"kafka": "127.0.0.1:0", "kafka_vhost": "shop"}, "access to vhost 'shop' refused for user 'guest'"),
+        ({"kafka": "0.0.0.0:0"}, "on other machines are refused until this is changed: user 'guest'"),
+        ({"kafka": "0.0.0.0:0", "default_user": "bob", "kafka_user": "bob"}, None),
+    ],
+)
+def test_a_broker_says_at_its_start_where_it_will_refuse_clients_of_kafka(
+    caplog: pytest.LogCaptureFixture, settings: dict[str, str], reason: str | None
+) -> None:
+    broker = BackgroundBroker(**settings)
+    broker.start()
+    broker.stop()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (0 if reason is None else 1)
+    assert reason is None or reason in warnings[0]
+
+
 def test_a_wrong_setting_is_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match=r"unknown setting hartbeat_s, did you mean heartbeat_s\?"):
         millpond.Broker(hartbeat_s=3)

@@ -354,9 +354,11 @@ def read_to_the_end(servers: str, topic: str, partitions: Sequence[int] = (0,)) 
     ended: set[int] = set()
     give_up_at = time.monotonic() + DEADLINE_S
     try:
-        consumer.assign(
-            [confluent_kafka.TopicPartition(topic, number, confluent_kafka.OFFSET_BEGINNING) for number in partitions]
-        )
+        places = [confluent_kafka.TopicPartition(topic, number) for number in partitions]
+        for place in places:
+            # Left to itself it would take half a second to ask where the beginning is.
+            place.offset, _ = consumer.get_watermark_offsets(place, DEADLINE_S)
+        consumer.assign(places)
         while len(ended) < len(partitions):
             assert time.monotonic() < give_up_at, f"the end of {topic} was not reached"
             message = consumer.poll(0.1)

@@ -76,6 +76,8 @@ class Recovery:
         # need have been written.
         is_clean = self._is_clean and report.files <= 1 and report.damage is Damage.NONE
         messages = 0
+        # A stream is a queue as well, and is counted by its partition.
+        queues = sum(1 for queue in self._queues if queue.backlogs())
         for queue in self._lanes.backlogs():
             if not is_clean:
                 # It is not known what was delivered, so all of it may have been.
@@ -87,8 +89,8 @@ class Recovery:
             messages += int(partition.end_offset - partition.start_offset)
         self._groups.restored()
         self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
-        logger.info("recovered %d messages in %d durable queues and %d partitions", messages, len(self._queues),
-                    len(self._lanes.partitions()))  # fmt: skip
+        logger.info("recovered %d messages in %d durable queues, and in %d partitions of streams and topics",
+                    messages, queues, len(self._lanes.partitions()))  # fmt: skip
         return report
 
     def _restore_checkpoint(self) -> int:

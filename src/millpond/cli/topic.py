@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 import typer
 
-from millpond.base.errors import PreconditionFailed
 from millpond.cli.administration import DataOption, UrlOption, running_broker
 from millpond.cli.table import print_table
 
@@ -92,6 +91,8 @@ def alter_topic(
 ) -> None:
     """Change a topic's configuration, or give it more partitions. It acts at once."""
     configs: dict[str, Any] = {**_entries(set), **dict.fromkeys(unset or (), None)}
+    if not configs and partitions is None:
+        raise typer.BadParameter("nothing to change: give --partitions, --set or --unset")
     with running_broker(data, url) as broker:
         if configs:
             broker.request("PATCH", _path(vhost, name), {"configs": configs})
@@ -103,8 +104,8 @@ def _entries(texts: Sequence[str] | None) -> dict[str, str]:
     entries = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
-        if not equals:
-            raise PreconditionFailed(f"'{text}' is no entry: write KEY=VALUE")
+        if not equals or not key:
+            raise typer.BadParameter(f"'{text}' is no entry: write KEY=VALUE")
         entries[key] = value
     return entries
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from millpond.admin.server import AdminServer
 from millpond.base.clock import LoopClock
+from millpond.base.errors import PeerError
 from millpond.base.filesystem import Filesystem, Lock, OsFilesystem
 from millpond.base.limits import (
     CLOSE_GRACE_MS,
@@ -27,7 +28,7 @@ from millpond.base.limits import (
     LISTEN_BACKLOG,
     PASSWORD_HASHES_AT_ONCE_MAX,
 )
-from millpond.broker.access import Access
+from millpond.broker.access import Access, is_loopback
 from millpond.broker.broker import DEFAULT_VHOST, Broker
 from millpond.broker.checkpoint import Checkpointer
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, Alarms, Commits
@@ -202,6 +203,8 @@ class Node:
                     factories[name], sock=sock, ssl=context, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=timeout_s
                 )
                 self._servers.append(server)
+        if "kafka" in self.addresses:
+            self._tell_of_refused_clients()
         self._admin = administration(self.broker, settings, self._sockets.get("admin"), lambda: self.addresses)
         self._admin.start()
 
@@ -226,6 +229,19 @@ class Node:
             return KafkaConnection(self.broker, transport, kafka_settings, apis)
 
         return connect
+
+    def _tell_of_refused_clients(self) -> None:
+        """Log where no client of Kafka's, or none from elsewhere, can come in: all that such a client is told is that
+        its connection is closed."""
+        settings, access = self.settings, self.broker.access
+        who = "Kafka's clients"
+        try:
+            access.check_vhost(settings.kafka_user, settings.kafka_vhost)
+            if not is_loopback(self.addresses["kafka"][0]):
+                who = "Kafka's clients on other machines"
+                access.check_address(settings.kafka_user, None)
+        except PeerError as error:
+            logger.warning("%s are refused until this is changed: %s", who, error)
 
     # --- What the core needs done elsewhere -------------------------------------------------------------------------
 

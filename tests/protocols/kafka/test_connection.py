@@ -28,6 +28,7 @@ from tests.protocols.kafka.harness import (
     METADATA,
     PRODUCE,
     Client,
+    MemoryTransport,
     Pond,
     batch_of,
     encoded_request,
@@ -180,6 +181,25 @@ def test_a_version_that_is_not_spoken_closes_the_connection(
     assert client.answers() == []
     assert client.transport.is_closed
     assert not client.transport.is_aborted
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", "speaks TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "speaks HTTP"),
+        (b"AMQP\x00\x00\x09\x01", "speaks AMQP"),
+        (struct.pack(">ihhih", 17, 17, 1, 7, -1) + b"\x00\x05PLAIN", "logs in by SASL"),
+        (struct.pack(">ihhih", 50, FETCH, 99, 7, -1) + bytes(40), "Fetch, version 99"),
+        (struct.pack(">ihhih", 50, 999, 3, 7, -1) + bytes(40), "api key 999, version 3"),
+    ],
+)
+def test_the_log_says_what_a_client_speaks_that_is_not_understood(
+    client: Client, caplog: pytest.LogCaptureFixture, data: bytes, reason: str
+) -> None:
+    client.feed(data)
+    assert client.transport.is_closed
+    assert reason in caplog.text
 
 
 @pytest.mark.parametrize("version", [-1, 5, 6, 32767])
@@ -517,6 +537,15 @@ def test_a_user_who_is_not_there_is_refused() -> None:
         client = pond.client()
         assert client.transport.is_aborted
         assert pond.broker.connections == {}
+
+
+def test_a_client_that_has_gone_before_it_was_looked_at_is_not_talked_about(
+    pond: Pond, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(MemoryTransport, "peer_host", lambda self: None)
+    assert pond.client().transport.is_aborted
+    assert pond.broker.connections == {}
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("version", range(5))

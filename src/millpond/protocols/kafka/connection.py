@@ -216,6 +216,11 @@ class Connection(ClientConnection, TurnTask):
         self._open()
 
     def _open(self) -> None:
+        if self.transport.peer_host() is None:
+            # It has gone before it was looked at, as scanners and health checks do.
+            self._closed = True
+            self.transport.abort()
+            return
         try:
             self.apis.open(self)
         except PeerError as error:
@@ -278,7 +283,7 @@ class Connection(ClientConnection, TurnTask):
             while self._holds == 0 and not self._closed and size - position >= 4:
                 length = i64(read_i32_be(data, position))
                 if length < _HEADER_BYTES or length > self.settings.request_bytes_max:
-                    raise SyntaxFault(f"a request of {length} bytes")
+                    raise SyntaxFault(_what_it_is(data, position, length))
                 if size - position - 4 < length:
                     self._wanted = self._wanted_for(data, position, length)
                     break
@@ -594,3 +599,15 @@ class _AwaitedCommit(CommitWaiter):
     def commit_failed(self) -> None:
         self.is_waiting = False
         self._connection.abandon_turn()
+
+
+def _what_it_is(data: bytes, position: i64, length: i64) -> str:
+    """What cannot be a request, in words that help who looks for the mistake in a client's settings."""
+    start = data[position : position + 4]
+    if start.startswith(b"\x16\x03"):
+        return "the client speaks TLS, which is not spoken here"
+    if start == b"AMQP":
+        return "the client speaks AMQP, not Kafka's protocol"
+    if start in (b"GET ", b"HEAD", b"POST", b"PUT "):
+        return "the client speaks HTTP, not Kafka's protocol"
+    return f"a request of {length} bytes"

@@ -30,6 +30,9 @@ API_VERSIONS: Final = 18
 # How requests are counted for operators.
 PROTOCOL: Final = "kafka"
 
+# What a client that wants to log in sends first, whatever is offered to it.
+_SASL_HANDSHAKE: Final = 17
+
 # What a handler of decoded messages gets, and the answer if it is known at once.
 Handler = Callable[["Call", Any], Tree | None]
 
@@ -142,7 +145,11 @@ class ApiTable:
 
     def _refuse(self, call: Call) -> None:
         if call.api_key != API_VERSIONS:
-            raise SyntaxFault(f"an unsupported request: api key {call.api_key}, version {call.version}")
+            if call.api_key == _SASL_HANDSHAKE:
+                raise SyntaxFault("the client logs in by SASL, which is not spoken here")
+            found = APIS.get(int(call.api_key))
+            what = f"api key {call.api_key}" if found is None else found.name
+            raise SyntaxFault(f"an unsupported request: {what}, version {call.version}")
         # KIP-511: in the oldest version, so that the client can read which versions there are.
         from millpond.protocols.kafka.apis.api_versions import listed
 
