@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from millpond.base.limits import JOURNAL_BODY_BYTES_APART
+from millpond.base.limits import WRITE_BYTES_APART
 from millpond.broker.broker import DEFAULT_VHOST
 from millpond.config import Settings
 from millpond.server.node import Node
@@ -29,7 +29,7 @@ async def test_a_sync_in_the_middle_of_a_turn_does_not_cut_it_in_two(tmp_path: P
         broker = node.broker
         topic = broker.vhost(DEFAULT_VHOST).topics.create("t", 2, {})
         first, second = topic.partitions
-        first.append(batch_of_size(JOURNAL_BODY_BYTES_APART))
+        first.append(batch_of_size(WRITE_BYTES_APART))
         broker.ledger.flush_large()
         promised = int(broker.ledger.sequence())
         second.append(batch_of_size(1))

@@ -244,8 +244,9 @@ OFFSETS_EXPIRY_AT_ONCE: Final = 10_000
 JOURNAL_FILE_BYTES: Final = 128 * MIB
 # What may wait for the disk before publishers are held back.
 JOURNAL_PENDING_BYTES_MAX: Final = 64 * MIB
-# A payload's body as large as this is written where it lies; what is smaller is copied, to be written together.
-JOURNAL_BODY_BYTES_APART: Final = 64 * KIB
+# What is as large as this is written to journal and logs where it lies; what is smaller is copied, to be written
+# together.
+WRITE_BYTES_APART: Final = 64 * KIB
 # The longest frame that recovery will believe. A batch is at most a page or one message.
 JOURNAL_FRAME_BYTES_MAX: Final = 64 * MIB
 # Unconfirmed publishes and acks are synced at the latest after this long.

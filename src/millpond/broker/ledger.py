@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
 from mypy_extensions import i16, i32, i64, trait, u8
 
-from millpond.base.limits import JOURNAL_BODY_BYTES_APART, LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES
+from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES, WRITE_BYTES_APART
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.entry import Entry
 from millpond.broker.records import (
@@ -191,7 +191,7 @@ class Ledger:
         if self.journal is None:
             return
         size: i64 = 18 + len(batch)
-        is_apart = len(batch) >= JOURNAL_BODY_BYTES_APART
+        is_apart = len(batch) >= WRITE_BYTES_APART
         if len(self._frame) > 0 and len(self._frame) + size > LEDGER_FRAME_BYTES:
             # A batch may be as large as a frame: what precedes it there must be small.
             self._write_part()

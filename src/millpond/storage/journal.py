@@ -35,6 +35,7 @@ from millpond.base.filesystem import File, Filesystem
 from millpond.storage.aside import is_disk_full
 from millpond.storage.frames import FILE_HEADER_BYTES, SALT_BYTES, file_header, write_frame_head, write_mark
 from millpond.storage.journal_recovery import JournalReport, file_path, journal_files, read_journal
+from millpond.storage.pieces import joined
 
 __all__ = ["Journal", "JournalListener", "JournalReport", "read_journal"]
 
@@ -163,7 +164,7 @@ class Journal:
         if self._appended_bytes == 0:
             write_mark(self._pending, self._salt_crc, self._worker.durable_position_in(self.file_number))
         write_frame_head(self._pending, self._salt_crc, kind, head, body)
-        if len(body) < limits.JOURNAL_BODY_BYTES_APART:
+        if len(body) < limits.WRITE_BYTES_APART:
             self._pending.write(body)
         else:
             self._chunks.append(self._pending.getvalue())
@@ -364,7 +365,7 @@ class _CommitThread:
             return
         file = self._file
         assert file is not None
-        content = _joined(data)
+        content = joined(data)
         end: i64 = self._position
         for piece in content:
             end += len(piece)
@@ -466,23 +467,6 @@ class _CommitThread:
         failure = StorageFailed(f"the journal in {self._folder} cannot be written any more: {error}")
         failure.__cause__ = error
         self.failure = failure
-
-
-def _joined(data: list[bytes]) -> list[bytes]:
-    """The same with what is small put together: a write for each of it costs more than to copy it."""
-    pieces: list[bytes] = []
-    small: list[bytes] = []
-    for chunk in data:
-        if len(chunk) < limits.JOURNAL_BODY_BYTES_APART:
-            small.append(chunk)
-            continue
-        if small:
-            pieces.append(b"".join(small))
-            small = []
-        pieces.append(chunk)
-    if small:
-        pieces.append(small[0] if len(small) == 1 else b"".join(small))
-    return pieces
 
 
 class _Attempt:

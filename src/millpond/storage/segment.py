@@ -32,6 +32,7 @@ from crc32c import crc32c
 from millpond.base import limits
 from millpond.base.errors import CorruptData
 from millpond.storage.file_pool import FilePool
+from millpond.storage.pieces import joined
 from millpond.storage.record_batch import HEADER_BYTES, BatchHeader, check_batch
 
 _ENTRY = struct.Struct(">qIq")
@@ -225,11 +226,14 @@ class Segment:
         self._max_timestamp_ms = max(self._max_timestamp_ms, max_timestamp_ms)
 
     def append_all(self, batches: Sequence[NewBatch]) -> None:
-        """Write batches, each of which follows the one before, with one write. After an error nothing has changed that
+        """Write batches, each of which follows the one before, with few writes. After an error nothing has changed that
         could be read."""
         self.tidy()
         self._has_leftover = True
-        self._files.write(self.path, self.size, b"".join([batch.data for batch in batches]))
+        position = self.size
+        for piece in joined([batch.data for batch in batches]):
+            self._files.write(self.path, position, piece)
+            position += len(piece)
         self._has_leftover = False
         index = self._index
         assert index is not None
