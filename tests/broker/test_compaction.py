@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from millpond.base.limits import CHECKPOINT_SETTLED_MS, STREAM_CHECK_INTERVAL_MS
+from millpond.base.limits import CHECKPOINT_SETTLED_MS, SEGMENT_QUIET_MS, STREAM_CHECK_INTERVAL_MS
 from millpond.broker.streams.partition import Partition
 from millpond.storage.batch_rewrite import plain_batch, recompressed
 from millpond.storage.record_batch import BatchBuilder, BatchHeader, RecordReader
@@ -188,7 +188,7 @@ def test_a_topic_that_nobody_writes_to_any_more_is_compacted_after_its_segment_t
     for number in range(20):
         put(life, partition, (b"key", b"%d" % number))
     life.settle_down()
-    for _ in range(4):
+    for _ in range(5):
         pass_time(life, HOUR_MS)
         life.turn.touch()
         life.settle_down()
@@ -469,9 +469,21 @@ def test_a_segment_is_complete_when_it_is_too_old_although_nothing_comes(lives: 
     assert segments(life, partition) == []
     pass_time(life, STREAM_CHECK_INTERVAL_MS)
     assert segments(life, partition) == [0]
+    pass_time(life, SEGMENT_QUIET_MS)
     put(life, partition, (b"a", b"2"), age_ms=HOUR_MS)
     flush(life, partition)
     assert segments(life, partition) == [0, 1]
+
+
+def test_records_that_were_old_when_they_came_do_not_make_tiny_segments(lives: Lives) -> None:
+    """What another cluster had for years is copied here with its timestamps."""
+    life = lives.life
+    partition = topic(life, segment_ms=HOUR_MS)
+    for _ in range(10):
+        put(life, partition, (b"a", b"1"), age_ms=30 * DAY_MS)
+        flush(life, partition)
+        pass_time(life, STREAM_CHECK_INTERVAL_MS)
+    assert segments(life, partition) == [0]
 
 
 def test_a_topic_that_nobody_writes_to_becomes_empty(lives: Lives) -> None:

@@ -257,6 +257,8 @@ JOURNAL_RETRY_MS: Final = 250
 FILES_OPEN_MAX: Final = 256
 # A segment of a queue's log is deleted as a whole when all in it is acknowledged: smaller frees earlier.
 SEGMENT_BYTES: Final = 64 * MIB
+# A segment is complete because of its age alone only when nothing has come for so long: what comes may be old.
+SEGMENT_QUIET_MS: Final = 60_000
 # One index entry per this many bytes of a segment, as Kafka's index.interval.bytes.
 INDEX_INTERVAL_BYTES: Final = 4 * KIB
 # At a checkpoint, a queue with less than this in the journal is copied forward instead of getting a file of its

@@ -33,6 +33,7 @@ from typing import Final, NamedTuple, final
 
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
+from millpond.base.limits import SEGMENT_QUIET_MS
 from millpond.storage.aside import copy_aside, is_disk_full, move_aside
 from millpond.storage.batch_rewrite import first_record_at, newest_record
 from millpond.storage.cleaned_segment import CLEANED_SUFFIX, SWAP_SUFFIX, CleanedSegment
@@ -107,6 +108,9 @@ class Log:
         # The same, for `read` from other threads.
         self._by_base: Final[dict[int, Segment]] = {}
         self._active: Segment | None = None
+        # The base offset and the size that it had when its age was looked at, and since when it has had them.
+        self._looked_at = (-1, -1)
+        self._looked_at_ms = 0
         # Segments that compaction has made and that are still called .swap, each with the files that it replaces.
         self._unfinished: list[tuple[Segment, list[str]]] = []
         # What `sync` has to do.
@@ -227,8 +231,15 @@ class Log:
             self._active = None
 
     def roll_if_old(self, now_ms: int) -> None:
-        """The same, where its first batch is older than `segment_ms`."""
-        if self._active is not None and self._is_rolled_by(self._active, now_ms):
+        """The same, where its first batch is older than `segment_ms` and nothing has been appended for a while: records
+        may be old when they come, and would each begin a segment."""
+        active = self._active
+        if active is None:
+            return
+        if (active.base_offset, active.size) != self._looked_at:
+            self._looked_at, self._looked_at_ms = (active.base_offset, active.size), now_ms
+        quiet_ms = min(self.segment_ms, SEGMENT_QUIET_MS)
+        if now_ms - self._looked_at_ms >= quiet_ms and self._is_rolled_by(active, now_ms):
             self.roll()
 
     def read_run(self, offset: int, max_bytes: int) -> BatchRun:
