@@ -207,7 +207,7 @@ class _Journaled(CommitWaiter):
 async def _journaled(broker: Broker) -> None:
     """Wait until all that was done so far is durable."""
     ledger = broker.ledger
-    needed = int(ledger.sequence()) - (0 if ledger.has_changes() else 1)
+    needed = int(ledger.covering())
     if ledger.durable() < needed:
         await committed(broker, needed)
 

@@ -414,38 +414,29 @@ class Partition:
         if self.recoverable:
             self.ledger.trimmed(self.log_id, offset)
             self.store.turn.touch()
-            self._drop_written_before(offset)
+            self._drop_before(min(offset, self.written_end))
         else:
             # Nothing is ever written, and the first of its batches are all there is.
-            self._drop_before(offset)
+            self.unwritten_bytes -= self._drop_before(offset)
         self._tell_advanced()
         return True
 
-    def _drop_before(self, offset: i64) -> None:
+    def _drop_before(self, end_offset: i64) -> i64:
+        """Give up the durable batches that end here or before; how many bytes they have."""
         hot = self.hot
         count: i64 = 0
         freed: i64 = 0
-        while count < self._pending_at and hot[count].end_offset <= offset:
+        while count < self._pending_at and hot[count].end_offset <= end_offset:
             freed += len(hot[count].data)
             count += 1
         if count > 0:
             self._drop_first(count, freed)
-            self.unwritten_bytes -= freed
-
-    def _drop_written_before(self, offset: i64) -> None:
-        end_offset = min(offset, self.written_end)
-        count: i64 = 0
-        freed: i64 = 0
-        while count < self._pending_at and self.hot[count].end_offset <= end_offset:
-            freed += len(self.hot[count].data)
-            count += 1
-        if count > 0:
-            self._drop_first(count, freed)
+        return freed
 
     def cleaned(self, end_offset: i64) -> None:
         """Compaction has been over the log up to here: readers shall see what it has left."""
         self.cleaned_end = end_offset
-        self._drop_written_before(end_offset)
+        self._drop_before(min(end_offset, self.written_end))
         self.store.forget(self)
 
     def checkpointed(self, log_end: i64) -> None:

@@ -15,6 +15,7 @@ from mypy_extensions import i64
 
 from millpond.base.errors import InvalidSetting
 from millpond.base.limits import KAFKA_BATCH_BYTES_MAX, STREAM_SEGMENT_BYTES, TOPIC_MESSAGE_BYTES
+from millpond.storage.compression import CODECS
 
 INT: Final = "int"
 LONG: Final = "long"
@@ -26,7 +27,6 @@ LIST: Final = "list"
 _INT_MAX: Final = (1 << 31) - 1
 LONG_MAX: Final = (1 << 63) - 1
 
-CODECS: Final = {"uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 # What a topic's compression.type means where it leaves batches as they come.
 AS_PRODUCED: Final = -1
 

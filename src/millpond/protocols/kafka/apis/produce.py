@@ -14,7 +14,7 @@ Not implemented: transactions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 from crc32c import crc32c
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
@@ -42,20 +42,14 @@ from millpond.protocols.kafka.errors import (
     UNSUPPORTED_COMPRESSION_TYPE,
 )
 from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags, write_text
-from millpond.storage.record_batch import HEADER_BYTES, BatchHeader
-
-if TYPE_CHECKING:
-    pass
+from millpond.storage.compression import ZSTD
+from millpond.storage.record_batch import COMPRESSION_MASK, CONTROL, HEADER_BYTES, LOG_APPEND_TIME, BatchHeader
 
 _FLEXIBLE_FROM: Final = 9
 _ZSTD_FROM: Final = 7
-_ZSTD: Final = 4
-_COMPRESSION_MASK: Final[i64] = 0x07
 # Of a record without key, value and headers.
 _RECORD_BYTES_MIN: Final[i64] = 7
-_LOG_APPEND_TIME: Final[i64] = 0x08
 _TRANSACTIONAL: Final[i64] = 0x10
-_CONTROL: Final[i64] = 0x20
 
 
 @final
@@ -172,7 +166,7 @@ def _append(call: Call, topic: Topic, partition: Partition, item: Item) -> i64:
         if outcome != APPEND:
             item.error = INVALID_PRODUCER_EPOCH if outcome == FENCED else OUT_OF_ORDER_SEQUENCE_NUMBER
             return 0
-    if topic.rewrites(header.attributes & _COMPRESSION_MASK):
+    if topic.rewrites(header.attributes & COMPRESSION_MASK):
         batch = _rewritten(topic, call.data[item.start : item.start + item.size], item, now_ms)
         if item.error != NONE:
             return 0
@@ -224,15 +218,15 @@ def _checked(call: Call, topic: Topic, item: Item) -> BatchHeader | None:
     attributes = header.attributes
     if attributes & _TRANSACTIONAL != 0:
         return _refused(item, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "there are no transactions")
-    if attributes & _CONTROL != 0 or attributes & _COMPRESSION_MASK > _ZSTD:
+    if attributes & CONTROL != 0 or attributes & COMPRESSION_MASK > ZSTD:
         return _refused(item, INVALID_RECORD, "a control batch, or one of an unknown codec")
-    if attributes & _LOG_APPEND_TIME != 0:
+    if attributes & LOG_APPEND_TIME != 0:
         return _refused(item, INVALID_TIMESTAMP, "a producer must not set the timestamp type to LogAppendTime")
-    if attributes & _COMPRESSION_MASK == _ZSTD and call.version < _ZSTD_FROM:
+    if attributes & COMPRESSION_MASK == ZSTD and call.version < _ZSTD_FROM:
         return _refused(item, UNSUPPORTED_COMPRESSION_TYPE, "zstd needs version 7 of the produce request")
     if header.record_count < 1 or header.record_count != header.last_offset_delta + 1:
         return _refused(item, INVALID_RECORD, "the batch's offsets are not those of its records")
-    if attributes & _COMPRESSION_MASK == 0 and header.record_count > (item.size - HEADER_BYTES) // _RECORD_BYTES_MIN:
+    if attributes & COMPRESSION_MASK == 0 and header.record_count > (item.size - HEADER_BYTES) // _RECORD_BYTES_MIN:
         return _refused(item, INVALID_RECORD, f"{header.record_count} records do not fit into the batch")
     if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
         return _refused(item, INVALID_RECORD, "a producer's batch without an epoch or a sequence number")
