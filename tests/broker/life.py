@@ -162,7 +162,7 @@ class Life:
         copy_catalog(catalog, self.durable_catalog)
         disk.mkdirs(DATA)
         self.store.delete_leftovers(self.broker.log_ids())
-        recovery = Recovery(disk, DATA, restored, self.broker.streams.partitions(), self.broker.groups, self.store)
+        recovery = Recovery(disk, DATA, restored, self.broker.streams.partitions(), self.broker.keepers, self.store)
         self.report: JournalReport = recovery.run()
         self.catalog.use_queue_ids_above(recovery.log_id_max)
         self.journal = Journal(

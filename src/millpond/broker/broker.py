@@ -20,6 +20,7 @@ from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.groups.coordinator import DEFAULT_SETTINGS, ConsumerGroups
 from millpond.broker.groups.store import GroupSettings
+from millpond.broker.keepers import RecordKeeper
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.parameters import Parameters
@@ -136,6 +137,8 @@ class Broker:
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
+        # In the order in which recovery tells them that it is over.
+        self.keepers: Final[list[RecordKeeper]] = [self.groups]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)

@@ -51,6 +51,7 @@ _MAGIC: Final[i64] = 2
 # Attributes.
 COMPRESSION_MASK: Final[i64] = 0x07
 LOG_APPEND_TIME: Final[i64] = 0x08
+TRANSACTIONAL: Final[i64] = 0x10
 CONTROL: Final[i64] = 0x20
 DELETE_HORIZON: Final[i64] = 0x40
 
@@ -264,6 +265,15 @@ class BatchHeader:
     @property
     def last_offset(self) -> i64:
         return self.base_offset + self.last_offset_delta
+
+    @property
+    def is_transactional(self) -> bool:
+        return self.attributes & TRANSACTIONAL != 0
+
+    @property
+    def is_control(self) -> bool:
+        """Whether its record is the mark that ends a transaction: no application's."""
+        return self.attributes & CONTROL != 0
 
 
 def _i32(data: bytes, position: i64) -> i64:

@@ -185,6 +185,15 @@ class Partition:
         self.memory.used += batch.memory_bytes
 
     @property
+    def stable_end(self) -> i64:
+        """Up to here all is durable and belongs to no open transaction: what readers of committed records are shown."""
+        return self.durable_end
+
+    def is_aborted(self, header: BatchHeader) -> bool:
+        """Whether the batch, which lies before `stable_end`, belongs to a transaction that was aborted."""
+        return False
+
+    @property
     def has_pending(self) -> bool:
         """Whether there is something that is not known to be durable."""
         return self.durable_end < self.end_offset

@@ -161,10 +161,11 @@ class ApiTable:
         errors, counted = call.connection.broker.request_errors, (PROTOCOL, APIS[int(call.api_key)].name, int(code))
         errors[counted] = errors.get(counted, 0) + 1
 
-    def may(self, connection: Connection, operation: Operation, name: str) -> bool:
-        """Whether the connection's user may do this to a topic."""
+    def may(self, connection: Connection, operation: Operation, name: str, resource: str = "topic") -> bool:
+        """Whether the connection's user may do this to a topic, or another resource: "group", "transactional_id",
+        "cluster"."""
         try:
-            connection.broker.access.check(connection.user, connection.settings.vhost, operation, "topic", name)
+            connection.broker.access.check(connection.user, connection.settings.vhost, operation, resource, name)
         except AccessRefused:
             return False
         return True
