@@ -320,6 +320,9 @@ class TestTopicsWithSeveralPartitions:
         for number in range(3):
             assert channel.queue_declare(f"events-{number}", durable=True, arguments=STREAM).method.message_count == 1
             assert inbox(channel, f"events-{number}").wait(1)[0].body == b"%d" % number
+        assert channel.queue_declare("events", passive=True).method.consumer_count == 3
+        with refused(406, "in use"):
+            pond.channel().queue_delete("events", if_unused=True)
         with refused(404, "no queue 'events-3'"):
             channel.queue_declare("events-3", passive=True)
         with refused(406, "consume from each of them, by the names 'events-0' to 'events-2'"):
