@@ -363,3 +363,6 @@ LOG_UNSYNCED_BYTES_MAX: Final = 8 * MIB
 PAGED_BYTES_PER_TURN: Final = 8 * MIB
 # What is settled in logs goes from the disk at the latest after this long.
 CHECKPOINT_SETTLED_MS: Final = 10_000
+# Ranges of offsets that a share group keeps of one partition: acknowledgements far from each other take one each. With
+# so many, nothing new is handed out before something at the beginning is settled. A range takes about 100 bytes.
+SHARE_RANGES_MAX: Final = 10_000
