@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from millpond.base.limits import SHARE_RANGES_MAX
@@ -239,7 +240,7 @@ class Model(RuleBasedStateMachine):
     def acquire(self, first: int, size: int, owner: str, wanted: int, lock_ms: int) -> None:
         end = min(END, first + size)
         acquired = self.state.acquire(first, end, owner, self.now_ms + lock_ms, wanted)
-        expected = []
+        expected: list[tuple[int, int]] = []
         for offset in range(max(first, self.start), end):
             fate = self.records[offset]
             if len(expected) < wanted and fate.state == AVAILABLE:

@@ -17,8 +17,8 @@ Rules: an owner settles only what it holds, a whole range or nothing of it. What
 out again before it is given back, whatever else happens (`rewind`). Time is passed in.
 
 `_set` is the one way in which anything changes. Each change is noted, to be told to the journal at the end of the turn
-(`take_changes`), and recovery makes it again by `apply`. Who holds something and until when is not kept: after a restart
-it is available again, and has been delivered as often as it was.
+(`take_changes`), and recovery makes it again by `apply`. Who holds something is not kept: after a restart
+it is available again, and has been delivered as often as it was before.
 """
 
 from __future__ import annotations
