@@ -38,6 +38,7 @@ from millpond.broker.queues.message_queue import MessageQueue, QueueContext, Que
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
+from millpond.broker.shares.coordinator import ShareGroups, Shares
 from millpond.broker.streams.topics import Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
@@ -84,13 +85,18 @@ class Route:
 class VirtualHost(QueueOwner):
     """A name space of exchanges and queues."""
 
-    def __init__(self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups) -> None:
+    def __init__(
+        self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, shares: ShareGroups
+    ) -> None:
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
         self.groups: Final = groups.add(name, self.has_topic)
-        self.topics: Final = Topics(name, self.queues, context, catalog, self.groups.offsets.topic_deleted)
+        self.shares: Final[Shares] = shares.add(name)
+        self.topics: Final = Topics(name, self.queues, context, catalog, self._topic_deleted)
+        self.topics.on_partitions_added = self.shares.partitions_added
+        self.shares.attach(self.topics)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
@@ -121,6 +127,10 @@ class VirtualHost(QueueOwner):
     def has_topic(self, name: str) -> bool:
         """Whether a stream, a queue or a topic has this name: consumers may have an offset in it."""
         return name in self.topics.by_name or name in self.queues
+
+    def _topic_deleted(self, name: str) -> None:
+        self.groups.offsets.topic_deleted(name)
+        self.shares.topic_deleted(name)
 
     # --- Publishing ---------------------------------------------------------------------------------------------
 

@@ -57,6 +57,8 @@ class Topics:
         self._context: Final = context
         self._catalog: Final = catalog
         self._on_deleted: Final = on_deleted
+        # Told of a topic that has more partitions than before.
+        self.on_partitions_added: Callable[[Topic], None] | None = None
         self.by_name: Final[dict[str, Topic]] = {}
         self.by_id: Final[dict[bytes, Topic]] = {}
         # Grows with every change of what topics and partitions there are.
@@ -95,6 +97,8 @@ class Topics:
         """Let a topic have `count` partitions: more than it has."""
         self.check_partitions(topic, count)
         self._add_partitions(topic, count - len(topic.partitions))
+        if self.on_partitions_added is not None:
+            self.on_partitions_added(topic)
 
     def check_partitions(self, topic: Topic, count: int) -> None:
         """InvalidCount or LimitExceeded where a topic cannot have so many partitions from now on."""
