@@ -29,6 +29,7 @@ from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.groups.coordinator import ConsumerGroups
+from millpond.broker.groups.topic_directory import VhostTopics
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
@@ -39,6 +40,7 @@ from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
 from millpond.broker.shares.coordinator import ShareGroups, Shares
+from millpond.broker.shares.members import MemberWatcher
 from millpond.broker.streams.topics import Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
@@ -92,11 +94,12 @@ class VirtualHost(QueueOwner):
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
-        self.groups: Final = groups.add(name, self.has_topic)
+        self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
         self.shares: Final[Shares] = shares.add(name)
         self.topics: Final = Topics(name, self.queues, context, catalog, self._topic_deleted)
         self.topics.on_partitions_added = self.shares.partitions_added
         self.shares.attach(self.topics)
+        self.groups.shares.watchers.append(MemberWatcher(self.shares))
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.

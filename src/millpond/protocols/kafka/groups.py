@@ -13,6 +13,7 @@ from millpond.protocols.kafka.registry import answer
 
 if TYPE_CHECKING:
     from millpond.broker.groups.coordinator import GroupCoordinator
+    from millpond.broker.groups.modern_requests import MemberAnswer
     from millpond.protocols.kafka.connection import Call
 
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
@@ -58,3 +59,25 @@ def by_topic(topics: Any, codes: dict[tuple[str, int], int]) -> list[Tree]:
         }
         for topic in topics
     ]
+
+
+def told_member(answer: MemberAnswer) -> Tree:
+    """The answer to a heartbeat of a group whose assignment the broker decides."""
+    tree: dict[str, object] = {
+        "member_id": answer.member_id,
+        "member_epoch": answer.epoch,
+        "heartbeat_interval": answer.heartbeat_interval_ms,
+    }
+    if answer.assigned is not None:
+        tree["assignment"] = {
+            "topic_partitions": [
+                {"topic_id": topic_id, "partitions": sorted(partitions)}
+                for topic_id, partitions in answer.assigned.items()
+            ]
+        }
+    return tree
+
+
+def told_error(error: PeerError) -> Tree:
+    """The answer to a heartbeat that was refused."""
+    return {"error_code": code_of(error), "error_message": str(error)}

@@ -3,7 +3,7 @@
 Behaviour: any client asks this first. A version of it that is not known is answered in version 0 with error 35
 (KIP-511). The header of the response is never flexible.
 Versions: 3 says which client it is. 4 may say that the oldest version of a feature is 0.
-Not implemented: features and their epochs; there are none to be finalized.
+Features say what is spoken beyond the APIs; all of them are finalized at their highest level.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from millpond.protocols.kafka.registry import APIS, api
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
 
+# Each feature with its highest level: Kafka's clients do without what is not among them.
+FEATURES: Final[dict[str, int]] = {"share.version": 1}
+
 # KIP-511's rule for what a client calls itself.
 _SOFTWARE: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 
@@ -30,7 +33,17 @@ def api_versions(call: Call, request: Any) -> Tree:
         if not _SOFTWARE.fullmatch(name) or not _SOFTWARE.fullmatch(version):
             return {"error_code": INVALID_REQUEST, "api_keys": []}
         call.connection.client_software = f"{name} {version}"[:256]
-    return {"api_keys": listed()}
+    return {
+        "api_keys": listed(),
+        "supported_features": [
+            {"name": name, "min_version": 0 if call.version >= 4 else 1, "max_version": level}
+            for name, level in FEATURES.items()
+        ],
+        "finalized_features_epoch": 0,
+        "finalized_features": [
+            {"name": name, "max_version_level": level, "min_version_level": level} for name, level in FEATURES.items()
+        ],
+    }
 
 
 def listed() -> list[Tree]:
