@@ -1,7 +1,7 @@
-"""The share groups of a virtual host, and those of all virtual hosts together: what is kept of them, and how it is found
-again after a restart.
+"""The share groups of a virtual host, and those of all virtual hosts together: what is kept of them, and how it is
+found again after a restart.
 
-    decide -> record -> apply     beginnings, rewinding, deletions, configurations: `record` tells the journal and applies
+    decide -> record -> apply     beginnings, deletions, configurations: `record` tells the journal, and applies
     DeliveryState notes changes   what happens to records: written at the end of the turn, as ranges
 
 Protocols call `vhost.shares`. Whoever is answered waits for the commit that covers the turn (`Ledger.covering`).
@@ -258,6 +258,13 @@ class Shares:
         """A member is done."""
         self.sessions.end(session)
         self.release_member(session.group, session.member)
+
+    def is_read(self, group_id: str) -> bool:
+        """Whether anybody reads as this group: a member with a session, or a consumer of its queue."""
+        group = self.groups.get(group_id)
+        if group is not None and group.queue is not None and group.queue.consumers:
+            return True
+        return bool(self.sessions.of_group(group_id))
 
     def release_member(self, group_id: str, member: str) -> None:
         """A member is gone: what it holds is available again."""

@@ -317,4 +317,3 @@ class _Log(PartitionListener):
 
     def loaded(self) -> None:
         self._partition.wake_readers()
-

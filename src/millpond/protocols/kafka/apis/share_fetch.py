@@ -1,5 +1,5 @@
-"""ShareFetch: records for a member of a share group, which has them for itself until it acknowledges them or its lock on
-them ends.
+"""ShareFetch: records for a member of a share group, which has them for itself until it acknowledges them or its lock
+on them ends.
 
 Behaviour: a share session remembers the partitions that the member wants; a request names those that are new and those
 that are no longer wanted, and may acknowledge what the member holds. Whole batches are sent, with the offsets of those
