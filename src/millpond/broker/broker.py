@@ -192,6 +192,8 @@ class Broker:
             self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
+        for vhost in self.vhosts.values():
+            vhost.attach_share_queues()
         return queues
 
     def log_ids(self) -> set[int]:

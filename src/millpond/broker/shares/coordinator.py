@@ -73,7 +73,22 @@ class ShareGroup:
         self.settings = settings
         self.set_up_all()
 
+    def release(self, owner: str) -> None:
+        """Give back all that `owner` holds."""
+        for partition in self.partitions.values():
+            if partition.state is not None and partition.state.release_owner(owner):
+                self.shares.turn.touch()
+
+    def release_queue(self, owner: str) -> None:
+        """The queue is gone: what `owner` held for it is available again, and what was to be dead-lettered archived."""
+        self.set_up_all()
+        self.release(owner)
+        for partition in self.partitions.values():
+            if partition.state is not None:
+                partition.state.buried(partition.state.start, partition.state.end)
+
     def set_up_all(self) -> None:
+        """Let all of its delivery states have its limits."""
         for partition in self.partitions.values():
             if partition.state is not None:
                 self.set_up(partition.state)
@@ -226,14 +241,20 @@ class Shares:
 
     def delete_group(self, group_id: str) -> None:
         """Forget what a group has worked off. It need not have begun anywhere."""
-        if group_id in self.groups:
+        group = self.groups.get(group_id)
+        if group is not None:
             for session in self.sessions.of_group(group_id):
                 self.sessions.end(session)
             self.record(GroupGone(group_id))
+            if group.queue is not None:
+                # The queue is there still, and begins as it began at first.
+                group.queue.begin()
 
     def delete_topic(self, group: ShareGroup, topic: Topic) -> None:
         """Forget what a group has worked off of a topic."""
         self.record(TopicGone(group.id, topic.id))
+        if group.queue is not None:
+            group.queue.begin()
 
     def topic_deleted(self, name: str) -> None:
         """A topic is gone, and what groups know of it. The catalog remembers that, so the journal is not told."""
@@ -248,6 +269,8 @@ class Shares:
             for number in range(len(topic.partitions)):
                 if (topic.id, number) not in group.partitions:
                     self._placed(group, topic, number).begin((START_FIRST, 0))
+            if group.queue is not None:
+                group.queue.begin()
 
     def lost(self, connection: object) -> None:
         """A connection is gone: what its members hold is available again."""
@@ -270,9 +293,7 @@ class Shares:
         """A member is gone: what it holds is available again."""
         group = self.groups.get(group_id)
         if group is not None:
-            for partition in group.partitions.values():
-                if partition.state is not None and partition.state.release_owner(member):
-                    self.turn.touch()
+            group.release(member)
 
     # --- Configuration ----------------------------------------------------------------------------------------------
 
@@ -367,6 +388,8 @@ class Shares:
                 if state.end > partition.partition.end_offset:
                     # What had been read was lost with the journal: those offsets will be others' records.
                     partition.begin_at(int(partition.partition.end_offset))
+            if group.queue is not None:
+                group.queue.begin()
 
     def capture(self) -> list[KeeperState]:
         states: list[KeeperState] = [

@@ -101,6 +101,15 @@ class DeliveryListener:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ShareReader:
+    """Who wants to have records of a partition."""
+
+    def wake(self) -> None:
+        """There may be something."""
+        raise NotImplementedError
+
+
 @final
 class DeliveryState:
     """The state of one share group in one partition."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from millpond.base.clock import Timer
 from millpond.base.errors import CorruptData
 from millpond.base.limits import SHARE_LOCK_CHECK_MS
-from millpond.broker.shares.delivery_state import NEVER_MS, Acquired, DeliveryListener, DeliveryState
+from millpond.broker.shares.delivery_state import NEVER_MS, Acquired, DeliveryListener, DeliveryState, ShareReader
 from millpond.broker.shares.records import Place, Rewound, Started
 from millpond.broker.shares.settings import RESET_EARLIEST, RESET_LATEST, reset_age_ms
 from millpond.broker.streams.partition import Batch, Partition, PartitionListener
@@ -33,17 +33,6 @@ def start_of(reset: str, now_ms: int) -> Start:
     if reset == RESET_EARLIEST:
         return START_FIRST, 0
     return START_TIME, max(0, now_ms - reset_age_ms(reset))
-
-
-class ShareReader:
-    """Who wants to have records of a partition."""
-
-    def wake(self) -> None:
-        """There may be something."""
-        raise NotImplementedError
-
-    def dead(self) -> None:
-        """There may be something to be dead-lettered."""
 
 
 class Fetched:
@@ -70,6 +59,8 @@ class SharePartition(DeliveryListener):
         # None as long as it is not known where the group begins.
         self.state: DeliveryState | None = None
         self.is_gone = False
+        # Grows whenever the group begins anew: what was delivered before is nobody's then.
+        self.epoch = 0
         self._is_beginning = False
         self._readers: Final[dict[ShareReader, None]] = {}
         self._log: Final = _Log(self)
@@ -105,12 +96,24 @@ class SharePartition(DeliveryListener):
         return 0 if self.state is None else int(self.state.acquired_count)
 
     @property
+    def dead_count(self) -> int:
+        """Records that wait to be dead-lettered."""
+        return 0 if self.state is None else int(self.state.dead_count)
+
+    @property
     def lag(self) -> int:
         """Records that are not settled, as Kafka counts them: by their offsets, without those settled in between."""
         state = self.state
         if state is None:
             return -1
         return self.ready + int(state.acquired_count) + int(state.dead_count)
+
+    def opened(self) -> DeliveryState | None:
+        """The delivery state, without what retention has taken. None as long as it is not known where to begin."""
+        state = self.state
+        if state is not None:
+            self._trim(state)
+        return state
 
     def _trim(self, state: DeliveryState) -> None:
         if state.start < self.partition.start_offset:
@@ -182,6 +185,7 @@ class SharePartition(DeliveryListener):
             self.group.set_up(self.state)
         else:
             state.reset(offset)
+        self.epoch += 1
 
     def rewind(self, offset: int) -> None:
         """Let all from `offset` on be available again but what is in somebody's hands."""
@@ -293,8 +297,8 @@ class SharePartition(DeliveryListener):
         self.wake_readers()
 
     def became_dead(self, state: DeliveryState) -> None:
-        for reader in list(self._readers):
-            reader.dead()
+        if self.group.queue is not None:
+            self.group.queue.touch()
 
     def close(self) -> None:
         """The group, the topic or the broker is gone."""

@@ -96,6 +96,8 @@ def acknowledge(call: Call, group: ShareGroup, member: str, place: tuple[bytes, 
             return INVALID_RECORD_STATE
         for kind, start, stop in _runs(first, end, batch.acknowledge_types):
             _settle(found, member, kind, start, stop)
+    # Others may have waited for room.
+    found.wake_readers()
     return NONE
 
 

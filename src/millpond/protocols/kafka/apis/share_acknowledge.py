@@ -28,6 +28,8 @@ def share_acknowledge(call: Call, request: Any) -> Tree | None:
     connection = call.connection
     if not connection.apis.may(connection, Operation.READ, group_id, "group"):
         return {"error_code": GROUP_AUTHORIZATION_FAILED, "acquisition_lock_timeout": 0}
+    if not member:
+        return {"error_code": INVALID_REQUEST, "acquisition_lock_timeout": 0}
     if has_renewals(request.topics) != getattr(request, "is_renew_ack", False):
         return {"error_code": INVALID_REQUEST, "acquisition_lock_timeout": 0}
     try:

@@ -25,8 +25,9 @@ from millpond.base.limits import (
     KAFKA_PARTITIONS_PER_REQUEST_MAX,
 )
 from millpond.broker.access import Operation
+from millpond.broker.shares.delivery_state import ShareReader
 from millpond.broker.shares.sessions import FINAL_EPOCH, INITIAL_EPOCH
-from millpond.broker.shares.share_partition import Fetched, SharePartition, ShareReader
+from millpond.broker.shares.share_partition import Fetched, SharePartition
 from millpond.protocols.kafka.connection import Call, Waiting
 from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, INVALID_REQUEST, NONE, code_of
 from millpond.protocols.kafka.groups import milliseconds
@@ -49,6 +50,8 @@ def share_fetch(call: Call, request: Any) -> Tree | None:
     connection = call.connection
     if not connection.apis.may(connection, Operation.READ, group_id, "group"):
         return _refused(GROUP_AUTHORIZATION_FAILED)
+    if not member:
+        return _refused(INVALID_REQUEST, "A member has an id.")
     if has_renewals(request.topics) != getattr(request, "is_renew_ack", False):
         return _refused(INVALID_REQUEST, "The request renews locks without saying so, or says so and does not.")
     acknowledges = any(asked.acknowledgement_batches for topic in request.topics for asked in topic.partitions)
