@@ -1,6 +1,7 @@
 """The coordinator of a virtual host's consumer groups, and that of all virtual hosts together.
 
-Protocols call `vhost.groups`: `membership` for those who join, `offsets` for how far they have come, and what is here
+Protocols call `vhost.groups`: `membership` for those who join by the classic protocol, `consumers` for those who do so
+by the newer one, `shares` for members of share groups, `offsets` for how far they have come, and what is here
 for operators. Whoever answers a client waits until the commit `sequence` is durable.
 """
 
@@ -25,7 +26,7 @@ from millpond.base.limits import (
 )
 from millpond.broker.groups.errors import GroupNotEmpty, GroupNotFound
 from millpond.broker.groups.group import Group
-from millpond.broker.groups.membership import Membership
+from millpond.broker.groups.migration import MixedMembership
 from millpond.broker.groups.modern import TopicDirectory
 from millpond.broker.groups.modern_records import SHARE
 from millpond.broker.groups.offsets import Offsets
@@ -63,7 +64,8 @@ class GroupCoordinator:
         self.store: Final = store
         self._has_topic: Final = has_topic
         self.topics: Final = topics
-        self.membership: Final = Membership(store)
+        self.membership: Final = MixedMembership(store, topics)
+        self.consumers: Final = self.membership.consumers
         self.shares: Final = ShareMembership(store, topics)
         self.offsets: Final = Offsets(store, self.membership)
 

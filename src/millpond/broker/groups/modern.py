@@ -97,8 +97,10 @@ class ModernGroup:
         # before its owner has said that it has let it go. In share groups partitions are not owned.
         self.instances: Final[dict[str, str]] = {}
         self.owners: Final[dict[tuple[bytes, int], str]] = {}
-        # The version of the topics that the group has taken note of.
-        self.topics_version = -1
+        # What the group has taken note of: the version of the topics, and what the patterns matched; and the version
+        # with which each pattern was looked at. Not durable: it is looked at once more after a start.
+        self.noted: tuple[int, tuple[tuple[str, ...], ...]] = (-1, ())
+        self.patterns_versions: Final[dict[str, int]] = {}
 
     @property
     def type(self) -> str:
@@ -236,6 +238,7 @@ class ModernGroup:
     def _forget_pattern(self, pattern: str | None) -> None:
         if pattern and all(member.state.pattern != pattern for member in self.members.values()):
             self.patterns.pop(pattern, None)
+            self.patterns_versions.pop(pattern, None)
 
     def _own(self, member: ModernMember) -> None:
         if self.head.type == CONSUMER:

@@ -188,8 +188,9 @@ class ShareMembership:
     def _share_out(self, group_id: str, modern: ModernGroup, is_changed: bool) -> None:
         """Begin another epoch where there is a reason to, and say who is to have what in it."""
         head = modern.head
-        if is_changed or modern.topics_version != self._topics.version:
-            modern.topics_version = self._topics.version
+        noted = (self._topics.version, ())
+        if is_changed or modern.noted != noted:
+            modern.noted = noted
             topics_hash = modern.hash_of_topics(self._topics)
             if is_changed or topics_hash != head.topics_hash:
                 now_ms = self._store.clock.wall_ms()
