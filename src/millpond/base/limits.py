@@ -228,6 +228,19 @@ GROUPS_BYTES_MAX: Final = 256 * MIB
 GROUP_NAME_BYTES_MAX: Final = 1024
 # What of a client's own name goes into its member's id.
 GROUP_CLIENT_ID_CHARACTERS_MAX: Final = 255
+# How long a member may be silent, and how often it is told to be heard of, in groups whose assignment the broker
+# decides; as in Apache Kafka.
+GROUP_CONSUMER_SESSION_TIMEOUT_MS: Final = 45_000
+GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS: Final = 5_000
+GROUP_SHARE_SESSION_TIMEOUT_MS: Final = 45_000
+GROUP_SHARE_HEARTBEAT_INTERVAL_MS: Final = 5_000
+# Members of a share group, as in Apache Kafka: each holds records of its own, and all compete for the same.
+GROUP_SHARE_MEMBERS_MAX: Final = 200
+# A regular expression that a member subscribes by. It is compiled, and matched with the name of every topic, in time
+# that grows with its length.
+GROUP_PATTERN_CHARACTERS_MAX: Final = 1024
+# What a compiled regular expression may take. Counted repetitions make a short one large: it is refused then.
+GROUP_PATTERN_MEMORY_BYTES_MAX: Final = 1 * MIB
 # Groups of all virtual hosts. An empty one takes about 2 KiB, and goes some time after its last offset.
 GROUPS_MAX: Final = 100_000
 # Offsets of a group, and of all groups: about 250 bytes each, and a checkpoint writes them all.

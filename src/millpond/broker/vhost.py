@@ -36,6 +36,7 @@ from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.groups.coordinator import ConsumerGroups
+from millpond.broker.groups.topic_directory import VhostTopics
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
@@ -103,7 +104,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
-        self.groups: Final = groups.add(name, self.has_topic)
+        self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
         self.topics: Final = Topics(name, self.queues, context, catalog, self)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}

@@ -73,12 +73,24 @@ INVALID_RECORD: Final = 87
 RESOURCE_NOT_FOUND: Final = 91
 UNKNOWN_TOPIC_ID: Final = 100
 FETCH_SESSION_TOPIC_ID_ERROR: Final = 106
+FENCED_MEMBER_EPOCH: Final = 110
+UNRELEASED_INSTANCE_ID: Final = 111
+UNSUPPORTED_ASSIGNOR: Final = 112
+STALE_MEMBER_EPOCH: Final = 113
 MISMATCHED_ENDPOINT_TYPE: Final = 114
 UNSUPPORTED_ENDPOINT_TYPE: Final = 115
+INVALID_REGULAR_EXPRESSION: Final = 128
 
 # The nearest class of an error's ancestry counts.
 _CODES: Final[dict[type[PeerError], int]] = {
     AccessRefused: TOPIC_AUTHORIZATION_FAILED,
+    groups.FencedMemberEpoch: FENCED_MEMBER_EPOCH,
+    groups.InvalidGroupRequest: INVALID_REQUEST,
+    groups.InvalidPattern: INVALID_REGULAR_EXPRESSION,
+    groups.OldClient: UNSUPPORTED_VERSION,
+    groups.StaleMemberEpoch: STALE_MEMBER_EPOCH,
+    groups.UnreleasedInstance: UNRELEASED_INSTANCE_ID,
+    groups.UnsupportedAssignor: UNSUPPORTED_ASSIGNOR,
     groups.FencedInstance: FENCED_INSTANCE_ID,
     groups.GroupFull: GROUP_MAX_SIZE_REACHED,
     groups.GroupNotEmpty: NON_EMPTY_GROUP,
