@@ -21,7 +21,7 @@ import pytest
 
 from millpond.base.clock import ManualClock
 from millpond.base.errors import PeerError
-from millpond.broker.groups.coordinator import ConsumerGroups, GroupCoordinator, encode_states
+from millpond.broker.groups.coordinator import ConsumerGroups, GroupCoordinator
 from millpond.broker.groups.errors import FencedInstance, MemberIdRequired, UnknownMember
 from millpond.broker.groups.group import JoinRequest, JoinResult, SyncRequest, SyncResult
 from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
@@ -45,7 +45,7 @@ class Disk:
         self.sync_wanted = False
         self.journal = self
 
-    def group_changed(self, record: bytes) -> None:
+    def recorded(self, change: int, record: bytes) -> None:
         self.now.append(record)
 
     def sequence(self) -> int:
@@ -243,6 +243,9 @@ class World:
         self.everything = everything
         return groups
 
+    def captured(self) -> list[bytes]:
+        return sorted(record for state in self.everything.capture() for record in state.records())
+
     def next_offset(self) -> int:
         self.offset += 1
         return self.offset
@@ -305,14 +308,14 @@ class World:
         before = self.groups
         kept = self.random.randint(self.disk.durable_turns, len(self.disk.turns))
         whole = kept == len(self.disk.turns)
-        states = sorted(encode_states(self.everything.capture()))
+        states = self.captured()
         for group in list(before.groups()):
             group.stop()
         del self.disk.turns[kept:]
         self.disk.durable_turns = kept
         self.groups = self.start()
         if whole:
-            assert sorted(encode_states(self.everything.capture())) == states, "recovery made something else of it"
+            assert self.captured() == states, "recovery made something else of it"
         self.answers = []
         for player in self.players:
             player.disconnected()

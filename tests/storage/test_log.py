@@ -239,6 +239,15 @@ def test_retention_by_size_keeps_at_least_that_much(disk: FaultyFilesystem) -> N
     assert size // 2 <= log.size_bytes < size
 
 
+def test_retention_leaves_what_is_needed(disk: FaultyFilesystem) -> None:
+    log = filled(disk)
+    log.retain(1_000_000, 0, -1, needed_from=12)
+    assert 0 < log.start_offset <= 12
+    assert 12 in {offset for base, last, _ in offsets(log) for offset in range(base, last + 1)}
+    log.retain(1_000_000, 0, -1, needed_from=30)
+    assert log.start_offset > 12
+
+
 def test_retention_after_opening_reads_the_ages_from_the_indexes(disk: FaultyFilesystem) -> None:
     filled(disk).close()
     log = open_log(disk)

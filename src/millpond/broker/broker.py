@@ -20,6 +20,7 @@ from millpond.broker.arguments import checked_default_queue_type
 from millpond.broker.commits import ALARM_MEMORY, FLOW, AlarmListener, Alarms, Commits, CommitWaiter
 from millpond.broker.groups.coordinator import DEFAULT_SETTINGS, ConsumerGroups
 from millpond.broker.groups.store import GroupSettings
+from millpond.broker.keepers import RecordKeeper
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.parameters import Parameters
@@ -136,6 +137,8 @@ class Broker:
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
+        # In the order in which recovery tells them that it is over.
+        self.keepers: Final[list[RecordKeeper]] = [self.groups]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
@@ -190,10 +193,10 @@ class Broker:
 
     def log_ids(self) -> set[int]:
         """The ids of all logs that there should be."""
-        ids = {int(queue.log_id) for queue in self.all_queues()}
+        ids = {int(partition.log_id) for partition in self.streams.partitions()}
         for vhost in self.vhosts.values():
+            ids.update([int(queue.log_id) for queue in vhost.queues.values()])
             ids.update([int(queue.log_id) for queue in vhost.delay_queues.values()])
-        ids.update([int(partition.log_id) for partition in self.streams.partitions()])
         return ids
 
     def vhost(self, name: str) -> VirtualHost:
@@ -254,18 +257,18 @@ class Broker:
         self.turn.touch()
 
     def all_queues(self) -> list[MessageQueue]:
-        """Every queue of every virtual host."""
+        """Every queue of every virtual host, the streams among them."""
         queues: list[MessageQueue] = []
         for vhost in self.vhosts.values():
-            queues.extend(vhost.queues.values())
+            queues.extend(vhost.all_queues())
         return queues
 
     def all_backlogs(self) -> list[Backlog]:
         """The messages of every queue, those of each of its lanes apart."""
         backlogs: list[Backlog] = []
-        for queue in self.all_queues():
-            backlogs.extend(queue.backlogs())
         for vhost in self.vhosts.values():
+            for queue in vhost.queues.values():
+                backlogs.extend(queue.backlogs())
             for delay_queue in vhost.delay_queues.values():
                 backlogs.extend(delay_queue.backlogs())
         return backlogs

@@ -17,7 +17,7 @@ If anything fails, the old files stay and the next checkpoint tries again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -35,8 +35,7 @@ from millpond.base.limits import (
 )
 from millpond.broker.broker import Broker
 from millpond.broker.commits import ALARM_DISK, ALARM_STORAGE, CommitWaiter
-from millpond.broker.groups.coordinator import encode_states
-from millpond.broker.groups.store import GroupState
+from millpond.broker.keepers import KeeperState
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.page import Page
 from millpond.broker.snapshot import QueueState, StreamState, encode_snapshot
@@ -80,7 +79,7 @@ class Checkpointer(CommitWaiter):
         self._clean = False
         self._states: list[QueueState] = []
         self._stream_states: list[StreamState] = []
-        self._group_states: list[GroupState] = []
+        self._keeper_states: list[tuple[int, Sequence[KeeperState]]] = []
         self._trimmable: dict[int, Backlog] = {}
         # Pages that are still on their way to their places, and the commit that covers what was carried forward.
         self._awaited: dict[Page, None] = {}
@@ -216,7 +215,7 @@ class Checkpointer(CommitWaiter):
         self._awaited_streams = {
             state.partition: state for state in self._stream_states if state.partition.written_end < state.log_end
         }
-        self._group_states = broker.groups.capture()
+        self._keeper_states = [(keeper.change, keeper.capture()) for keeper in broker.keepers]
         self._collecting = True
         if not self._is_waiting:
             self._is_waiting = True
@@ -279,7 +278,7 @@ class Checkpointer(CommitWaiter):
         if self._collecting and not self._awaited and not self._awaited_streams and self._awaited_commit == 0:
             self._collecting = False
             sync = self._broker.store.sync_task()
-            task = partial(self._store, sync, self._states, self._stream_states, self._group_states)
+            task = partial(self._store, sync, self._states, self._stream_states, self._keeper_states)
             self._broker.store.run_on_writer(task, self._ended)
 
     def _store(
@@ -287,11 +286,12 @@ class Checkpointer(CommitWaiter):
         sync: Callable[[], None],
         states: list[QueueState],
         streams: list[StreamState],
-        groups: list[GroupState],
+        keepers: list[tuple[int, Sequence[KeeperState]]],
     ) -> None:
         """On the writing thread: make the logs durable, then the snapshot that relies on them."""
         sync()
-        content = encode_snapshot(self._first_file, self._clean, states, streams, encode_states(groups))
+        records = [(change, record) for change, kept in keepers for state in kept for record in state.records()]
+        content = encode_snapshot(self._first_file, self._clean, states, streams, records)
         self._filesystem.mkdirs(f"{self._folder}/{FOLDER}")
         path = snapshot_path(self._folder, self._first_file)
         self._filesystem.write_bytes_atomically(path, content)
@@ -320,7 +320,7 @@ class Checkpointer(CommitWaiter):
             stream.partition.checkpointed(stream.log_end)
         self._states = []
         self._stream_states = []
-        self._group_states = []
+        self._keeper_states = []
         self._trimmable = {}
 
     def _failed(self, why: str) -> None:
@@ -329,7 +329,7 @@ class Checkpointer(CommitWaiter):
         self._collecting = False
         self._states = []
         self._stream_states = []
-        self._group_states = []
+        self._keeper_states = []
         self._awaited = {}
         self._awaited_streams = {}
         self._awaited_commit = 0

@@ -21,7 +21,6 @@ from millpond.broker.records import (
     CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
-    CHANGE_GROUP,
     CHANGE_SETTLED,
     CHANGE_TRIMMED,
     KIND_TURN,
@@ -217,12 +216,12 @@ class Ledger:
         write_i64_be(settled, log_id)
         write_i64_be(settled, start_offset)
 
-    def group_changed(self, record: bytes) -> None:
-        """Record a change of a consumer group, as `groups/records.py` writes it."""
+    def recorded(self, change: i64, record: bytes) -> None:
+        """Record a change of what a keeper keeps, in its own form; `change` is the keeper's number."""
         if self.journal is None:
             return
         settled = self._settlements()
-        settled.append(CHANGE_GROUP)
+        settled.append(u8(change))
         write_i32_be(settled, i32(len(record)))
         settled.write(record)
 

@@ -23,8 +23,9 @@ to TURN_END, whose payloads count as one; what was begun and never ended is pass
              So often has this message been given back by now.
     TRIMMED  log id i64 | start offset i64
              What a stream has before this offset is gone.
-    GROUP    a record of groups/records.py
-             A consumer group has changed.
+    GROUP, SHARE, TRANSACTION, ROUTED  a record of a keeper: see keepers.py
+             A consumer group has changed, the delivery state of a share group, a transaction, or how far a topic's
+             records have been routed.
     CARRIED  as BATCH, for messages that an earlier journal file holds and that a checkpoint wrote again: nothing that
              happened.
 """
@@ -36,6 +37,8 @@ from typing import Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i32_be, write_i64_be
 from mypy_extensions import i32, i64
 
+# Registers the encoding of what a queue has of Kafka's.
+import millpond.broker.record_properties  # noqa: F401
 from millpond.base.errors import CorruptData, PeerError
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
 from millpond.storage.record_batch import RecordReader
@@ -50,7 +53,11 @@ CHANGE_SETTLED: Final = 2
 CHANGE_CARRIED: Final = 3
 CHANGE_ATTEMPTED: Final = 4
 CHANGE_TRIMMED: Final = 5
+# Those of keepers.
 CHANGE_GROUP: Final = 6
+CHANGE_SHARE: Final = 7
+CHANGE_TRANSACTION: Final = 8
+CHANGE_ROUTED: Final = 9
 
 # A message may be routed to more queues than a batch has room for as targets: it is then written once for so many.
 TARGETS_PER_BATCH_MAX: Final = 30_000

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from millpond.base.errors import CorruptData
+from millpond.base.errors import CorruptData, UnsupportedFormat
 from millpond.base.filesystem import Filesystem
 from millpond.broker.checkpoint import FOLDER, SUFFIX
 from millpond.broker.queues.backlog import queue_id
@@ -23,7 +23,7 @@ from millpond.broker.snapshot import SnapshotReader
 from millpond.storage.journal_recovery import Damage, JournalReport, journal_files, read_journal
 
 if TYPE_CHECKING:
-    from millpond.broker.groups.coordinator import ConsumerGroups
+    from millpond.broker.keepers import RecordKeeper
     from millpond.broker.queues.page_store import PageStore
     from millpond.broker.streams.partition import Partition
 
@@ -34,7 +34,7 @@ JOURNAL_FOLDER = "journal"
 
 class Recovery:
     """Brings back what a data directory holds. `queues` are the catalog's durable queues, and `partitions` those of all
-    streams, empty; `groups` has no groups yet."""
+    streams, empty; so are the `keepers`."""
 
     def __init__(
         self,
@@ -42,14 +42,14 @@ class Recovery:
         folder: str,
         queues: list[MessageQueue],
         partitions: Iterable[Partition],
-        groups: ConsumerGroups,
+        keepers: list[RecordKeeper],
         store: PageStore,
     ) -> None:
         self._filesystem = filesystem
         self._folder = folder
         self._store = store
         self._lanes = Lanes(queues, partitions)
-        self._groups = groups
+        self._keepers = {keeper.change: keeper for keeper in keepers}
         self._queues = queues
         # The first frames of a turn that has several.
         self._parts: list[bytes] = []
@@ -76,8 +76,7 @@ class Recovery:
         # need have been written.
         is_clean = self._is_clean and report.files <= 1 and report.damage is Damage.NONE
         messages = 0
-        # A stream is a queue as well, and is counted by its partition.
-        queues = sum(1 for queue in self._queues if queue.backlogs())
+        queues = len(self._queues)
         for queue in self._lanes.backlogs():
             if not is_clean:
                 # It is not known what was delivered, so all of it may have been.
@@ -87,7 +86,8 @@ class Recovery:
         for partition in self._lanes.partitions():
             partition.restored()
             messages += int(partition.end_offset - partition.start_offset)
-        self._groups.restored()
+        for keeper in self._keepers.values():
+            keeper.restored()
         self.checkpoint_wanted = report.frames > 0 or self._was_rebuilt
         logger.info("recovered %d messages in %d durable queues, and in %d partitions of streams and topics",
                     messages, queues, len(self._lanes.partitions()))  # fmt: skip
@@ -110,8 +110,11 @@ class Recovery:
                 pass
             while reader.restore_next_stream(self._lanes):
                 pass
-            while (record := reader.next_group_record()) is not None:
-                self._groups.restore(record)
+            while reader.next_record():
+                keeper = self._keepers.get(reader.record_change)
+                if keeper is None:
+                    raise UnsupportedFormat(f"a checkpoint with records of the unknown kind {reader.record_change}")
+                keeper.restore(reader.record)
             self.log_id_max = max(self.log_id_max, reader.log_id_max)
             self._is_clean = reader.clean
             return reader.first_file
@@ -169,7 +172,7 @@ class Recovery:
 
     def _replay(self, payload: bytes) -> None:
         try:
-            highest, is_new = replay_turn(payload, self._lanes, self._groups)
+            highest, is_new = replay_turn(payload, self._lanes, self._keepers)
         except CorruptData as error:
             logger.critical("a journal frame whose checksum is right makes no sense and was passed over: %s", error)
             return

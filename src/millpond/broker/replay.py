@@ -1,4 +1,4 @@
-"""Applies what the journal says of a turn to queues, streams and consumer groups."""
+"""Applies what the journal says of a turn to queues, streams and keepers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from millpond.broker.records import (
     CHANGE_ATTEMPTED,
     CHANGE_BATCH,
     CHANGE_CARRIED,
-    CHANGE_GROUP,
     CHANGE_SETTLED,
     CHANGE_TRIMMED,
     Changes,
@@ -26,10 +25,10 @@ from millpond.broker.records import (
 from millpond.storage.record_batch import RecordReader
 
 if TYPE_CHECKING:
-    from millpond.broker.groups.coordinator import ConsumerGroups
+    from millpond.broker.keepers import RecordKeeper
 
 
-def replay_turn(payload: bytes, lanes: Lanes, groups: ConsumerGroups) -> tuple[int, bool]:
+def replay_turn(payload: bytes, lanes: Lanes, keepers: dict[int, RecordKeeper]) -> tuple[int, bool]:
     """Apply one turn. Changes of queues that are gone are passed over. The highest log id that occurred, and whether
     anything happened in it: what a checkpoint carried forward only repeats what had happened before."""
     highest = 0
@@ -71,10 +70,11 @@ def replay_turn(payload: bytes, lanes: Lanes, groups: ConsumerGroups) -> tuple[i
             partition = lanes.partition(log_id)
             if partition is not None:
                 partition.restore_start(start_offset)
-        elif changes.kind == CHANGE_GROUP:
-            groups.restore(changes.body)
         else:
-            raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
+            keeper = keepers.get(changes.kind)
+            if keeper is None:
+                raise CorruptData(f"a journal change of the unknown kind {changes.kind}")
+            keeper.restore(changes.body)
     return highest, is_new
 
 

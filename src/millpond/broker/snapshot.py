@@ -10,9 +10,10 @@
     stream  log id i64 | start offset i64 | end offset i64 | log end i64 | cleaned end i64 | producer count i32
     producer  producer id i64 | epoch i32 | last seen i64 | batch count i32
               | (first sequence i32, last sequence i32, base offset i64, timestamp i64) each
-    group record count i32 | (length i32, record of groups/records.py) each
+    record count i32 | (change u8, length i32, record) each: those of keepers, see keepers.py
 
-Version 1 has no attempts, no due and no streams; version 2 has no cleaned end, no producers and no groups.
+Version 1 has no attempts, no due and no streams; version 2 has no cleaned end, no producers and no records; version 3
+has records of consumer groups only, and no change before them.
 
 Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
 says that the broker was stopped in order, so that what was never delivered is known.
@@ -24,18 +25,19 @@ from typing import Final, final
 
 import crc32c
 from librt.strings import BytesWriter, read_i32_be, read_i64_be, write_i32_be, write_i64_be
-from mypy_extensions import i32, i64
+from mypy_extensions import i32, i64, u8
 
 from millpond.base.errors import CorruptData, UnsupportedFormat
 from millpond.broker.queues.backlog import Backlog, queue_id
 from millpond.broker.queues.lanes import Lanes
 from millpond.broker.queues.page import Page
+from millpond.broker.records import CHANGE_GROUP
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.producers import ProducedBatch, Producer
 from millpond.storage.log import BatchPlace
 
 MAGIC: Final = b"MPCHKPT\x00"
-VERSION: Final = 3
+VERSION: Final = 4
 _HEADER_BYTES: Final = 16
 
 
@@ -114,7 +116,7 @@ def encode_snapshot(
     clean: bool,
     queues: list[QueueState],
     streams: list[StreamState] | None = None,
-    group_records: list[bytes] | None = None,
+    records: list[tuple[int, bytes]] | None = None,
 ) -> bytes:
     """The file's content. Every page must have its place by now."""
     body = BytesWriter()
@@ -156,8 +158,9 @@ def encode_snapshot(
         write_i64_be(body, stream.log_end)
         write_i64_be(body, stream.cleaned_end)
         body.write(stream.producers)
-    write_i32_be(body, i32(0 if group_records is None else len(group_records)))
-    for record in group_records or []:
+    write_i32_be(body, i32(0 if records is None else len(records)))
+    for change, record in records or []:
+        body.append(u8(change))
         write_i32_be(body, i32(len(record)))
         body.write(record)
     content = body.getvalue()
@@ -194,7 +197,10 @@ class SnapshotReader:
         self._queues_left = self._i32()
         # Known when all queues have been read, and all streams.
         self._streams_left: i64 = -1
-        self._group_records_left: i64 = -1
+        self._records_left: i64 = -1
+        # A keeper's record, and the number of its keeper.
+        self.record_change = 0
+        self.record = b""
 
     def restore_next(self, lanes: Lanes) -> bool:
         """Give the next queue of the snapshot its state; False after the last. One that is gone is passed over."""
@@ -256,19 +262,21 @@ class SnapshotReader:
                     partition.producers.restore(producer)
         return True
 
-    def next_group_record(self) -> bytes | None:
-        """The next record of consumer groups; None after the last. To be called when all streams have their state."""
-        if self._group_records_left < 0:
-            self._group_records_left = self._i32() if self._version > 2 else i64(0)
-        if self._group_records_left == 0:
-            return None
-        self._group_records_left -= 1
+    def next_record(self) -> bool:
+        """Move to the next record of a keeper; False after the last. To be called when all streams have their state."""
+        if self._records_left < 0:
+            self._records_left = self._i32() if self._version > 2 else i64(0)
+        if self._records_left == 0:
+            return False
+        self._records_left -= 1
+        self.record_change = int(self._u8()) if self._version > 3 else CHANGE_GROUP
         length = self._i32()
         start = self._position
         if length < 0 or start + length > len(self._data):
             raise CorruptData("the checkpoint is cut short")
         self._position = start + length
-        return self._data[start : start + length]
+        self.record = self._data[start : start + length]
+        return True
 
     def _producer(self) -> Producer:
         producer = Producer(self._i64(), self._i32())

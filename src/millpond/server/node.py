@@ -151,7 +151,7 @@ class Node:
         if not settings.memory:
             store.delete_leftovers(broker.log_ids())
             recovery = Recovery(
-                self._filesystem, self._folder, queues, broker.streams.partitions(), broker.groups, store
+                self._filesystem, self._folder, queues, broker.streams.partitions(), broker.keepers, store
             )
             report = recovery.run()
             catalog.use_queue_ids_above(recovery.log_id_max)

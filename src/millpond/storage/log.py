@@ -435,15 +435,20 @@ class Log:
             freed += self._remove_first()
         return freed
 
-    def retain(self, now_ms: int, retention_ms: int, retention_bytes: int, durable_end: int = -1) -> int:
+    def retain(
+        self, now_ms: int, retention_ms: int, retention_bytes: int, durable_end: int = -1, needed_from: int = -1
+    ) -> int:
         """Delete the oldest complete segments whose messages are all older than `retention_ms`, or without which
         `retention_bytes` are still left; -1 is no limit. Where `durable_end` is given, the one that is appended to may
-        go as well, but none that has something from there on. Returns how many bytes that freed."""
+        go as well, but none that has something from there on. Where `needed_from` is given, none goes that has
+        something from there on. Returns how many bytes that freed."""
         freed = 0
         while self._segments:
             oldest = self._segments[0]
             following = self._segments[1].base_offset if len(self._segments) > 1 else self.end_offset
             if following > durable_end if durable_end >= 0 else len(self._segments) == 1:
+                break
+            if 0 <= needed_from < following:
                 break
             is_too_old = retention_ms >= 0 and self._is_oldest_before(now_ms - retention_ms)
             is_too_much = retention_bytes >= 0 and self.size_bytes - oldest.size >= retention_bytes

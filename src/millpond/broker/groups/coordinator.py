@@ -29,6 +29,8 @@ from millpond.broker.groups.membership import Membership
 from millpond.broker.groups.offsets import Offsets
 from millpond.broker.groups.records import Cleared, GroupDeleted, decode_record
 from millpond.broker.groups.store import GroupSettings, GroupState, GroupStore, GroupTotals
+from millpond.broker.keepers import RecordKeeper
+from millpond.broker.records import CHANGE_GROUP
 
 if TYPE_CHECKING:
     from millpond.base.clock import Clock
@@ -101,8 +103,10 @@ class GroupCoordinator:
         self.store.record(Cleared())
 
 
-class ConsumerGroups:
+class ConsumerGroups(RecordKeeper):
     """The groups of all virtual hosts: what they share, and how they are found again after a restart."""
+
+    change = CHANGE_GROUP
 
     def __init__(self, clock: Clock, turn: Turn, ledger: Ledger, settings: GroupSettings = DEFAULT_SETTINGS) -> None:
         self.settings: Final = settings
@@ -155,29 +159,20 @@ class ConsumerGroups:
     # --- Recovery ---------------------------------------------------------------------------------------------------
 
     def restore(self, payload: bytes) -> None:
-        """Apply a record of the journal or of a checkpoint. CorruptData where it makes no sense; one of a virtual host
-        that is gone is passed over."""
         vhost, record = decode_record(payload)
         coordinator = self._coordinators.get(vhost)
         if coordinator is not None:
             coordinator.store.apply(record)
 
     def restored(self) -> None:
-        """All has been said: groups go on."""
         for coordinator in self._coordinators.values():
             coordinator.restored()
         if self.totals.groups:
             logger.info("recovered %d consumer groups with %d offsets", self.totals.groups, self.totals.offsets)
 
     def capture(self) -> list[GroupState]:
-        """What a checkpoint has to say of all groups."""
         return [
             GroupState(vhost, group)
             for vhost, coordinator in self._coordinators.items()
             for group in coordinator.groups()
         ]
-
-
-def encode_states(states: list[GroupState]) -> list[bytes]:
-    """The records of a checkpoint, on the writing thread."""
-    return [record for state in states for record in state.records()]

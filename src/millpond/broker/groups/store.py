@@ -32,6 +32,8 @@ from millpond.broker.groups.records import (
     TopicDeleted,
     encode_record,
 )
+from millpond.broker.keepers import KeeperState
+from millpond.broker.records import CHANGE_GROUP
 
 if TYPE_CHECKING:
     from millpond.base.clock import Clock
@@ -64,7 +66,7 @@ class GroupTotals:
         self.member_bytes = 0
 
 
-class GroupState:
+class GroupState(KeeperState):
     """A group as it was at the moment of a checkpoint: copies of references to what never changes."""
 
     def __init__(self, vhost: str, group: Group) -> None:
@@ -77,7 +79,6 @@ class GroupState:
         }
 
     def records(self) -> list[bytes]:
-        """What makes the group again. To be called on any thread."""
         records: list[Record] = [HeadChanged(self._id, self._head)]
         records += [MemberChanged(self._id, member) for member in self._members]
         for topic, partitions in self._offsets.items():
@@ -120,7 +121,7 @@ class GroupStore:
         is_kept = ledger.journal is not None
         for record in records:
             if is_kept:
-                ledger.group_changed(encode_record(self.vhost, record))
+                ledger.recorded(CHANGE_GROUP, encode_record(self.vhost, record))
             self.apply(record)
         if is_kept:
             self.sequence = int(ledger.sequence())

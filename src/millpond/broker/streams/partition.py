@@ -88,6 +88,8 @@ class Partition:
         self.age_max_ms: i64 = -1
         self.bytes_max: i64 = -1
         self.segment_bytes: i64 = -1
+        # What retention leaves alone, from this offset on: a queue's messages that are not settled. -1: nothing.
+        self.needed_from: i64 = -1
         # As Kafka's segment.ms. Where it is not -1, retention is Kafka's too: the segment that is written to goes when
         # it is too old.
         self.segment_ms: i64 = -1
@@ -183,6 +185,15 @@ class Partition:
         self.hot_bytes += len(batch.data)
         self.unwritten_bytes += len(batch.data)
         self.memory.used += batch.memory_bytes
+
+    @property
+    def stable_end(self) -> i64:
+        """Up to here all is durable and belongs to no open transaction: what readers of committed records are shown."""
+        return self.durable_end
+
+    def is_aborted(self, header: BatchHeader) -> bool:
+        """Whether the batch, which lies before `stable_end`, belongs to a transaction that was aborted."""
+        return False
 
     @property
     def has_pending(self) -> bool:
@@ -451,6 +462,8 @@ class Partition:
             batch = self.hot[index]
             is_too_old = self.age_max_ms >= 0 and batch.newest_ms < now_ms - self.age_max_ms
             if not is_too_old and not (self.bytes_max >= 0 and kept > self.bytes_max):
+                break
+            if 0 <= self.needed_from < batch.end_offset:
                 break
             kept -= len(batch.data)
             start = batch.end_offset

@@ -92,16 +92,23 @@ class StreamLog(LazyLog):
         self.grew(sum(len(batch.data) for batch in new))
 
     def retain(
-        self, now_ms: int, age_max_ms: int, bytes_max: int, start_offset: int, segment_ms: int, durable_end: int
+        self,
+        now_ms: int,
+        age_max_ms: int,
+        bytes_max: int,
+        start_offset: int,
+        segment_ms: int,
+        durable_end: int,
+        needed_from: int,
     ) -> None:
         """Let segments go that are too old or too much, or before the stream's start. `durable_end` is given where the
-        one that is written to may be among them."""
+        one that is written to may be among them, and `needed_from` where somebody needs what is there."""
         log = self.opened()
         with self._using:
             log.segment_ms = segment_ms
             log.roll_if_old(now_ms)
             log.trim_before(min(start_offset, log.end_offset))
-            log.retain(now_ms, age_max_ms, bytes_max, durable_end)
+            log.retain(now_ms, age_max_ms, bytes_max, durable_end, needed_from)
             self._note(log)
 
     def trim_before(self, offset: int) -> None:
@@ -423,7 +430,8 @@ class StreamStore(CommitWaiter):
             bytes_max += int(partition.undurable_bytes)
         durable_end = int(partition.durable_end) if roll_ms >= 0 else -1
         start, now_ms = int(partition.start_offset), self._clock.wall_ms()
-        task = partial(log.retain, now_ms, age_max_ms, bytes_max, start, roll_ms, durable_end)
+        needed_from = int(partition.needed_from)
+        task = partial(log.retain, now_ms, age_max_ms, bytes_max, start, roll_ms, durable_end, needed_from)
         self._store.run_on_writer(task, partial(self._shortened, partition, log))
         return True
 

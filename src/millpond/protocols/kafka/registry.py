@@ -161,10 +161,11 @@ class ApiTable:
         errors, counted = call.connection.broker.request_errors, (PROTOCOL, APIS[int(call.api_key)].name, int(code))
         errors[counted] = errors.get(counted, 0) + 1
 
-    def may(self, connection: Connection, operation: Operation, name: str) -> bool:
-        """Whether the connection's user may do this to a topic."""
+    def may(self, connection: Connection, operation: Operation, name: str, resource: str = "topic") -> bool:
+        """Whether the connection's user may do this to a topic, or another resource: "group", "transactional_id",
+        "cluster"."""
         try:
-            connection.broker.access.check(connection.user, connection.settings.vhost, operation, "topic", name)
+            connection.broker.access.check(connection.user, connection.settings.vhost, operation, resource, name)
         except AccessRefused:
             return False
         return True
@@ -236,6 +237,6 @@ def load(connections_max: int) -> ApiTable:
     # Importing a module fills the table, but for those that are compiled.
     for module in pkgutil.iter_modules(apis.__path__, f"{apis.__name__}."):
         importlib.import_module(module.name)
-    APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
-    APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
+    APIS[0] = Api(0, "Produce", 3, 13, 0, None, produce.produce)
+    APIS[1] = Api(1, "Fetch", 4, 18, 4, None, fetch.fetch)
     return ApiTable(connections_max)
