@@ -64,8 +64,9 @@ final class Security extends Clients {
     }
 
     private void wrongPassword() throws Exception {
+        String administrator = broker.settings().get("sasl.jaas.config").replaceAll(".* username=\"([^\"]*)\".*", "$1");
         for (String mechanism : List.of("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")) {
-            try (Admin wrong = Admin.create(as("admin", "wrong", mechanism).and(Map.of()))) {
+            try (Admin wrong = Admin.create(as(administrator, "wrong", mechanism).and(Map.of()))) {
                 refused(SaslAuthenticationException.class, () -> wrong.listTopics().names().get());
             }
             try (Admin nobody = Admin.create(as("nobody", "wrong", mechanism).and(Map.of()))) {
