@@ -34,7 +34,7 @@ from millpond.broker.dead_letter import DeadLetter, carbon_copies, dead_lettered
 from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
-from millpond.broker.exchanges.router import DEFAULT_EXCHANGE, Router
+from millpond.broker.exchanges.router import Router
 from millpond.broker.groups.coordinator import ConsumerGroups
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
@@ -49,7 +49,6 @@ from millpond.broker.streams.stream_arguments import compare_with_topic, configs
 from millpond.broker.streams.stream_names import StreamNames, topic_behind
 from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.streams.topic import Topic
-from millpond.broker.streams.topic_queue import TopicQueue
 from millpond.broker.streams.topics import TopicOwner, Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
@@ -167,19 +166,10 @@ class VirtualHost(QueueOwner, TopicOwner):
         properties: Properties | None,
     ) -> list[MessageQueue]:
         queues: list[MessageQueue] = []
-        has_topics = False
         for destination in self.router.route(exchange, address.routing_key, headers, copies, properties):
             if isinstance(destination, MessageQueue):
                 queues.append(destination)
-                has_topics = has_topics or isinstance(destination, TopicQueue)
-        if not has_topics:
-            return queues
-        # The default exchange's key is the topic's name, which says nothing of the message.
-        key = address.routing_key if exchange.name != DEFAULT_EXCHANGE else ""
-        reached: dict[MessageQueue, None] = {}
-        for queue in queues:
-            reached[queue.partition_for(key) if isinstance(queue, TopicQueue) else queue] = None
-        return list(reached)
+        return queues
 
     def publish(self, route: Route, message: Message) -> i64:
         """Put `message` into the queues of `route`: REFUSED, ACCEPTED or JOURNALED."""
