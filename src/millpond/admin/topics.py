@@ -179,11 +179,13 @@ def _details(topic: Topic, sizes: dict[int, int]) -> dict[str, Any]:
             for number, partition in enumerate(topic.partitions)
         ],
         "effective_configs": {
-            name: {
-                "value": topic.overrides.get(name, entry.default),
-                "source": "topic" if name in topic.overrides else "default",
-                "acts": entry.acts,
-            }
-            for name, entry in TOPIC_CONFIGS.items()
+            name: {**_effective(topic, name), "acts": entry.acts} for name, entry in TOPIC_CONFIGS.items()
         },
     }
+
+
+def _effective(topic: Topic, name: str) -> dict[str, str]:
+    limit = int(topic.limit_of(name))
+    if limit >= 0:
+        return {"value": str(limit), "source": "policy"}
+    return {"value": topic.config(name), "source": "topic" if name in topic.overrides else "default"}

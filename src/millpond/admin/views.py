@@ -176,7 +176,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "messages_unacknowledged": unsettled,
         "message_bytes_ready": int(shown.ready_bytes),
         "message_bytes_ram": int(shown.resident_bytes),
-        "consumers": len(shown.consumers),
+        "consumers": int(shown.consumer_count),
         **shown.details(),
         "message_stats": {
             "publish": int(shown.published_total),

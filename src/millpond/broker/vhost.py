@@ -659,7 +659,7 @@ class VirtualHost(QueueOwner, TopicOwner):
 
     def delete_queue(self, queue: MessageQueue, if_unused: bool, if_empty: bool) -> int:
         """Delete a queue, its messages and its bindings. How many messages were ready."""
-        if if_unused and queue.consumers:
+        if if_unused and queue.consumer_count > 0:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} in use")
         if if_empty and queue.ready + queue.delayed > 0:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} not empty")

@@ -75,7 +75,7 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
         connection.send(
             channel.number,
             methods.QueueDeclareOk(
-                queue=queue.name, message_count=_count(int(queue.ready)), consumer_count=len(queue.consumers)
+                queue=queue.name, message_count=_count(int(queue.ready)), consumer_count=int(queue.consumer_count)
             ),
         )
 
