@@ -321,6 +321,7 @@ class Node:
         await self._close_connections()
         if self._broker is not None:
             self._broker.groups.stop()
+            self._broker.shares.stop()
             self._broker.turn.end()
             await self._last_checkpoint()
         if self._journal is not None:

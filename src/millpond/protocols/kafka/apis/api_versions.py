@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FEATURES: Final[dict[str, tuple[int, int]]] = {
     # (oldest, newest). The consumer protocol of KIP-848.
     "group.version": (0, 1),
+    # Share groups, KIP-932.
+    "share.version": (0, 1),
 }
 
 # KIP-511's rule for what a client calls itself.
