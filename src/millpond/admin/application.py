@@ -22,6 +22,7 @@ from millpond.admin import (
     nodes,
     parameters,
     policies,
+    shares,
     topic_permissions,
     topics,
     topology,
@@ -87,6 +88,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         topics.routes(broker),
         messages.routes(broker, make_properties),
         groups.routes(broker),
+        shares.routes(broker),
     ):
         made.include_router(routes)
     add_error_handlers(made)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from millpond.broker.broker import Broker
+    from millpond.broker.shares.share_partition import SharePartition
     from millpond.broker.streams.partition import Partition
     from millpond.broker.streams.stream_store import StreamStore
     from millpond.broker.streams.topic import Topic
@@ -97,6 +98,23 @@ TOPIC_METRICS: Final[list[tuple[Family, str, str, Callable[[StreamStore, Partiti
 ]
 
 
+def _share_counter(name: str) -> Callable[[SharePartition], int]:
+    return lambda place: 0 if place.state is None else int(getattr(place.state, name))
+
+
+SHARE_METRICS: Final[list[tuple[Family, str, str, Callable[[SharePartition], int]]]] = [
+    (GaugeMetricFamily, "millpond_share_ready", "Records that wait for a share group", lambda place: place.ready),
+    (GaugeMetricFamily, "millpond_share_acquired", "Records in the hands of a share group", lambda place: place.held),
+    (GaugeMetricFamily, "millpond_share_lag", "Records that are not settled", lambda place: max(0, place.lag)),
+    (CounterMetricFamily, "millpond_share_delivered", "Deliveries", _share_counter("delivered_total")),
+    (CounterMetricFamily, "millpond_share_accepted", "Records done with", _share_counter("accepted_total")),
+    (CounterMetricFamily, "millpond_share_released", "Records given back", _share_counter("released_total")),
+    (CounterMetricFamily, "millpond_share_rejected", "Records refused for good", _share_counter("rejected_total")),
+    (CounterMetricFamily, "millpond_share_exhausted", "Delivered too often", _share_counter("exhausted_total")),
+    (CounterMetricFamily, "millpond_share_timed_out", "Held for too long", _share_counter("timed_out_total")),
+]
+
+
 class BrokerCollector(Collector):
     """The core's state. With `per_queue`, what queues and topics have is told for each, labelled; otherwise summed."""
 
@@ -133,6 +151,7 @@ class BrokerCollector(Collector):
         yield CounterMetricFamily("millpond_pages_written", "Pages moved to disk", store.pages_written_total)
         yield CounterMetricFamily("millpond_pages_read", "Pages brought back from disk", store.pages_read_total)
         yield from self._group_metrics()
+        yield from self._share_metrics()
         streams = broker.streams
         yield CounterMetricFamily("millpond_stream_reads", "Reads of streams from disk", streams.reads_total)
         yield CounterMetricFamily("millpond_stream_writes", "Writes of streams to their logs", streams.writes_total)
@@ -180,6 +199,30 @@ class BrokerCollector(Collector):
                 lags.add_metric([*names, _label(topic)], lag)
         yield by_group
         yield lags
+
+    def _share_metrics(self) -> Iterator[Metric]:
+        """What share groups have yet to do and what they have done: of each, labelled, or of all together."""
+        vhosts = self._broker.vhosts.values()
+        sessions = sum(len(vhost.shares.sessions) for vhost in vhosts)
+        yield GaugeMetricFamily("millpond_share_sessions", "Sessions of share consumers", sessions)
+        places = [
+            (_label(vhost.name), place)
+            for vhost in vhosts
+            for group in vhost.shares.groups.values()
+            for place in group.partitions.values()
+        ]
+        for family, name, text, value_of in SHARE_METRICS:
+            if not self._per_queue:
+                yield family(name, text, sum(value_of(place) for _, place in places))
+                continue
+            values: dict[tuple[str, str, str], int] = {}
+            for vhost, place in places:
+                key = (vhost, _label(place.group.id), _label(place.topic.name))
+                values[key] = values.get(key, 0) + value_of(place)
+            metric = family(name, text, labels=LAG_LABELS)
+            for key, value in values.items():
+                metric.add_metric(list(key), value)
+            yield metric
 
     def _topic_metrics(self, topics: list[tuple[str, Topic]]) -> Iterator[Metric]:
         streams = self._broker.streams
