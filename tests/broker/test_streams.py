@@ -154,15 +154,15 @@ def test_an_opaque_batch_gets_its_offsets_and_keeps_its_checksum(lives: Lives) -
     assert found[1].data[12:] == batch[12:]
 
 
-def test_a_record_of_another_protocol_does_not_stop_the_messages_after_it(lives: Lives) -> None:
+def test_a_record_of_another_protocol_is_a_message_among_others(lives: Lives) -> None:
     life = lives.life
     stream = life.declare_stream("s")
     builder = BatchBuilder()
-    builder.append_with_headers(0, 1000, None, b"plain value", [])
+    builder.append_with_headers(0, 1000, None, b"4 of another protocol", [])
     log_of(stream).append(builder.finish(0, 0))
     life.publish("", "s", 5)
     life.settle_down()
-    assert life.replay(stream) == [(1, 5)]
+    assert life.replay(stream) == [(0, 4), (1, 5)]
 
 
 @pytest.mark.usefixtures("small")
