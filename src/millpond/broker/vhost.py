@@ -28,6 +28,7 @@ from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
+from millpond.broker.exchanges.topic_source import TopicSource
 from millpond.broker.groups.coordinator import ConsumerGroups
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
@@ -38,10 +39,12 @@ from millpond.broker.queues.message_queue import MessageQueue, QueueContext, Que
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
+from millpond.broker.streams.topic_routing import TopicRouting
 from millpond.broker.streams.topics import Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
+    from millpond.broker.streams.topic import Topic
     from millpond.catalog.catalog import Catalog
 
 logger = logging.getLogger(__name__)
@@ -84,18 +87,22 @@ class Route:
 class VirtualHost(QueueOwner):
     """A name space of exchanges and queues."""
 
-    def __init__(self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups) -> None:
+    def __init__(
+        self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, routing: TopicRouting
+    ) -> None:
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
         self.groups: Final = groups.add(name, self.has_topic)
-        self.topics: Final = Topics(name, self.queues, context, catalog, self.groups.offsets.topic_deleted)
+        self.topics: Final = Topics(name, self.queues, context, catalog, self._topic_deleted, self._topic_grown)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
         self._expiries: dict[MessageQueue, Timer] = {}
         self.router: Final = Router(self.queues)
+        # Topics that something is bound to, as to an exchange.
+        self.sources: Final = routing.add(self)
         self.policies: Final = Policies()
         # What administrators say about it; nothing is done with it.
         self.description = ""
@@ -121,6 +128,14 @@ class VirtualHost(QueueOwner):
     def has_topic(self, name: str) -> bool:
         """Whether a stream, a queue or a topic has this name: consumers may have an offset in it."""
         return name in self.topics.by_name or name in self.queues
+
+    def _topic_deleted(self, topic: Topic) -> None:
+        self.groups.offsets.topic_deleted(topic.name)
+        self.sources.deleted(topic)
+        self.router.changed()
+
+    def _topic_grown(self, topic: Topic) -> None:
+        self.sources.grown(topic)
 
     # --- Publishing ---------------------------------------------------------------------------------------------
 
@@ -247,11 +262,15 @@ class VirtualHost(QueueOwner):
     # --- Exchanges ----------------------------------------------------------------------------------------------
 
     def exchange(self, name: str) -> Exchange:
-        """The exchange called `name`. NotFound where there is none."""
-        exchange = self.router.exchanges.get(name)
+        """The exchange called `name`, or the topic where there is no such exchange. NotFound where there is neither."""
+        exchange = self.found_exchange(name)
         if exchange is None:
             raise NotFound(f"no {self.exchange_resource(name)}")
         return exchange
+
+    def found_exchange(self, name: str) -> Exchange | None:
+        """As `exchange`; None where there is none."""
+        return self.router.exchanges.get(name) or self.sources.find(name)
 
     def declare_exchange(
         self,
@@ -267,6 +286,11 @@ class VirtualHost(QueueOwner):
         if current is None:
             if name.startswith(RESERVED_PREFIX):
                 raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
+            if self.sources.is_bound(name):
+                # Nobody could tell any more whose bindings are meant.
+                raise PreconditionFailed(
+                    f"cannot declare {self.exchange_resource(name)}: there is a topic of this name that has bindings"
+                )
             alternate = arguments.get("alternate-exchange")
             if alternate is not None and not isinstance(alternate, str):
                 raise PreconditionFailed(f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}")
@@ -339,6 +363,8 @@ class VirtualHost(QueueOwner):
             raise AccessRefused(f"deletion of system {self.exchange_resource(name)} not allowed")
         exchange = self.router.exchanges.get(name)
         if exchange is None:
+            if name in self.topics.by_name:
+                raise PreconditionFailed(f"{self.exchange_resource(name)} is a topic, and is deleted as one")
             return
         if if_unused and not exchange.is_unbound:
             raise PreconditionFailed(f"{self.exchange_resource(name)} in use")
@@ -361,22 +387,46 @@ class VirtualHost(QueueOwner):
         if not source.name:
             raise AccessRefused("operation not permitted on the default exchange")
         source.validate(routing_key, arguments)
+        if isinstance(source, TopicSource):
+            self.sources.check(source, arguments)
         if source.bind(destination, routing_key, arguments):
             self.router.changed()
-            if source.durable and self._is_durable(destination):
+            if isinstance(source, TopicSource):
+                self._bound_to_topic(source, destination, routing_key, arguments)
+            elif source.durable and self._is_durable(destination):
                 self.catalog.add_binding(
                     BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
                 )
                 self.context.turn.touch()
 
+    def _bound_to_topic(
+        self, source: TopicSource, destination: Destination, routing_key: str, arguments: dict[str, object]
+    ) -> None:
+        self.sources.bound(source)
+        if self._is_durable(destination):
+            self.catalog.add_topic_binding(
+                BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+            )
+            self.context.turn.touch()
+
+    def restore_topic_binding(self, row: BindingRow) -> None:
+        """A binding to a topic that the catalog remembers. It is read when recovery is over."""
+        topic = self.topics.by_name.get(row.source)
+        destination = self._destination(row)
+        if topic is not None and destination is not None:
+            self.sources.restore(topic).bind(destination, row.routing_key, row.arguments)
+
     def restore_binding(self, row: BindingRow) -> None:
         """A binding that the catalog remembers."""
         source = self.router.exchanges.get(row.source)
-        destination: Destination | None = self.queues.get(row.destination)
-        if row.destination_type == "exchange":
-            destination = self.router.exchanges.get(row.destination)
+        destination = self._destination(row)
         if source is not None and destination is not None:
             source.bind(destination, row.routing_key, row.arguments)
+
+    def _destination(self, row: BindingRow) -> Destination | None:
+        if row.destination_type == "exchange":
+            return self.router.exchanges.get(row.destination)
+        return self.queues.get(row.destination)
 
     def unbind(
         self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]
@@ -387,9 +437,11 @@ class VirtualHost(QueueOwner):
         if source.unbind(destination, routing_key, arguments):
             self.router.changed()
             if source.durable and self._is_durable(destination):
-                self.catalog.delete_binding(
-                    BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
-                )
+                row = BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+                if isinstance(source, TopicSource):
+                    self.catalog.delete_topic_binding(row)
+                else:
+                    self.catalog.delete_binding(row)
                 self.context.turn.touch()
             self._delete_if_unbound(source)
 
@@ -403,7 +455,9 @@ class VirtualHost(QueueOwner):
             self._delete_if_unbound(binding.source)
 
     def _delete_if_unbound(self, source: Exchange) -> None:
-        if source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
+        if isinstance(source, TopicSource):
+            self.sources.unbound(source)
+        elif source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
             self._remove_exchange(source)
 
     # --- Policies -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A topic as an exchange: what is bound to it gets its records, each as a message whose routing key is the record's key.
+"""A topic as an exchange: what is bound to it gets its records, each as a message with the record's key as routing key.
 
     the empty binding key               every record
     a binding key                       a pattern of words, as at a topic exchange: * one word, # any number of them

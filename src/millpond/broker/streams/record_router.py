@@ -360,9 +360,9 @@ class RecordRouter(PartitionListener):
 
     def _record(self) -> None:
         """Tell the ledger how far it has come, if that is anything new."""
-        if self.next_offset == self._recorded or not self.partition.recoverable:
-            return
         ledger = self.partition.ledger
+        if self.next_offset == self._recorded or not self.partition.recoverable or ledger.journal is None:
+            return
         self._recorded = self.next_offset
         ledger.recorded(CHANGE_ROUTED, encode_cursor(self.partition.log_id, self.next_offset, self.source.cursor))
         self.partition.store.turn.touch()

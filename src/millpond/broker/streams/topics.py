@@ -42,7 +42,7 @@ def check_topic_name(name: str) -> None:
 @final
 class Topics:
     """The topics of one virtual host. `queues` are its queues, by their names; `on_deleted` is told of each topic that
-    goes."""
+    goes, `on_grown` of each that has more partitions than before."""
 
     def __init__(
         self,
@@ -50,13 +50,15 @@ class Topics:
         queues: dict[str, MessageQueue],
         context: QueueContext,
         catalog: Catalog,
-        on_deleted: Callable[[str], None],
+        on_deleted: Callable[[Topic], None],
+        on_grown: Callable[[Topic], None],
     ) -> None:
         self._vhost: Final = vhost
         self._queues: Final = queues
         self._context: Final = context
         self._catalog: Final = catalog
         self._on_deleted: Final = on_deleted
+        self._on_grown: Final = on_grown
         self.by_name: Final[dict[str, Topic]] = {}
         self.by_id: Final[dict[bytes, Topic]] = {}
         # Grows with every change of what topics and partitions there are.
@@ -95,6 +97,7 @@ class Topics:
         """Let a topic have `count` partitions: more than it has."""
         self.check_partitions(topic, count)
         self._add_partitions(topic, count - len(topic.partitions))
+        self._on_grown(topic)
 
     def check_partitions(self, topic: Topic, count: int) -> None:
         """InvalidCount or LimitExceeded where a topic cannot have so many partitions from now on."""
@@ -138,7 +141,7 @@ class Topics:
         self._context.queue_count -= len(topic.partitions)
         self._catalog.delete_topic(self._vhost, topic.name)
         topic.delete()
-        self._on_deleted(topic.name)
+        self._on_deleted(topic)
         self._context.turn.touch()
 
     def restore(self, row: TopicRow, partitions: list[PartitionRow]) -> None:
