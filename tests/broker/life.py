@@ -294,7 +294,7 @@ class Life:
         return declared
 
     def stream(self, name: str) -> StreamQueue:
-        found = self.vhost.queues[name]
+        found = self.vhost.find_queue(name)
         assert isinstance(found, StreamQueue)
         return found
 

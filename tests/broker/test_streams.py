@@ -13,7 +13,6 @@ from millpond.base.errors import CorruptData, PeerError
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.base.limits import KAFKA_BATCH_BYTES_MAX, STREAM_READS_MAX
 from millpond.broker import checkpoint
-from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.streams.partition import placed
 from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.streams.subscription import Subscription, interval_ms
@@ -504,7 +503,7 @@ def test_other_settings_act_at_once(lives: Lives) -> None:
     stream = life.declare_stream("s", stream_max_segment_size_bytes=2 * KIB)
     fill(life, "s", range(300), size=100)
     assert log_of(stream).start_offset == 0
-    stream.apply_settings(QueueSettings(length_bytes_max=4 * KIB, segment_bytes=2 * KIB))
+    stream.topic.configure({"retention.bytes": str(4 * KIB), "segment.bytes": str(2 * KIB)})
     finish_writes(life)
     start = int(log_of(stream).start_offset)
     assert 200 < start < 300

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.errors import AccessRefused, CorruptData, NotFound, PreconditionFailed, ResourceLocked
+from millpond.base.errors import (
+    AccessRefused,
+    CorruptData,
+    LimitExceeded,
+    NotFound,
+    PreconditionFailed,
+    ResourceLocked,
+)
 from millpond.broker.arguments import (
     check_queue_arguments,
     compare_exchange_arguments,
@@ -27,7 +34,7 @@ from millpond.broker.dead_letter import DeadLetter, carbon_copies, dead_lettered
 from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
-from millpond.broker.exchanges.router import Router
+from millpond.broker.exchanges.router import DEFAULT_EXCHANGE, Router
 from millpond.broker.exchanges.topic_source import TopicSource
 from millpond.broker.groups.coordinator import ConsumerGroups
 from millpond.broker.message import Address, Message, Properties
@@ -38,9 +45,14 @@ from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
+from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_STREAM, QueueSettings
+from millpond.broker.streams.stream_arguments import compare_with_topic, configs_of
+from millpond.broker.streams.stream_names import StreamNames, topic_behind
+from millpond.broker.streams.stream_queue import StreamQueue
+from millpond.broker.streams.topic import Topic
+from millpond.broker.streams.topic_queue import TopicQueue
 from millpond.broker.streams.topic_routing import TopicRouting
-from millpond.broker.streams.topics import Topics
+from millpond.broker.streams.topics import TopicOwner, Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -84,8 +96,11 @@ class Route:
 
 
 @final
-class VirtualHost(QueueOwner):
-    """A name space of exchanges and queues."""
+class VirtualHost(QueueOwner, TopicOwner):
+    """A name space of exchanges and queues; a stream of AMQP's is a topic of Kafka's.
+
+    `queues` are those that are no streams; `find_queue` finds these too.
+    """
 
     def __init__(
         self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, routing: TopicRouting
@@ -95,15 +110,16 @@ class VirtualHost(QueueOwner):
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
         self.groups: Final = groups.add(name, self.has_topic)
-        self.topics: Final = Topics(name, self.queues, context, catalog, self._topic_deleted, self._topic_grown)
+        self.topics: Final = Topics(name, self.queues, context, catalog, self)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
         self._expiries: dict[MessageQueue, Timer] = {}
-        self.router: Final = Router(self.queues)
-        # Topics that something is bound to, as to an exchange.
-        self.sources: Final = routing.add(self)
         self.policies: Final = Policies()
+        self.streams: Final = StreamNames(self, context, self.policies, self.queues, self.topics.by_name)
+        self.router: Final = Router(self.queues, self.streams)
+        # Topics as exchanges.
+        self.sources: Final = routing.add(self)
         # What administrators say about it; nothing is done with it.
         self.description = ""
         self.tags: tuple[str, ...] = ()
@@ -112,6 +128,8 @@ class VirtualHost(QueueOwner):
         # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
         self.queues_max: i64 = -1
         self.connections_max: i64 = -1
+        # The only partition of a topic that is about to get more of them.
+        self._grown: MessageQueue | None = None
         # Of `queues`, how many are for direct reply-to: clients see no queues in them, and no limit counts them.
         self._reply_queues: i64 = 0
         self.published_total: i64 = 0
@@ -126,16 +144,8 @@ class VirtualHost(QueueOwner):
         return f"exchange '{name}' in vhost '{self.name}'"
 
     def has_topic(self, name: str) -> bool:
-        """Whether a stream, a queue or a topic has this name: consumers may have an offset in it."""
+        """Whether a queue or a topic has this name: consumers may have an offset in it."""
         return name in self.topics.by_name or name in self.queues
-
-    def _topic_deleted(self, topic: Topic) -> None:
-        self.groups.offsets.topic_deleted(topic.name)
-        self.sources.deleted(topic)
-        self.router.changed()
-
-    def _topic_grown(self, topic: Topic) -> None:
-        self.sources.grown(topic)
 
     # --- Publishing ---------------------------------------------------------------------------------------------
 
@@ -163,11 +173,50 @@ class VirtualHost(QueueOwner):
         copies: list[str] | None,
         properties: Properties | None,
     ) -> list[MessageQueue]:
+        if isinstance(exchange, TopicSource):
+            return self._appended(exchange.name, address.routing_key)
+        return self._matched(exchange, address, headers, copies, properties)
+
+    def _appended(self, topic: str, routing_key: str) -> list[MessageQueue]:
+        """What is published to a topic as to an exchange becomes its record, and comes later to what is bound to it."""
+        self.router.cacheable = True
+        queue = self.streams.stream(topic)
+        if queue is None:
+            return []
+        return [queue.partition_for(routing_key) if isinstance(queue, TopicQueue) else queue]
+
+    def route_record(self, source: TopicSource, address: Address, properties: Properties | None) -> Route:
+        """As `route`, for a record of a topic: to what is bound to it. It never comes back to the topic."""
+        headers = properties.headers() if properties is not None else None
         queues: list[MessageQueue] = []
+        for queue in self._matched(source, address, headers, None, properties):
+            topic = topic_behind(queue)
+            if topic is None or not self.sources.leads_back(topic, source.name):
+                queues.append(queue)
+        return Route(address, source, queues, self.router.version)
+
+    def _matched(
+        self,
+        exchange: Exchange,
+        address: Address,
+        headers: dict[str, object] | None,
+        copies: list[str] | None,
+        properties: Properties | None,
+    ) -> list[MessageQueue]:
+        queues: list[MessageQueue] = []
+        has_topics = False
         for destination in self.router.route(exchange, address.routing_key, headers, copies, properties):
             if isinstance(destination, MessageQueue):
                 queues.append(destination)
-        return queues
+                has_topics = has_topics or isinstance(destination, TopicQueue)
+        if not has_topics:
+            return queues
+        # The default exchange's key is the topic's name, which says nothing of the message.
+        key = address.routing_key if exchange.name != DEFAULT_EXCHANGE else ""
+        reached: dict[MessageQueue, None] = {}
+        for queue in queues:
+            reached[queue.partition_for(key) if isinstance(queue, TopicQueue) else queue] = None
+        return list(reached)
 
     def publish(self, route: Route, message: Message) -> i64:
         """Put `message` into the queues of `route`: REFUSED, ACCEPTED or JOURNALED."""
@@ -214,14 +263,14 @@ class VirtualHost(QueueOwner):
 
     def dead_letter(self, queue: MessageQueue, message: Message, reason: str) -> None:
         name = queue.settings.dead_letter_exchange
-        exchange = self.router.exchanges.get(name) if name is not None else None
+        exchange = self.found_exchange(name) if name is not None else None
         if exchange is not None:
             dead = self._dead(queue, message, reason, exchange)
             self._publish_unless_refused(self._dead_letter_queues(queue, dead, reason, exchange), dead.message)
 
     def dead_letter_surely(self, queue: MessageQueue, message: Message, reason: str, done: set[str]) -> bool:
         name = queue.settings.dead_letter_exchange
-        exchange = self.router.exchanges.get(name) if name is not None else None
+        exchange = self.found_exchange(name) if name is not None else None
         if exchange is None:
             return False
         dead = self._dead(queue, message, reason, exchange)
@@ -402,7 +451,7 @@ class VirtualHost(QueueOwner):
     def _bound_to_topic(
         self, source: TopicSource, destination: Destination, routing_key: str, arguments: dict[str, object]
     ) -> None:
-        self.sources.bound(source)
+        self.sources.bindings_changed(source)
         if self._is_durable(destination):
             self.catalog.add_topic_binding(
                 BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
@@ -414,7 +463,7 @@ class VirtualHost(QueueOwner):
         topic = self.topics.by_name.get(row.source)
         destination = self._destination(row)
         if topic is not None and destination is not None:
-            self.sources.restore(topic).bind(destination, row.routing_key, row.arguments)
+            self.sources.of(topic).bind(destination, row.routing_key, row.arguments)
 
     def restore_binding(self, row: BindingRow) -> None:
         """A binding that the catalog remembers."""
@@ -426,7 +475,7 @@ class VirtualHost(QueueOwner):
     def _destination(self, row: BindingRow) -> Destination | None:
         if row.destination_type == "exchange":
             return self.router.exchanges.get(row.destination)
-        return self.queues.get(row.destination)
+        return self.find_queue(row.destination)
 
     def unbind(
         self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]
@@ -436,14 +485,21 @@ class VirtualHost(QueueOwner):
             raise AccessRefused("operation not permitted on the default exchange")
         if source.unbind(destination, routing_key, arguments):
             self.router.changed()
-            if source.durable and self._is_durable(destination):
-                row = BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
-                if isinstance(source, TopicSource):
-                    self.catalog.delete_topic_binding(row)
-                else:
-                    self.catalog.delete_binding(row)
-                self.context.turn.touch()
+            self._forget_binding(source, destination, routing_key, arguments)
             self._delete_if_unbound(source)
+
+    def _forget_binding(
+        self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]
+    ) -> None:
+        """Let the catalog forget a binding, if it knows it."""
+        if not source.durable or not self._is_durable(destination):
+            return
+        row = BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+        if isinstance(source, TopicSource):
+            self.catalog.delete_topic_binding(row)
+        else:
+            self.catalog.delete_binding(row)
+        self.context.turn.touch()
 
     def _is_durable(self, destination: Destination) -> bool:
         if isinstance(destination, MessageQueue):
@@ -456,7 +512,7 @@ class VirtualHost(QueueOwner):
 
     def _delete_if_unbound(self, source: Exchange) -> None:
         if isinstance(source, TopicSource):
-            self.sources.unbound(source)
+            self.sources.bindings_changed(source)
         elif source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
             self._remove_exchange(source)
 
@@ -491,6 +547,7 @@ class VirtualHost(QueueOwner):
                 # Its time to live without use may be another one now, or none.
                 self._cancel_expiry(queue)
                 self.used(queue)
+        self.streams.policies_changed()
         for exchange in self.router.exchanges.values():
             self._apply_policies_to_exchange(exchange)
         # Remembered routes know which queues refuse messages, and which exchanges have an alternate.
@@ -519,9 +576,19 @@ class VirtualHost(QueueOwner):
 
     # --- Queues -------------------------------------------------------------------------------------------------
 
+    def find_queue(self, name: str) -> MessageQueue | None:
+        """The queue called `name`: one that is no stream, a topic, or one partition of a topic; None where nothing is
+        called so."""
+        queue = self.queues.get(name)
+        return queue if queue is not None else self.streams.stream(name)
+
+    def all_queues(self) -> list[MessageQueue]:
+        """All that can be consumed from by a name: queues, and the partitions of all topics."""
+        return [*self.queues.values(), *self.streams.all()]
+
     def queue(self, name: str, connection: object) -> MessageQueue:
         """The queue called `name`, for use by `connection`. NotFound, or ResourceLocked where it is another's."""
-        queue = self.queues.get(name)
+        queue = self.find_queue(name)
         if queue is None:
             raise NotFound(f"no {self.queue_resource(name)}")
         self._check_exclusive(queue, connection)
@@ -560,6 +627,9 @@ class VirtualHost(QueueOwner):
             if default is not None and default.suits(durable, exclusive, auto_delete):
                 arguments = {**arguments, "x-queue-type": default.name}
         current = self.queues.get(name)
+        if current is None and (name in self.topics.by_name or queue_type(arguments) == TYPE_STREAM):
+            # What is no stream may have the name of a topic's partition, but not of a topic.
+            current = self.streams.stream(name)
         if current is not None:
             resource = self.queue_resource(name)
             if exclusive != (current.exclusive_owner is not None):
@@ -567,22 +637,28 @@ class VirtualHost(QueueOwner):
             self._check_exclusive(current, connection)
             compare_flag("durable", resource, durable, current.durable)
             compare_flag("auto_delete", resource, auto_delete, current.auto_delete)
-            compare_queue_arguments(resource, arguments, current.arguments)
+            topic = topic_behind(current)
+            if topic is not None:
+                compare_with_topic(resource, arguments, topic)
+            else:
+                compare_queue_arguments(resource, arguments, current.arguments)
             self.used(current)
             return current
         if name.startswith(RESERVED_PREFIX) and not is_generated:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
-        if name in self.topics.by_name:
-            raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: there is a topic of this name")
         check_queue_arguments(arguments, self.queue_resource(name))
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
         self._check_queue_count(self.queue_resource(name))
         context = self.context
-        if self.queues_max >= 0 and len(self.queues) - self._reply_queues >= self.queues_max:
+        if self._exceeds_queues_max(1):
             raise PreconditionFailed(
                 f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
             )
+        if kind.create is None:
+            self.topics.create_stream(name, configs_of(arguments), arguments)
+            return self.queue(name, connection)
+        self._name_taken(name)
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
             log_id: i64 = self.catalog.add_queue(row)
@@ -596,6 +672,12 @@ class VirtualHost(QueueOwner):
         queue.exclusive_owner = connection if exclusive else None
         self._add_queue(queue)
         return queue
+
+    def _exceeds_queues_max(self, count: i64) -> bool:
+        """Whether so many more queues and partitions are too many for this virtual host."""
+        if self.queues_max < 0:
+            return False
+        return len(self.queues) - self._reply_queues + self.topics.partition_count + count > self.queues_max
 
     def _check_queue_count(self, resource: str) -> None:
         context = self.context
@@ -618,6 +700,8 @@ class VirtualHost(QueueOwner):
         if row.name.startswith(DELAY_QUEUE_PREFIX):
             return self._restore_delay_queue(row)
         kind = QUEUE_TYPES[queue_type(row.arguments)]
+        if kind.create is None:
+            raise CorruptData(f"the catalog has a stream, {self.queue_resource(row.name)}, among its queues")
         available = self.context.store.available
         queue = kind.create(self, self.context, row.name, row.id, available, queue_settings(row.arguments))
         queue.durable = row.durable
@@ -640,6 +724,15 @@ class VirtualHost(QueueOwner):
         """Delete a queue, whatever is in it and whoever consumes from it."""
         if queue.deleted:
             return
+        topic = topic_behind(queue)
+        if topic is not None:
+            if topic.name != queue.name:
+                raise PreconditionFailed(
+                    f"{self.queue_resource(queue.name)} is a partition of the topic '{topic.name}', and is deleted "
+                    "with it only"
+                )
+            self.topics.delete(topic)
+            return
         del self.queues[queue.name]
         self.context.queue_count -= 1
         if queue.name.startswith(REPLY_PREFIX):
@@ -652,6 +745,60 @@ class VirtualHost(QueueOwner):
         queue.delete()
         self.groups.offsets.topic_deleted(queue.name)
         self._bindings_removed(leading_here)
+
+    # --- Topics -------------------------------------------------------------------------------------------------
+
+    def check_room(self, resource: str, count: i64) -> None:
+        context = self.context
+        if context.queue_count + count > context.queues_max:
+            raise LimitExceeded(f"the node's limit of {context.queues_max} queues and partitions is reached")
+        if self._exceeds_queues_max(count):
+            raise LimitExceeded(
+                f"cannot declare {resource}: queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
+            )
+
+    def topic_made(self, topic: Topic) -> None:
+        self._name_taken(topic.name)
+        self.streams.apply_policies(topic)
+
+    def _name_taken(self, name: str) -> None:
+        """What comes now has a name by which a topic's partition was known: it has no bindings nor consumers yet."""
+        partition = self.streams.forget(name)
+        if isinstance(partition, StreamQueue):
+            self._unbind_stream(partition)
+            partition.cancel_consumers()
+
+    def _unbind_stream(self, stream: MessageQueue) -> None:
+        leading_here = self.router.unbind_destination(stream)
+        for binding in leading_here:
+            self._forget_binding(binding.source, binding.destination, binding.routing_key, binding.arguments)
+        self._bindings_removed(leading_here)
+
+    def topic_grows(self, topic: Topic) -> None:
+        # One partition has the name of its topic only as long as there is no other.
+        self._grown = self.streams.forget(topic.name) if len(topic.partitions) == 1 else None
+
+    def topics_changed(self) -> None:
+        partition, self._grown = self._grown, None
+        if isinstance(partition, StreamQueue):
+            whole = self.streams.stream(partition.name)
+            if whole is not None:
+                for binding in self.router.unbind_destination(partition):
+                    # The catalog knows it by the name, which stays.
+                    binding.source.bind(whole, binding.routing_key, binding.arguments)
+            partition.cancel_consumers()
+        self.sources.topics_changed()
+        self.router.changed()
+
+    def topic_deleted(self, topic: Topic) -> None:
+        for stream in self.streams.forget_topic(topic):
+            self._unbind_stream(stream)
+            stream.delete()
+        self.sources.deleted(topic)
+        self.groups.offsets.topic_deleted(topic.name)
+        self.router.changed()
+
+    # --- The life of queues -------------------------------------------------------------------------------------
 
     def consumers_gone(self, queue: MessageQueue) -> None:
         if queue.auto_delete:
@@ -691,7 +838,7 @@ class VirtualHost(QueueOwner):
 
     def check_consumable(self, queue: MessageQueue, exclusive: bool) -> None:
         """AccessRefused where another consumer has, or this one cannot have, the queue for itself."""
-        if queue.partition is not None:
+        if topic_behind(queue) is not None:
             # A stream's consumers take nothing from each other, and RabbitMQ lets any of them be exclusive.
             return
         consumers = queue.consumers

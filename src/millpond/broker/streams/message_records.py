@@ -44,6 +44,7 @@ from millpond.broker.record_properties import (
     TIMESTAMP_HEADER,
     TOMBSTONE_HEADER,
     RecordProperties,
+    routing_key_of,
 )
 from millpond.storage.record_batch import RESERVED_HEADER, encode_headers
 
@@ -102,8 +103,7 @@ class MessageRecord:
             self._is_exact = True
             self._is_tombstone = properties.is_tombstone
             key = properties.key
-            changes = properties.changes()
-            if not changes and not address.exchange and (key or b"") == routing_key:
+            if address.exchange == "" and address.routing_key == routing_key_of(key) and not properties.changes():
                 self.key = key
                 self.headers = properties.headers_raw
                 return

@@ -141,7 +141,8 @@ class RecordRouter(PartitionListener):
         is_recorded: bool = False,
     ) -> None:
         """`is_recorded` says that this is what the ledger has of the cursor."""
-        self.source: Final = source
+        # As the bindings have it now: where those of a subscription are made again, it is another one.
+        self.source = source
         self.partition: Final = partition
         self.next_offset: i64 = next_offset
         self.state: i64 = AT_END if next_offset >= 0 else LOOKED_FOR
@@ -334,12 +335,12 @@ class RecordRouter(PartitionListener):
             self._version = router.version
             self._needs_headers = self.source.looks_at_headers or router.needs_headers(self.source)
         if self._needs_headers:
-            return vhost.route(self.source, message.address, message.properties)
+            return vhost.route_record(self.source, message.address, message.properties)
         key = message.address.routing_key
         known = self._routes.get(key)
         if known is not None:
             return known
-        route = vhost.route(self.source, message.address, None)
+        route = vhost.route_record(self.source, message.address, None)
         if router.cacheable:
             if len(self._routes) >= ROUTES_CACHED_MAX:
                 self._routes = {}

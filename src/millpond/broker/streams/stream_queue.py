@@ -32,7 +32,7 @@ from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.streams.message_records import MessageRecord
-from millpond.broker.streams.partition import Partition, PartitionListener
+from millpond.broker.streams.partition import PartitionListener
 from millpond.broker.streams.record_messages import RecordMessages
 from millpond.broker.streams.subscription import (
     FILTER_HEADER,
@@ -43,6 +43,7 @@ from millpond.broker.streams.subscription import (
     Subscription,
     check_subscription,
 )
+from millpond.broker.streams.topic import Topic
 from millpond.storage.record_batch import COMPRESSION_MASK, BatchBuilder, BatchHeader
 
 # What became of an attempt to deliver.
@@ -91,24 +92,26 @@ class Cursor:
 
 @final
 class StreamQueue(MessageQueue, OpenBatch):
-    """One stream of a virtual host."""
+    """One partition of a topic, as AMQP sees it under this name: the messages, and their retention, are the topic's.
+    `settings` are what is to be known of it besides."""
 
     def __init__(
         self,
         owner: QueueOwner,
         context: QueueContext,
         name: str,
-        log_id: i64,
-        recoverable: bool,
+        topic: Topic,
+        number: int,
         settings: QueueSettings,
     ) -> None:
-        super().__init__(owner, context, name, log_id, recoverable, settings)
+        log = topic.partitions[number]
+        super().__init__(owner, context, name, log.log_id, log.recoverable, settings)
         self.journals_itself = True
-        self._log: Final = Partition(context.streams, name, log_id, recoverable)
-        self._log.add_listener(_Readers(self))
-        self.partition = self._log
-        self._set_retention()
-        context.streams.add(self._log)
+        self.durable = True
+        self.topic: Final = topic
+        self._log: Final = log
+        self.partition = log
+        self._readers: Final = _Readers(self)
 
         self._builder: Final = BatchBuilder()
         self._is_open = False
@@ -358,6 +361,10 @@ class StreamQueue(MessageQueue, OpenBatch):
         self._cursors[consumer] = cursor
         self.consumers.append(consumer)
         log = self._log
+        if len(self.consumers) == 1:
+            # What anybody appends is made durable at once as long as there are consumers: they are shown it then.
+            log.add_listener(self._readers)
+            log.readers_waiting += 1
         start = subscription.start
         if start == START_FIRST:
             cursor.next_offset = log.start_offset
@@ -385,6 +392,8 @@ class StreamQueue(MessageQueue, OpenBatch):
             cursor.is_reading = False
             cursor.records.close()
             self.consumers.remove(consumer)
+            if not self.consumers:
+                self._stop_listening()
             for cursors in (self._awake, self._at_end, self._loading):
                 if cursor in cursors:
                     cursors.remove(cursor)
@@ -403,20 +412,18 @@ class StreamQueue(MessageQueue, OpenBatch):
 
     def apply_settings(self, settings: QueueSettings) -> None:
         self.settings = settings
-        self._set_retention()
-        context = self.context
-        context.streams.retain(self._log)
-
-    def _set_retention(self) -> None:
-        self._log.age_max_ms = self.settings.age_max_ms
-        self._log.bytes_max = self.settings.length_bytes_max
-        self._log.segment_bytes = self.settings.segment_bytes
 
     def purge(self) -> int:
         raise NotImplementedHere(f"queue.purge not supported by stream queues {self.owner.queue_resource(self.name)}")
 
     def delete(self) -> None:
         self.deleted = True
+        self.cancel_consumers()
+
+    def cancel_consumers(self) -> None:
+        """The name does not mean this partition any more: whoever reads by it is told so."""
+        if self.consumers:
+            self._stop_listening()
         for consumer in self.consumers:
             consumer.cancelled = True
             consumer.in_rotation = False
@@ -426,7 +433,10 @@ class StreamQueue(MessageQueue, OpenBatch):
         self._awake = []
         self._at_end = []
         self._loading = []
-        self._log.delete()
+
+    def _stop_listening(self) -> None:
+        self._log.remove_listener(self._readers)
+        self._log.readers_waiting -= 1
 
 
 @final

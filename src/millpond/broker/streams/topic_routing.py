@@ -16,9 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from millpond.broker.commits import AlarmListener, Alarms
-from millpond.broker.exchanges.exchange import Binding, Exchange
+from millpond.broker.exchanges.exchange import Destination, Exchange
 from millpond.broker.exchanges.topic_source import START_ARGUMENT, TopicSource
 from millpond.broker.keepers import KeeperState, RecordKeeper
+from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.records import CHANGE_ROUTED
 from millpond.broker.streams.record_router import (
     GONE,
@@ -28,6 +29,7 @@ from millpond.broker.streams.record_router import (
     decode_cursor,
     encode_cursor,
 )
+from millpond.broker.streams.stream_names import topic_behind
 from millpond.broker.streams.subscription import (
     START_FIRST,
     START_LAST,
@@ -88,10 +90,7 @@ class TopicRouting(RecordKeeper):
             self._found[log_id, cursor] = next_offset
 
     def restored(self) -> None:
-        count = 0
-        for sources in self.sources.values():
-            for topic, source in sources.by_topic.items():
-                count += sources.start_all(topic, source, self._found)
+        count = sum([sources.restored(self._found) for sources in self.sources.values()])
         self._found = {}
         if count:
             logger.info("recovered %d cursors of topics that are routed to queues", count)
@@ -107,131 +106,155 @@ class TopicRouting(RecordKeeper):
 
 
 class TopicSources:
-    """The topics of a virtual host to which something is bound."""
+    """The topics of a virtual host, as exchanges."""
 
     def __init__(self, routing: TopicRouting, vhost: VirtualHost) -> None:
         self._routing: Final = routing
         self._vhost: Final = vhost
-        self.by_topic: Final[dict[Topic, TopicSource]] = {}
-        # By the source, which may be a subscription.
-        self._routers: Final[dict[TopicSource, list[RecordRouter]]] = {}
+        # Those that somebody has asked for, with bindings or without.
+        self._known: Final[dict[Topic, TopicSource]] = {}
+        # By topic and the names of cursors: a router for each partition.
+        self._routers: Final[dict[Topic, dict[str, list[RecordRouter]]]] = {}
+        # Whether a topic's records come to another topic, by their names, as long as the topology is of this version.
+        self._leads: Final[dict[tuple[str, str], bool]] = {}
+        self._version = -1
 
     def find(self, name: str) -> TopicSource | None:
-        """A topic as an exchange; None where there is no such topic. Without bindings it is nothing that would stay."""
+        """A topic as an exchange; None where there is no such topic."""
         topic = self._vhost.topics.by_name.get(name)
-        if topic is None:
-            return None
-        source = self.by_topic.get(topic)
-        return source if source is not None else TopicSource(name)
+        return self.of(topic) if topic is not None else None
+
+    def of(self, topic: Topic) -> TopicSource:
+        source = self._known.get(topic)
+        if source is None:
+            source = self._known[topic] = TopicSource(topic.name)
+            self._vhost.router.sources[topic.name] = source
+        return source
 
     def is_bound(self, name: str) -> bool:
         """Whether a topic has bindings."""
         topic = self._vhost.topics.by_name.get(name)
-        return topic is not None and topic in self.by_topic
+        return topic in self._known and not self._known[topic].is_unbound
+
+    def bound(self) -> list[TopicSource]:
+        """Those that have bindings, in the order of their names."""
+        return sorted([source for source in self._known.values() if not source.is_unbound], key=_name)
 
     def routers(self) -> Iterator[RecordRouter]:
-        for routers in self._routers.values():
-            yield from routers
+        """All of them."""
+        for topic in self._routers:
+            yield from self.routers_of(topic)
 
-    def routers_of(self, topic: Topic) -> list[RecordRouter]:
+    def routers_of(self, topic: Topic) -> Iterator[RecordRouter]:
         """All that read a topic, by their cursors' names and partitions."""
-        source = self.by_topic.get(topic)
-        if source is None:
-            return []
-        sources = [source, *source.subscriptions.values()]
-        return [router for one in sources for router in self._routers.get(one, ())]
-
-    def bindings(self) -> Iterator[Binding]:
-        for source in self.by_topic.values():
-            yield from source.bindings()
-
-    # --- Bindings ---------------------------------------------------------------------------------------------------
+        for routers in self._routers.get(topic, {}).values():
+            yield from routers
 
     def check(self, source: TopicSource, arguments: dict[str, object]) -> None:
         """PreconditionFailed where a binding cannot begin where it says."""
         self._start(source, arguments.get(START_ARGUMENT))
 
-    def restore(self, topic: Topic) -> TopicSource:
-        """The source of a topic that the catalog has bindings of."""
-        source = self.by_topic.get(topic)
-        if source is None:
-            source = self.by_topic[topic] = TopicSource(topic.name)
-            self._vhost.router.sources[topic.name] = source
-        return source
+    def leads_back(self, topic: Topic, name: str) -> bool:
+        """Whether the records of `topic` come to the topic called `name`, which may be itself: then what is routed from
+        there to here would go round for ever."""
+        router = self._vhost.router
+        if router.version != self._version:
+            self._leads.clear()
+            self._version = router.version
+        known = self._leads.get((topic.name, name))
+        if known is None:
+            known = self._leads[topic.name, name] = self._comes_to(topic, name)
+            if known:
+                logger.warning("records of topic %r do not go to topic %r, from where they would come back to it",
+                               name, topic.name)  # fmt: skip
+        return known
 
-    def bound(self, source: TopicSource) -> None:
-        """A binding has been added to a source: let what is new be read."""
-        topic = self._vhost.topics.by_name[source.name]
-        if topic not in self.by_topic:
-            self.by_topic[topic] = source
-            self._vhost.router.sources[topic.name] = source
-        self.start_all(topic, source, {})
+    def _comes_to(self, topic: Topic, name: str) -> bool:
+        seen: set[Destination] = set()
+        ahead: list[Exchange] = [self.of(topic)]
+        while ahead:
+            current = ahead.pop()
+            if current.name == name and isinstance(current, TopicSource):
+                return True
+            for binding in current.bindings():
+                destination = binding.destination
+                if destination in seen:
+                    continue
+                seen.add(destination)
+                if isinstance(destination, Exchange):
+                    ahead.append(destination)
+                elif isinstance(destination, MessageQueue):
+                    behind = topic_behind(destination)
+                    if behind is not None:
+                        ahead.append(self.of(behind))
+        return False
 
-    def unbound(self, source: TopicSource) -> None:
-        """Bindings of a source have gone: what nothing is bound to any more is not read."""
+    # --- What is read -----------------------------------------------------------------------------------------------
+
+    def bindings_changed(self, source: TopicSource) -> None:
+        """A source has other bindings than before: let what is new be read, and what has no bindings any more not."""
         topic = self._vhost.topics.by_name.get(source.name)
-        for known in list(self._routers):
-            if known.name != source.name:
-                continue
-            is_read = known.is_read if known is source else source.subscriptions.get(known.cursor) is known
-            if not is_read:
-                self._stop(known)
-        if topic is not None and source.is_unbound and self.by_topic.get(topic) is source:
-            del self.by_topic[topic]
-            self._vhost.router.sources.pop(topic.name, None)
+        if topic is not None and self._known.get(topic) is source:
+            self.read(topic, source, {})
 
-    # --- Topics -----------------------------------------------------------------------------------------------------
-
-    def grown(self, topic: Topic) -> None:
-        """A topic has more partitions: they are read from their beginnings."""
-        source = self.by_topic.get(topic)
-        if source is None:
-            return
-        for one, routers in self._routers.items():
-            if one is source or source.subscriptions.get(one.cursor) is one:
-                for found in topic.partitions[len(routers) :]:
-                    routers.append(self._router(one, found, int(found.start_offset), False))
+    def topics_changed(self) -> None:
+        """There may be other partitions than before: new ones are read from their beginnings."""
+        for topic in list(self._routers):
+            self.read(topic, self._known[topic], {})
 
     def deleted(self, topic: Topic) -> None:
         """A topic is gone, and with it its bindings."""
-        source = self.by_topic.pop(topic, None)
-        if source is None:
-            return
-        self._vhost.router.sources.pop(topic.name, None)
-        for one in [source, *source.subscriptions.values()]:
-            self._stop(one)
+        for routers in self._routers.pop(topic, {}).values():
+            for router in routers:
+                router.stop()
+        if self._known.pop(topic, None) is not None:
+            self._vhost.router.sources.pop(topic.name, None)
 
-    # --- Routers ----------------------------------------------------------------------------------------------------
+    def restored(self, found: dict[tuple[int, str], int]) -> int:
+        """Read what has bindings from where it had been read. How many cursors were found."""
+        return sum([self.read(topic, source, found) for topic, source in list(self._known.items())])
 
-    def start_all(self, topic: Topic, source: TopicSource, found: dict[tuple[int, str], int]) -> int:
-        """Let a source, and each of its subscriptions, be read that is not yet. Cursors that were `found` go on where
-        they were. How many of these there were."""
+    def read(self, topic: Topic, source: TopicSource, found: dict[tuple[int, str], int]) -> int:
+        """Let a source and each of its subscriptions be read, if anything is bound to it. Cursors that were `found` go
+        on where they were. How many of these there were."""
+        wanted = {one.cursor: one for one in [source, *source.subscriptions.values()] if one.is_read}
+        known = self._routers.get(topic, {})
+        for cursor in [cursor for cursor in known if cursor not in wanted]:
+            for router in known.pop(cursor):
+                router.stop()
         count = 0
-        for one in [source, *source.subscriptions.values()]:
-            if one in self._routers or not one.is_read:
+        for cursor, one in wanted.items():
+            routers = known.get(cursor)
+            if routers is None:
+                known[cursor] = [self._started(one, read, found) for read in topic.partitions]
+                count += sum([(int(read.log_id), cursor) in found for read in topic.partitions])
                 continue
-            routers = self._routers[one] = []
-            for read in topic.partitions:
-                known = found.get((int(read.log_id), one.cursor), UNKNOWN)
-                if known == UNKNOWN:
-                    routers.append(self._started(one, read))
-                else:
-                    count += 1
-                    # Where the end of the log is lost, so is what it had.
-                    routers.append(self._router(one, read, min(known, int(read.end_offset)), True))
+            for router in routers:
+                router.source = one
+            for read in topic.partitions[len(routers) :]:
+                routers.append(self._router(one, read, int(read.start_offset)))
+        if known:
+            self._routers[topic] = known
+        else:
+            self._routers.pop(topic, None)
         return count
 
-    def _started(self, source: TopicSource, read: Partition) -> RecordRouter:
-        """A router that begins where the source's binding says, or with what comes from now on."""
-        start, position = self._start(source, source.starting_point())
+    def _started(self, source: TopicSource, read: Partition, found: dict[tuple[int, str], int]) -> RecordRouter:
+        """A router that goes on where it was found, or begins where the source's binding says, or with what comes from
+        now on."""
         end = int(read.end_offset)
+        known = found.get((int(read.log_id), source.cursor))
+        if known is not None:
+            # Where the end of the log is lost, so is what it had.
+            return self._router(source, read, min(known, end), True)
+        start, position = self._start(source, source.starting_point())
         if start == START_NEXT:
-            return self._router(source, read, end, False)
+            return self._router(source, read, end)
         if start == START_FIRST:
-            return self._router(source, read, int(read.start_offset), False)
+            return self._router(source, read, int(read.start_offset))
         if start == START_OFFSET:
-            return self._router(source, read, min(max(position, int(read.start_offset)), end), False)
-        router = self._router(source, read, UNKNOWN, False)
+            return self._router(source, read, min(max(position, int(read.start_offset)), end))
+        router = self._router(source, read, UNKNOWN)
         streams = self._routing.context.streams
         if start == START_LAST:
             streams.find_last(read, router.begin)
@@ -239,16 +262,16 @@ class TopicSources:
             streams.find_record_at(read, position, partial(_begin_at_record, router, int(read.durable_end)))
         return router
 
-    def _router(self, source: TopicSource, read: Partition, offset: int, is_recorded: bool) -> RecordRouter:
+    def _router(self, source: TopicSource, read: Partition, offset: int, is_recorded: bool = False) -> RecordRouter:
         return RecordRouter(self._routing.turns, self._vhost, source, read, offset, is_recorded)
 
     def _start(self, source: Exchange, value: object) -> tuple[int, int]:
         resource = f"topic '{source.name}' in vhost '{self._vhost.name}'"
         return starting_place(value, resource, int(self._routing.context.turn.now_ms))
 
-    def _stop(self, source: TopicSource) -> None:
-        for router in self._routers.pop(source, ()):
-            router.stop()
+
+def _name(source: TopicSource) -> str:
+    return source.name
 
 
 class _AlarmsOver(AlarmListener):

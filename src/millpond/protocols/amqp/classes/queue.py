@@ -100,7 +100,7 @@ def unbind(channel: Channel, method: methods.QueueUnbind) -> None:
     vhost = channel.vhost
     # RabbitMQ: unbinding what does not exist is done already.
     source = vhost.found_exchange(exchange)
-    if source is not None and name in vhost.queues:
+    if source is not None and vhost.find_queue(name) is not None:
         vhost.unbind(source, vhost.queue(name, channel.connection), routing_key, method.arguments)
     channel.connection.send(channel.number, methods.QueueUnbindOk())
 
@@ -137,7 +137,7 @@ def delete(channel: Channel, method: methods.QueueDelete) -> None:
     # A client that deletes what it consumes from is answered first and then told of the cancel: py-amqp relies on it.
     connection.hold_cancels()
     try:
-        if name in vhost.queues:
+        if vhost.find_queue(name) is not None:
             queue = vhost.queue(name, connection)
             count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
             if queue in connection.exclusive_queues:
