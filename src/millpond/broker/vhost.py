@@ -321,6 +321,13 @@ class VirtualHost(QueueOwner, TopicOwner):
         """As `exchange`; None where there is none."""
         return self.router.exchanges.get(name) or self.sources.find(name)
 
+    def exchange_bound(self, name: str) -> Destination:
+        """The exchange called `name` as a destination; where there is none such, the topic, of which what comes there
+        becomes records. NotFound where there is neither."""
+        exchange = self.exchange(name)
+        stream = self.streams.stream(name) if isinstance(exchange, TopicSource) else None
+        return stream if stream is not None else exchange
+
     def declare_exchange(
         self,
         name: str,
