@@ -222,7 +222,7 @@ def bindings(vhost: VirtualHost) -> Iterator[Shown]:
     """All bindings, first those of the default exchange, which every queue has by its name."""
     for found_queue in vhost.all_queues():
         yield default_binding(vhost.name, found_queue.name)
-    for source in vhost.router.exchanges.values():
+    for source in [*vhost.router.exchanges.values(), *vhost.sources.bound()]:
         for found in source.bindings():
             yield binding(vhost.name, found)
 

@@ -156,6 +156,12 @@ STREAM_READ_BYTES: Final = 512 * KIB
 STREAM_CACHE_BYTES: Final = 16 * MIB
 # Reads of all streams that the reading thread has been given.
 STREAM_READS_MAX: Final = 8
+# What is routed to the queues that are bound to topics, of all topics together, before others get their turn: a few
+# milliseconds of work.
+ROUTED_RECORDS_PER_TURN_MAX: Final = 1024
+ROUTED_BYTES_PER_TURN_MAX: Final = 1 * MIB
+# How often a queue is asked again that has refused a topic's record, in ms.
+ROUTING_RETRY_MS: Final = 50
 # Messages delivered to one consumer of a stream before the others get their turn.
 STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
 # Messages that are looked at for it, of which its filter may let none pass, and batches.

@@ -366,12 +366,8 @@ class Catalog:
                     )
                 ],
                 partitions=[PartitionRow(*row) for row in self._rows(sql.SELECT_PARTITIONS, str, str, int, int)],
-                bindings=[
-                    BindingRow(vhost, source, destination_type, destination, routing_key, decode_table(text))
-                    for vhost, source, destination_type, destination, routing_key, text in self._rows(
-                        sql.SELECT_BINDINGS, str, str, str, str, str, str
-                    )
-                ],
+                bindings=self._bindings(sql.SELECT_BINDINGS),
+                topic_bindings=self._bindings(sql.SELECT_TOPIC_BINDINGS),
                 policies=[
                     PolicyRow(vhost, name, kind, pattern, apply_to, decode_table(text), priority)
                     for vhost, name, kind, pattern, apply_to, text, priority in self._rows(
@@ -388,6 +384,14 @@ class Catalog:
             if _code(error) in {sqlite3.SQLITE_OK, sqlite3.SQLITE_ERROR}:
                 raise CorruptData(f"the catalog {self._path} is damaged: {error}") from error
             raise self._translated(error, "read") from error
+
+    def _bindings(self, statement: str) -> list[BindingRow]:
+        return [
+            BindingRow(vhost, source, destination_type, destination, routing_key, decode_table(text))
+            for vhost, source, destination_type, destination, routing_key, text in self._rows(
+                statement, str, str, str, str, str, str
+            )
+        ]
 
     def _rows(self, statement: str, *types: type) -> Iterator[tuple[Any, ...]]:
         """The rows, whose columns have these types: SQLite itself takes any value in any column."""
@@ -409,6 +413,7 @@ class Catalog:
         """Delete a vhost with all that is in it."""
         for statement in (
             sql.DELETE_BINDINGS_OF_VHOST,
+            sql.DELETE_TOPIC_BINDINGS_OF_VHOST,
             sql.DELETE_EXCHANGES_OF_VHOST,
             sql.DELETE_QUEUES_OF_VHOST,
             sql.DELETE_PARTITIONS_OF_VHOST,
@@ -455,6 +460,7 @@ class Catalog:
         """Delete an exchange with the bindings from and to it."""
         self._change(sql.DELETE_BINDINGS_OF_SOURCE, (vhost, name))
         self._change(sql.DELETE_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_EXCHANGE, name))
+        self._change(sql.DELETE_TOPIC_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_EXCHANGE, name))
         self._change(sql.DELETE_EXCHANGES, (vhost, name))
 
     def add_queue(self, row: QueueRow) -> int:
@@ -480,6 +486,7 @@ class Catalog:
         assert self._database is not None
         for vhost, name in self._database.execute(sql.SELECT_QUEUE_NAME, (id,)).fetchall():
             self._change(sql.DELETE_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_QUEUE, name))
+            self._change(sql.DELETE_TOPIC_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_QUEUE, name))
             self._change(sql.DELETE_QUEUES, (id,))
 
     def put_topic(self, row: TopicRow) -> None:
@@ -494,7 +501,8 @@ class Catalog:
         return partition_id
 
     def delete_topic(self, vhost: str, name: str) -> None:
-        """Delete a topic with its partitions."""
+        """Delete a topic with its partitions and the bindings to it."""
+        self._change(sql.DELETE_TOPIC_BINDINGS_OF_SOURCE, (vhost, name))
         self._change(sql.DELETE_PARTITIONS_OF_TOPIC, (vhost, name))
         self._change(sql.DELETE_TOPICS, (vhost, name))
 
@@ -504,6 +512,13 @@ class Catalog:
 
     def delete_binding(self, row: BindingRow) -> None:
         self._change(sql.DELETE_BINDINGS, _binding_values(row))
+
+    def add_topic_binding(self, row: BindingRow) -> None:
+        """As `add_binding`, to a topic."""
+        self._change(sql.PUT_TOPIC_BINDINGS, _binding_values(row))
+
+    def delete_topic_binding(self, row: BindingRow) -> None:
+        self._change(sql.DELETE_TOPIC_BINDINGS, _binding_values(row))
 
     def put_policy(self, row: PolicyRow) -> None:
         values = (row.vhost, row.name, row.kind, row.pattern, row.apply_to, encode(row.definition), row.priority)

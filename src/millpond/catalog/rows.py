@@ -100,7 +100,9 @@ class PartitionRow:
 
 @dataclass(frozen=True, slots=True)
 class BindingRow:
-    """All columns together are the key: bindings that differ in their arguments only are different bindings."""
+    """`source` is an exchange, or a topic where the row is one of `topic_bindings`.
+
+    All columns together are the key: bindings that differ in their arguments only are different bindings."""
 
     vhost: str
     source: str
@@ -148,5 +150,6 @@ class CatalogState:
     topics: list[TopicRow]
     partitions: list[PartitionRow]
     bindings: list[BindingRow]
+    topic_bindings: list[BindingRow]
     policies: list[PolicyRow]
     parameters: list[ParameterRow]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 # The schema's versions, oldest first: the revisions in `migrations/versions/`.
-VERSIONS: Final = ("0001", "0002", "0003", "0004",)
+VERSIONS: Final = ("0001", "0002", "0003", "0004", "0005",)
 
 SCHEMA: Final = (
     "CREATE TABLE bindings ( vhost TEXT NOT NULL, source TEXT NOT NULL, destination_type TEXT NOT NULL, destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY (vhost, source, destination_type, destination, routing_key, arguments) ) WITHOUT ROWID",
@@ -19,6 +19,8 @@ SCHEMA: Final = (
     "CREATE TABLE policies ( vhost TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, pattern TEXT NOT NULL, apply_to TEXT NOT NULL, definition TEXT NOT NULL, priority INTEGER NOT NULL, PRIMARY KEY (vhost, name, kind) ) WITHOUT ROWID",
     'CREATE TABLE queues ( vhost TEXT NOT NULL, name TEXT NOT NULL, durable BOOLEAN NOT NULL, auto_delete BOOLEAN NOT NULL, "exclusive" BOOLEAN NOT NULL, arguments TEXT NOT NULL, id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, UNIQUE (vhost, name) )',
     "CREATE TABLE settings ( name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name) ) WITHOUT ROWID",
+    "CREATE TABLE topic_bindings ( vhost TEXT NOT NULL, source TEXT NOT NULL, destination_type TEXT NOT NULL, destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY (vhost, source, destination_type, destination, routing_key, arguments) ) WITHOUT ROWID",
+    "CREATE INDEX topic_bindings_by_destination ON topic_bindings (vhost, destination_type, destination)",
     "CREATE TABLE topic_permissions ( user TEXT NOT NULL, vhost TEXT NOT NULL, exchange TEXT NOT NULL, write TEXT NOT NULL, read TEXT NOT NULL, PRIMARY KEY (user, vhost, exchange) ) WITHOUT ROWID",
     "CREATE TABLE topics ( vhost TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL, configs TEXT NOT NULL, arguments TEXT, PRIMARY KEY (vhost, name) ) WITHOUT ROWID",
     "CREATE TABLE users ( name TEXT NOT NULL, password_hash TEXT, tags TEXT NOT NULL, PRIMARY KEY (name) ) WITHOUT ROWID",
@@ -34,6 +36,7 @@ SELECT_PERMISSIONS: Final = "SELECT permissions.user, permissions.vhost, permiss
 SELECT_POLICIES: Final = "SELECT policies.vhost, policies.name, policies.kind, policies.pattern, policies.apply_to, policies.definition, policies.priority FROM policies"
 SELECT_QUEUES: Final = 'SELECT queues.vhost, queues.name, queues.durable, queues.auto_delete, queues."exclusive", queues.arguments, queues.id FROM queues'
 SELECT_SETTINGS: Final = "SELECT settings.name, settings.value FROM settings"
+SELECT_TOPIC_BINDINGS: Final = "SELECT topic_bindings.vhost, topic_bindings.source, topic_bindings.destination_type, topic_bindings.destination, topic_bindings.routing_key, topic_bindings.arguments FROM topic_bindings"
 SELECT_TOPIC_PERMISSIONS: Final = "SELECT topic_permissions.user, topic_permissions.vhost, topic_permissions.exchange, topic_permissions.write, topic_permissions.read FROM topic_permissions"
 SELECT_TOPICS: Final = "SELECT topics.vhost, topics.name, topics.id, topics.configs, topics.arguments FROM topics"
 SELECT_USERS: Final = "SELECT users.name, users.password_hash, users.tags FROM users"
@@ -52,6 +55,7 @@ PUT_TOPICS: Final = "INSERT INTO topics (vhost, name, id, configs, arguments) VA
 PUT_POLICIES: Final = "INSERT INTO policies (vhost, name, kind, pattern, apply_to, definition, priority) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (vhost, name, kind) DO UPDATE SET pattern = excluded.pattern, apply_to = excluded.apply_to, definition = excluded.definition, priority = excluded.priority"
 PUT_PARAMETERS: Final = "INSERT INTO parameters (vhost, component, name, value) VALUES (?, ?, ?, ?) ON CONFLICT (vhost, component, name) DO UPDATE SET value = excluded.value"
 PUT_BINDINGS: Final = "INSERT INTO bindings (vhost, source, destination_type, destination, routing_key, arguments) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+PUT_TOPIC_BINDINGS: Final = "INSERT INTO topic_bindings (vhost, source, destination_type, destination, routing_key, arguments) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 DELETE_BINDINGS: Final = "DELETE FROM bindings WHERE bindings.vhost = ? AND bindings.source = ? AND bindings.destination_type = ? AND bindings.destination = ? AND bindings.routing_key = ? AND bindings.arguments = ?"
 DELETE_EXCHANGES: Final = "DELETE FROM exchanges WHERE exchanges.vhost = ? AND exchanges.name = ?"
 DELETE_PARAMETERS: Final = "DELETE FROM parameters WHERE parameters.vhost = ? AND parameters.component = ? AND parameters.name = ?"
@@ -60,6 +64,7 @@ DELETE_PERMISSIONS: Final = "DELETE FROM permissions WHERE permissions.user = ? 
 DELETE_POLICIES: Final = "DELETE FROM policies WHERE policies.vhost = ? AND policies.name = ? AND policies.kind = ?"
 DELETE_QUEUES: Final = "DELETE FROM queues WHERE queues.id = ?"
 DELETE_SETTINGS: Final = "DELETE FROM settings WHERE settings.name = ?"
+DELETE_TOPIC_BINDINGS: Final = "DELETE FROM topic_bindings WHERE topic_bindings.vhost = ? AND topic_bindings.source = ? AND topic_bindings.destination_type = ? AND topic_bindings.destination = ? AND topic_bindings.routing_key = ? AND topic_bindings.arguments = ?"
 DELETE_TOPIC_PERMISSIONS: Final = "DELETE FROM topic_permissions WHERE topic_permissions.user = ? AND topic_permissions.vhost = ? AND topic_permissions.exchange = ?"
 DELETE_TOPICS: Final = "DELETE FROM topics WHERE topics.vhost = ? AND topics.name = ?"
 DELETE_USERS: Final = "DELETE FROM users WHERE users.name = ?"
@@ -71,6 +76,7 @@ DELETE_PARTITIONS_OF_VHOST: Final = "DELETE FROM partitions WHERE partitions.vho
 DELETE_PERMISSIONS_OF_VHOST: Final = "DELETE FROM permissions WHERE permissions.vhost = ?"
 DELETE_POLICIES_OF_VHOST: Final = "DELETE FROM policies WHERE policies.vhost = ?"
 DELETE_QUEUES_OF_VHOST: Final = "DELETE FROM queues WHERE queues.vhost = ?"
+DELETE_TOPIC_BINDINGS_OF_VHOST: Final = "DELETE FROM topic_bindings WHERE topic_bindings.vhost = ?"
 DELETE_TOPIC_PERMISSIONS_OF_VHOST: Final = "DELETE FROM topic_permissions WHERE topic_permissions.vhost = ?"
 DELETE_TOPICS_OF_VHOST: Final = "DELETE FROM topics WHERE topics.vhost = ?"
 DELETE_PERMISSIONS_OF_USER: Final = "DELETE FROM permissions WHERE permissions.user = ?"
@@ -78,6 +84,8 @@ DELETE_TOPIC_PERMISSIONS_OF_USER: Final = "DELETE FROM topic_permissions WHERE t
 DELETE_TOPIC_PERMISSIONS_OF_USER_IN_VHOST: Final = "DELETE FROM topic_permissions WHERE topic_permissions.user = ? AND topic_permissions.vhost = ?"
 DELETE_BINDINGS_OF_SOURCE: Final = "DELETE FROM bindings WHERE bindings.vhost = ? AND bindings.source = ?"
 DELETE_BINDINGS_OF_DESTINATION: Final = "DELETE FROM bindings WHERE bindings.vhost = ? AND bindings.destination_type = ? AND bindings.destination = ?"
+DELETE_TOPIC_BINDINGS_OF_SOURCE: Final = "DELETE FROM topic_bindings WHERE topic_bindings.vhost = ? AND topic_bindings.source = ?"
+DELETE_TOPIC_BINDINGS_OF_DESTINATION: Final = "DELETE FROM topic_bindings WHERE topic_bindings.vhost = ? AND topic_bindings.destination_type = ? AND topic_bindings.destination = ?"
 DELETE_PARTITIONS_OF_TOPIC: Final = "DELETE FROM partitions WHERE partitions.vhost = ? AND partitions.topic = ?"
 SELECT_QUEUE_NAME: Final = "SELECT queues.vhost, queues.name FROM queues WHERE queues.id = ?"
 SELECT_LAST_QUEUE_ID: Final = "SELECT max(sqlite_sequence.seq) AS max_1 FROM sqlite_sequence"

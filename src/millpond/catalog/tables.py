@@ -136,6 +136,20 @@ bindings: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Bindings to topics, which may be called like exchanges.
+topic_bindings: Final = sa.Table(
+    "topic_bindings",
+    metadata,
+    sa.Column("vhost", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("destination_type", sa.Text, primary_key=True),
+    sa.Column("destination", sa.Text, primary_key=True),
+    sa.Column("routing_key", sa.Text, primary_key=True),
+    sa.Column("arguments", sa.Text, primary_key=True),
+    sa.Index("topic_bindings_by_destination", "vhost", "destination_type", "destination"),
+    sqlite_with_rowid=False,
+)
+
 policies: Final = sa.Table(
     "policies",
     metadata,
@@ -198,7 +212,8 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
         yield f"insert_{table.name}", insert(table)
     for table in (settings, vhosts, users, permissions, topic_permissions, topics, policies, parameters):
         yield f"put_{table.name}", put(table)
-    yield "put_bindings", insert(bindings).on_conflict_do_nothing()
+    for table in (bindings, topic_bindings):
+        yield f"put_{table.name}", insert(table).on_conflict_do_nothing()
     for table in metadata.sorted_tables:
         yield f"delete_{table.name}", delete(table)
     # Deleting takes along what hangs on the deleted. Rows of a vhost in all tables:
@@ -208,8 +223,9 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
     yield "delete_permissions_of_user", delete(permissions, "user")
     yield "delete_topic_permissions_of_user", delete(topic_permissions, "user")
     yield "delete_topic_permissions_of_user_in_vhost", delete(topic_permissions, "user", "vhost")
-    yield "delete_bindings_of_source", delete(bindings, "vhost", "source")
-    yield "delete_bindings_of_destination", delete(bindings, "vhost", "destination_type", "destination")
+    for table in (bindings, topic_bindings):
+        yield f"delete_{table.name}_of_source", delete(table, "vhost", "source")
+        yield f"delete_{table.name}_of_destination", delete(table, "vhost", "destination_type", "destination")
     yield "delete_partitions_of_topic", delete(partitions, "vhost", "topic")
     yield "select_queue_name", sa.select(queues.c.vhost, queues.c.name).where(queues.c.id == sa.bindparam("id"))
     # What queues and partitions have been given so far, also those that are gone.

@@ -22,10 +22,12 @@ from millpond.broker.arguments import check_queue_arguments, checked_default_que
 from millpond.broker.definitions.document import DefinedObject, listed
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
+from millpond.broker.exchanges.topic_source import START_ARGUMENT, TopicSource
 from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_STREAM
+from millpond.broker.streams.subscription import starting_place
 from millpond.broker.streams.topic_settings import checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.broker.vhost import RESERVED_PREFIX
@@ -238,6 +240,8 @@ class Import:
             self._pass_over("exchange", vhost, name)
             return
         name = one.name()
+        if vhost in self._broker.vhosts and self._broker.vhosts[vhost].sources.is_bound(name):
+            raise PreconditionFailed("there is a topic of this name that has bindings")
         durable, auto_delete, internal = one.flag("durable", True), one.flag("auto_delete"), one.flag("internal")
         kind, arguments = one.text("type"), one.table("arguments")
         if not isinstance(arguments.get("alternate-exchange", ""), str):
@@ -312,6 +316,9 @@ class Import:
         if len(routing_key.encode(errors="surrogatepass")) > NAME_BYTES_MAX:
             raise PreconditionFailed(f"a routing key has at most {NAME_BYTES_MAX} bytes")
         source = self._exchanges.get((vhost, source_name))
+        if source is None and (vhost, source_name) in self._topics:
+            source = TopicSource(source_name)
+            starting_place(arguments.get(START_ARGUMENT), f"topic '{source_name}'", int(self._broker.turn.now_ms))
         if source is None:
             raise PreconditionFailed(f"no exchange '{source_name}' in vhost '{vhost}'")
         if not (self._has_queue(vhost, name) if kind == DESTINATION_QUEUE else (vhost, name) in self._exchanges):
@@ -320,7 +327,7 @@ class Import:
 
         def bind() -> None:
             where = self._broker.vhost(vhost)
-            destination = where.queue(name, None) if kind == DESTINATION_QUEUE else where.exchange(name)
+            destination = where.queue(name, None) if kind == DESTINATION_QUEUE else where.exchange_bound(name)
             where.bind(where.exchange(source_name), destination, routing_key, arguments)
 
         self._then(bind)
