@@ -167,8 +167,11 @@ class StoppedBroker(Administration):
         return [{"name": user.name, "tags": list(user.tags)} for user in self._access.list_users()]
 
     def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
+        from millpond.broker import scram_credentials
+
         stored = None if password is None else self._access.hash_password(password.encode())
-        self._access.put_user(name, stored, tags)
+        scram = () if password is None else scram_credentials.of_password(password.encode())
+        self._access.put_user(name, stored, tags, scram)
         self._catalog.commit()
 
     def delete_user(self, name: str) -> None:

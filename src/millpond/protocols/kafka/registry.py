@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, SyntaxFault
+from millpond.base.certificate import distinguished_name
+from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
 from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.access import Operation
 from millpond.protocols.kafka import messages
@@ -22,6 +23,7 @@ from millpond.protocols.kafka.messages import Tree
 from millpond.storage.record_batch import RecordReader
 
 if TYPE_CHECKING:
+    from millpond.broker.broker import ClientConnection
     from millpond.protocols.kafka.connection import Call, Connection
 
 logger = logging.getLogger(__name__)
@@ -29,9 +31,8 @@ logger = logging.getLogger(__name__)
 API_VERSIONS: Final = 18
 # How requests are counted for operators.
 PROTOCOL: Final = "kafka"
-
-# What a client that wants to log in sends first, whatever is offered to it.
-_SASL_HANDSHAKE: Final = 17
+# How who is known by a certificate has logged in.
+EXTERNAL: Final = "EXTERNAL"
 
 # What a handler of decoded messages gets, and the answer if it is known at once.
 Handler = Callable[["Call", Any], Tree | None]
@@ -115,11 +116,43 @@ class ApiTable:
         broker, settings = connection.broker, connection.settings
         if len(broker.connections) >= self.connections_max:
             raise LimitExceeded(f"node connection limit ({self.connections_max}) is reached")
-        # Clients have no way to log in yet: all of them are this user.
-        broker.access.check_address(settings.user, connection.transport.peer_host())
-        broker.access.check_vhost(settings.user, settings.vhost)
         connection.vhost = broker.vhost(settings.vhost)
-        broker.parameters.check_connection(broker.connections, settings.user, connection.vhost)
+        from millpond.protocols.kafka.login import name_in_certificate
+
+        name = name_in_certificate(connection)
+        if name is not None:
+            self.admit(connection, name)
+            connection.logged_in(name, EXTERNAL)
+            return
+        try:
+            if settings.login_required:
+                raise AccessRefused("a login is required")
+            # Who does not log in is this user, where that may be here at all.
+            broker.access.check_address(settings.user, connection.peer_address)
+            broker.access.check_vhost(settings.user, settings.vhost)
+        except PeerError as error:
+            logger.info("%s: must log in: %s", connection.describe_peer(), error)
+            connection.user = ""
+            connection.must_log_in = True
+            return
+        self.admit(connection, settings.user)
+
+    def admit(self, connection: Connection, user: str) -> None:
+        """The connection is to be this user's. PeerError where there are too many."""
+        broker = connection.broker
+        assert connection.vhost is not None
+        others: Collection[ClientConnection] = broker.connections
+        if connection in broker.connections:
+            others = [other for other in broker.connections if other is not connection]
+        broker.parameters.check_connection(others, user, connection.vhost)
+
+    def handle_token(self, call: Call) -> None:
+        """Take a step of a login that comes without a header."""
+        login = call.connection.login
+        assert login is not None
+        token = call.data[int(call.position) : int(call.end)]
+        call.data = b""
+        login.take(call, token)
 
     def closed(self, connection: Connection) -> None:
         """A client is gone."""
@@ -145,8 +178,6 @@ class ApiTable:
 
     def _refuse(self, call: Call) -> None:
         if call.api_key != API_VERSIONS:
-            if call.api_key == _SASL_HANDSHAKE:
-                raise SyntaxFault("the client logs in by SASL, which is not spoken here")
             found = APIS.get(int(call.api_key))
             what = f"api key {call.api_key}" if found is None else found.name
             raise SyntaxFault(f"an unsupported request: {what}, version {call.version}")
@@ -198,6 +229,7 @@ class ApiTable:
         """The connection under the names of RabbitMQ's management API."""
         transport = connection.transport
         host, port = transport.local_address()
+        certificate = transport.peer_certificate()
         return {
             "name": connection.name,
             "type": "network",
@@ -209,10 +241,10 @@ class ApiTable:
             "channel_max": 0,
             "frame_max": int(connection.settings.request_bytes_max),
             "timeout": 0,
-            "auth_mechanism": "",
+            "auth_mechanism": connection.mechanism,
             "ssl": transport.is_tls(),
-            "peer_cert_subject": "",
-            "peer_cert_issuer": "",
+            "peer_cert_subject": distinguished_name(certificate.subject) if certificate is not None else "",
+            "peer_cert_issuer": distinguished_name(certificate.issuer) if certificate is not None else "",
             "peer_host": transport.peer_host(),
             "peer_port": transport.peer_port(),
             "host": host,
