@@ -6,6 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import GROUP, Operation
 from millpond.protocols.kafka.apis.list_offsets import find_partition
 from millpond.protocols.kafka.errors import NONE, code_of
 from millpond.protocols.kafka.messages import Tree
@@ -23,6 +24,11 @@ def coordinator(call: Call) -> GroupCoordinator:
     vhost = call.connection.vhost
     assert vhost is not None
     return vhost.groups
+
+
+def may_use_group(call: Call, operation: Operation, group_id: str) -> bool:
+    """Whether the connection's user may do this to a group."""
+    return call.connection.apis.may(call.connection, operation, group_id, GROUP)
 
 
 def answer_for_group(call: Call, tree: Tree) -> None:

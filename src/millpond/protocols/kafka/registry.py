@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from millpond.base.certificate import distinguished_name
 from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
 from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, TOPIC, Operation
 from millpond.protocols.kafka import messages
 from millpond.protocols.kafka.errors import UNSUPPORTED_VERSION
 from millpond.protocols.kafka.messages import Tree
@@ -192,18 +192,37 @@ class ApiTable:
         errors, counted = call.connection.broker.request_errors, (PROTOCOL, APIS[int(call.api_key)].name, int(code))
         errors[counted] = errors.get(counted, 0) + 1
 
-    def may(self, connection: Connection, operation: Operation, name: str, resource: str = "topic") -> bool:
+    def may(self, connection: Connection, operation: Operation, name: str, resource: str = TOPIC) -> bool:
         """Whether the connection's user may do this to a topic, or another resource: "group", "transactional_id",
-        "cluster"."""
-        try:
-            connection.broker.access.check(connection.user, connection.settings.vhost, operation, resource, name)
-        except AccessRefused:
-            return False
-        return True
+        "cluster", whose name is always the same."""
+        if operation is Operation.CONFIGURE:
+            # RabbitMQ's word for what changes a thing.
+            operation = Operation.ALTER
+        if resource == CLUSTER:
+            name = CLUSTER_NAME
+        return connection.broker.access.allows(
+            connection.user, connection.settings.vhost, connection.peer_address, operation, resource, name
+        )
 
-    def may_see(self, connection: Connection, name: str) -> bool:
-        """Whether the connection's user may know of a topic."""
-        return any(self.may(connection, operation, name) for operation in Operation)
+    def may_create(self, connection: Connection, name: str) -> bool:
+        """Whether the connection's user may make a topic of this name."""
+        return self.may(connection, Operation.CREATE, CLUSTER_NAME, CLUSTER) or self.may(
+            connection, Operation.CREATE, name
+        )
+
+    def may_administer(self, connection: Connection, operation: Operation) -> bool:
+        """Whether the connection's user may see (an operation that describes) or change what others may do: ACLs,
+        SCRAM credentials, quotas. Regular expressions do not give this. It takes an ACL for the cluster, or an
+        administrator who has logged in: nobody becomes that by not doing so."""
+        access = connection.broker.access
+        said = access.rules_allow(
+            connection.user, connection.settings.vhost, connection.peer_address, operation, CLUSTER, CLUSTER_NAME
+        )
+        return said if said is not None else connection.mechanism != "" and access.is_administrator(connection.user)
+
+    def may_see(self, connection: Connection, name: str, resource: str = TOPIC) -> bool:
+        """Whether the connection's user may know of a topic, or another resource."""
+        return self.may(connection, Operation.DESCRIBE, name, resource)
 
     def may_write(self, connection: Connection, name: str) -> bool:
         return self.may(connection, Operation.WRITE, name)

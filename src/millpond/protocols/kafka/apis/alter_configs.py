@@ -13,13 +13,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.broker.streams.topic_settings import LIST, TOPIC_CONFIGS, checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.create_topics import Refused
 from millpond.protocols.kafka.apis.describe_configs import BROKER, TOPIC, wrong_broker
 from millpond.protocols.kafka.apis.metadata import NODE_ID
 from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
     INVALID_CONFIG,
     INVALID_REQUEST,
     NONE,
@@ -64,7 +65,7 @@ def _alter(call: Call, request: Any, is_incremental: bool) -> None:
             if asked.resource_type == TOPIC:
                 _alter_topic(call.connection, asked, is_incremental, request.validate_only)
             elif asked.resource_type == BROKER:
-                _check_broker(asked, is_incremental)
+                _check_broker(call.connection, asked)
             else:
                 raise Refused(INVALID_REQUEST, f"Unknown resource type {asked.resource_type}")
         except Refused as refused:
@@ -98,8 +99,10 @@ def _operation(config: Any) -> int:
     return int(getattr(config, "config_operation", SET))
 
 
-def _check_broker(asked: Any, is_incremental: bool) -> None:
+def _check_broker(connection: Connection, asked: Any) -> None:
     """The node's configuration stays as it is; to delete what nobody could set is no change."""
+    if not connection.apis.may(connection, Operation.ALTER_CONFIGS, CLUSTER_NAME, CLUSTER):
+        raise Refused(CLUSTER_AUTHORIZATION_FAILED, "Cluster authorization failed.")
     name = asked.resource_name
     if name and name != str(NODE_ID):
         raise Refused(INVALID_REQUEST, wrong_broker(name))
@@ -115,7 +118,7 @@ def _check_broker(asked: Any, is_incremental: bool) -> None:
 def _alter_topic(connection: Connection, asked: Any, is_incremental: bool, validate_only: bool) -> None:
     assert connection.vhost is not None
     name, topics = asked.resource_name, connection.vhost.topics
-    if not connection.apis.may(connection, Operation.CONFIGURE, name):
+    if not connection.apis.may(connection, Operation.ALTER_CONFIGS, name):
         raise Refused(TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.")
     check_topic_name(name)
     topic = topics.by_name.get(name)

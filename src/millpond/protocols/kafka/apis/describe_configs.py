@@ -12,10 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.broker.streams.topic_settings import BOOLEAN, DOUBLE, INT, LIST, LONG, STRING, TOPIC_CONFIGS
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.metadata import NODE_ID
 from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
     INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
     TOPIC_AUTHORIZATION_FAILED,
@@ -71,6 +73,8 @@ def describe_configs(call: Call, request: Any) -> Tree:
 def list_config_resources(call: Call, request: Any) -> Tree:
     connection = call.connection
     assert connection.vhost is not None
+    if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, CLUSTER_NAME, CLUSTER):
+        return {"error_code": CLUSTER_AUTHORIZATION_FAILED, "config_resources": []}
     if call.version == 0:
         return {"config_resources": []}
     asked = set(request.resource_types) or {TOPIC, BROKER}
@@ -81,7 +85,7 @@ def list_config_resources(call: Call, request: Any) -> Tree:
         found += [
             {"resource_name": name, "resource_type": TOPIC}
             for name in connection.vhost.topics.by_name
-            if connection.apis.may_see(connection, name)
+            if connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, name)
         ]
     if BROKER in asked:
         found.append({"resource_name": str(NODE_ID), "resource_type": BROKER})
@@ -93,7 +97,7 @@ def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str
     names = set(asked.configuration_keys or ())
     if asked.resource_type == TOPIC:
         assert connection.vhost is not None
-        if not connection.apis.may_see(connection, name):
+        if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, name):
             return TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.", []
         topic = connection.vhost.topics.by_name.get(name)
         if topic is not None:
@@ -105,6 +109,8 @@ def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str
         return UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.", []
     if asked.resource_type != BROKER:
         return INVALID_REQUEST, f"Unsupported resource type: {asked.resource_type}", []
+    if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, CLUSTER_NAME, CLUSTER):
+        return CLUSTER_AUTHORIZATION_FAILED, "Cluster authorization failed.", []
     if not name:
         # What has been set for all brokers at run time.
         return 0, None, []

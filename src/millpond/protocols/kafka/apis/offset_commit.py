@@ -13,10 +13,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
-from millpond.protocols.kafka.errors import ILLEGAL_GENERATION, code_of
-from millpond.protocols.kafka.groups import answer_for_group, by_topic, coordinator, milliseconds, partition_error
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, ILLEGAL_GENERATION, code_of
+from millpond.protocols.kafka.groups import (
+    answer_for_group,
+    by_topic,
+    coordinator,
+    may_use_group,
+    milliseconds,
+    partition_error,
+)
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
@@ -26,6 +34,10 @@ if TYPE_CHECKING:
 @api(8, "OffsetCommit", 2, 9)
 def offset_commit(call: Call, request: Any) -> None:
     codes: dict[tuple[str, int], int] = {}
+    if not may_use_group(call, Operation.READ, request.group_id):
+        places = [(topic.name, asked.partition_index) for topic in request.topics for asked in topic.partitions]
+        answer_for_group(call, {"topics": by_topic(request.topics, dict.fromkeys(places, GROUP_AUTHORIZATION_FAILED))})
+        return
     offsets: list[OffsetCommit] = []
     for topic in request.topics:
         for asked in topic.partitions:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from millpond.broker.access import Operation
 from millpond.broker.groups.records import CommittedOffset
-from millpond.protocols.kafka.errors import TOPIC_AUTHORIZATION_FAILED
-from millpond.protocols.kafka.groups import answer_for_group, coordinator
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, TOPIC_AUTHORIZATION_FAILED
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -26,12 +27,27 @@ if TYPE_CHECKING:
 @api(9, "OffsetFetch", 1, 9)
 def offset_fetch(call: Call, request: Any) -> None:
     if call.version < 8:
-        answer_for_group(call, {"topics": _offsets(call, request.group_id, request.topics)})
+        answer_for_group(call, _of_group(call, request))
         return
-    groups = [
-        {"group_id": asked.group_id, "topics": _offsets(call, asked.group_id, asked.topics)} for asked in request.groups
-    ]
-    answer_for_group(call, {"groups": groups})
+    answer_for_group(call, {"groups": [_of_group(call, asked) for asked in request.groups]})
+
+
+def _of_group(call: Call, asked: Any) -> Tree:
+    if may_use_group(call, Operation.DESCRIBE, asked.group_id):
+        return {"group_id": asked.group_id, "topics": _offsets(call, asked.group_id, asked.topics)}
+    code = GROUP_AUTHORIZATION_FAILED
+    told: list[Tree] = []
+    if call.version < 2:
+        # There is no field for the error of the whole.
+        refused = {"committed_offset": -1, "metadata": "", "error_code": code}
+        told = [
+            {
+                "name": topic.name,
+                "partitions": [{"partition_index": number, **refused} for number in topic.partition_indexes],
+            }
+            for topic in asked.topics
+        ]
+    return {"group_id": asked.group_id, "topics": told, "error_code": code}
 
 
 def _offsets(call: Call, group_id: str, topics: Any) -> list[Tree]:
@@ -41,13 +57,13 @@ def _offsets(call: Call, group_id: str, topics: Any) -> list[Tree]:
         return [
             {"name": name, "partitions": [_told(number, committed) for number, committed in offsets.items()]}
             for name, offsets in known.items()
-            if connection.apis.may_read(connection, name)
+            if connection.apis.may_see(connection, name)
         ]
     return [_of_topic(call, topic, known.get(topic.name, {})) for topic in topics]
 
 
 def _of_topic(call: Call, topic: Any, offsets: Mapping[int, CommittedOffset]) -> Tree:
-    if call.connection.apis.may_read(call.connection, topic.name):
+    if call.connection.apis.may_see(call.connection, topic.name):
         partitions = [_told(number, offsets.get(number)) for number in topic.partition_indexes]
     else:
         refused = {"committed_offset": -1, "metadata": "", "error_code": TOPIC_AUTHORIZATION_FAILED}
