@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: Final = "0005"
-down_revision: Final = "0003"
+down_revision: Final = "0004"
 
 COLUMNS: Final = ("user", "vhost", "resource_type", "pattern_type", "pattern", "operation", "effect", "host")
 
