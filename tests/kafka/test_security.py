@@ -19,7 +19,20 @@ import kafka as kafka_python
 import pytest
 import trustme
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialDeletion,
+    UserScramCredentialUpsertion,
+)
 
 from tests.support.broker_process import KAFKA_ARGUMENTS, BrokerProcess
 from tests.support.waiting import DEADLINE_S, eventually
@@ -228,3 +241,167 @@ def test_who_does_not_log_in_is_disconnected_where_that_is_demanded(secured: Sec
     with pytest.raises(KafkaException):
         admin.list_topics(timeout=1)
     assert "from a client that has not logged in" in secured.process.log
+
+
+# --- What they may do -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(secured: SecuredBroker) -> AdminClient:
+    """The client of an administrator."""
+    return AdminClient(secured.librdkafka(secured.user(tags="administrator")))
+
+
+def allow(root: AdminClient, user: str, kind: ResourceType, name: str, operation: AclOperation, **more: Any) -> None:
+    binding = AclBinding(
+        kind, name, more.get("pattern", ResourcePatternType.LITERAL), f"User:{user}", "*", operation,
+        more.get("permission", AclPermissionType.ALLOW),
+    )  # fmt: skip
+    for created in root.create_acls([binding]).values():
+        created.result(DEADLINE_S)
+
+
+def produced(secured: SecuredBroker, user: str, topic: str, **more: Any) -> int:
+    """Produce one record; the error's code, 0 for none."""
+    told: list[KafkaError | None] = []
+    producer = confluent_kafka.Producer(secured.librdkafka(user, **more))
+    producer.produce(topic, b"x", on_delivery=lambda error, _: told.append(error))
+    assert producer.flush(DEADLINE_S) == 0
+    return 0 if told[0] is None else int(told[0].code())
+
+
+def consumer_error(secured: SecuredBroker, user: str, topic: str, group: str) -> int:
+    """The first error that a consumer is told, or 0 for a record."""
+    consumer = confluent_kafka.Consumer(
+        secured.librdkafka(user, group_id=group, auto_offset_reset="earliest", enable_partition_eof="false")
+    )
+    consumer.subscribe([topic])
+    try:
+        message = consumer.poll(DEADLINE_S)
+        assert message is not None
+        error = message.error()
+        return 0 if error is None else int(error.code())
+    finally:
+        consumer.close()
+
+
+def test_who_has_no_permission_may_not_produce_consume_nor_create(
+    secured: SecuredBroker, root: AdminClient, topic: str
+) -> None:
+    user = secured.user(permissions=None)
+    root.create_topics([NewTopic(topic, 1, 1)])[topic].result(DEADLINE_S)
+    assert produced(secured, user, topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    allow(root, user, ResourceType.TOPIC, topic, AclOperation.WRITE)
+    assert produced(secured, user, topic) == 0
+    allow(root, user, ResourceType.TOPIC, topic, AclOperation.READ)
+    assert consumer_error(secured, user, topic, "group") == KafkaError.GROUP_AUTHORIZATION_FAILED
+    allow(root, user, ResourceType.GROUP, "gr", AclOperation.READ, pattern=ResourcePatternType.PREFIXED)
+    assert consumer_error(secured, user, topic, "group") == 0
+    admin = AdminClient(secured.librdkafka(user))
+    with pytest.raises(KafkaException) as refused:
+        admin.create_topics([NewTopic("another", 1, 1)])["another"].result(DEADLINE_S)
+    assert refused.value.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    allow(root, user, ResourceType.TOPIC, topic, AclOperation.WRITE, permission=AclPermissionType.DENY)
+    assert produced(secured, user, topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+
+def test_acls_go_around_and_survive_a_restart(secured: SecuredBroker, root: AdminClient, topic: str) -> None:
+    user = secured.user(permissions=None)
+    allow(root, user, ResourceType.TOPIC, topic, AclOperation.READ)
+    allow(root, user, ResourceType.GROUP, topic, AclOperation.READ)
+    of_user = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY, AclPermissionType.ANY
+    )
+    found = root.describe_acls(of_user).result(DEADLINE_S)
+    assert {(acl.restype, acl.name, acl.operation) for acl in found} == {
+        (ResourceType.TOPIC, topic, AclOperation.READ),
+        (ResourceType.GROUP, topic, AclOperation.READ),
+    }
+    (deletion,) = root.delete_acls([of_user]).values()
+    assert len(deletion.result(DEADLINE_S)) == 2
+    assert root.describe_acls(of_user).result(DEADLINE_S) == []
+
+
+def test_users_are_made_by_their_scram_credentials(secured: SecuredBroker, root: AdminClient, topic: str) -> None:
+    user = f"user-{uuid.uuid4().hex[:10]}"
+    credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    root.alter_user_scram_credentials(
+        [UserScramCredentialUpsertion(user, credential, PASSWORD.encode())]
+    )[user].result(DEADLINE_S)  # fmt: skip
+    described = root.describe_user_scram_credentials([user])[user].result(DEADLINE_S)
+    assert [(one.mechanism, one.iterations) for one in described.scram_credential_infos] == [
+        (ScramMechanism.SCRAM_SHA_256, 4096)
+    ]
+    allow(root, user, ResourceType.TOPIC, topic, AclOperation.ALL)
+    assert produced(secured, user, topic, mechanism="SCRAM-SHA-256") == 0
+    root.alter_user_scram_credentials([UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_256)])[user].result(
+        DEADLINE_S
+    )
+
+
+def test_a_deleted_user_is_disconnected_and_comes_back_no_more(secured: SecuredBroker, topic: str) -> None:
+    user = secured.user()
+    failures: list[KafkaError] = []
+    settings = {**secured.librdkafka(user), "error_cb": failures.append}
+    producer = confluent_kafka.Producer(settings)
+    producer.produce(topic, b"x")
+    assert producer.flush(DEADLINE_S) == 0
+    secured.api("DELETE", f"users/{user}")
+
+    def refused() -> bool:
+        producer.poll(0.05)
+        return any(error.code() == KafkaError._AUTHENTICATION for error in failures)
+
+    eventually(refused, "the client cannot log in again")
+
+
+# --- Quotas -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_producer_is_told_to_wait(secured: SecuredBroker, topic: str) -> None:
+    user = secured.user()
+    secured.api("PUT", "quotas", {"entity": {"user": user}, "quotas": {"producer_byte_rate": 10_000}})
+    told: list[float] = []
+    settings = {**secured.librdkafka(user), "throttle_cb": lambda event: told.append(event.throttle_time)}
+    producer = confluent_kafka.Producer(settings)
+    producer.produce(topic, b"x" * 105_000)
+    assert producer.flush(DEADLINE_S) == 0
+
+    def throttled() -> bool:
+        producer.poll(0.05)
+        return any(told)
+
+    eventually(throttled, "the client is told to wait")
+    secured.api("PUT", "quotas", {"entity": {"user": user}, "quotas": {"producer_byte_rate": None}})
+    assert not [one for one in secured.api("GET", "quotas") if one["entity"].get("user") == user]
+
+
+def test_a_consumer_is_told_to_wait_and_gets_everything(secured: SecuredBroker, topic: str) -> None:
+    user = secured.user()
+    producer = confluent_kafka.Producer(secured.librdkafka(user))
+    for _ in range(3):
+        producer.produce(topic, b"x" * 4_000)
+        assert producer.flush(DEADLINE_S) == 0
+    secured.api("PUT", "quotas", {"entity": {"user": user}, "quotas": {"consumer_byte_rate": 1_000}})
+    told: list[float] = []
+    consumer = confluent_kafka.Consumer(
+        {
+            **secured.librdkafka(user, group_id=topic, auto_offset_reset="earliest"),
+            "throttle_cb": lambda event: told.append(event.throttle_time),
+            "fetch.message.max.bytes": 4_100,
+        }
+    )
+    consumer.subscribe([topic])
+    got: list[object] = []
+
+    def all_are_there() -> bool:
+        message = consumer.poll(0.2)
+        if message is not None:
+            assert message.error() is None
+            got.append(message.value())
+        return len(got) == 3 and any(told)
+
+    try:
+        eventually(all_are_there, "all records, and to be told to wait", deadline_s=40)
+    finally:
+        consumer.close()

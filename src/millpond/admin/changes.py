@@ -6,7 +6,7 @@ Raises `PeerError`s for what cannot be done, `StorageFailed` where the disk refu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from millpond.base.errors import StorageFailed
@@ -62,6 +62,11 @@ async def clear_topic_permissions(broker: Broker, user: str, vhost: str, exchang
     """Those at one exchange, or at all."""
     broker.vhost(vhost)
     broker.access.clear_topic_permissions(user, vhost, exchange)
+    await _make_durable(broker)
+
+
+async def alter_quotas(broker: Broker, entity: Mapping[str, str | None], quotas: Mapping[str, float | None]) -> None:
+    broker.quotas.alter(entity, quotas)
     await _make_durable(broker)
 
 

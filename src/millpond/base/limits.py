@@ -312,6 +312,12 @@ PASSWORD_HASHES_AT_ONCE_MAX: Final = 4
 LOGINS_CACHED_MAX: Final = 4096
 # Kafka's ACLs of all virtual hosts. Each is looked at when a decision is made that is not remembered.
 ACCESS_RULES_MAX: Final = 10_000
+# What Kafka's quotas are of: users, clients, pairs of them.
+QUOTA_ENTITIES_MAX: Final = 10_000
+# Users and clients whose use of quotas is measured; above it all are measured anew. Some 500 bytes each.
+QUOTA_CLIENTS_MAX: Final = 20_000
+# Nobody waits longer than this for a quota: what was used is forgotten after eleven seconds.
+QUOTA_WAIT_MS_MAX: Final = 60_000
 # Decisions on permissions remembered over all users; above it they are forgotten together. About 300 bytes each.
 ACCESS_DECISIONS_CACHED_MAX: Final = 16_384
 

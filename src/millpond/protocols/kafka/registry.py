@@ -230,6 +230,23 @@ class ApiTable:
     def may_read(self, connection: Connection, name: str) -> bool:
         return self.may(connection, Operation.READ, name)
 
+    def produced(self, connection: Connection, size: int) -> int:
+        """So many bytes have been produced: for how many milliseconds the connection is to be held back."""
+        broker = connection.broker
+        wait_ms = broker.quotas.produced(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
+        if wait_ms > 0:
+            connection.mute(wait_ms)
+        return wait_ms
+
+    def fetching(self, connection: Connection, size: int) -> int:
+        """So many bytes are to be fetched: 0 where they may be, otherwise for how many milliseconds the connection is
+        held back before it may ask again."""
+        broker = connection.broker
+        wait_ms = broker.quotas.fetching(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
+        if wait_ms > 0:
+            connection.mute(wait_ms)
+        return wait_ms
+
     def records_without_key(self, batch: bytes) -> list[int] | None:
         """The numbers of the records of a batch that have no key; None where it cannot be read."""
         from millpond.storage.batch_rewrite import plain_batch
