@@ -616,7 +616,7 @@ def test_a_segment_that_is_gone_is_passed_over(lives: Lives, caplog: pytest.LogC
     caplog.clear()
     received = life.replay(life.stream("s"))
     assert received == numbered(range(base)) + numbered(range(following, 400))
-    assert f"offsets {base} to {following - 1} of stream 's' are lost" in caplog.text
+    assert f"offsets {base} to {following - 1} of stream 's-0' are lost" in caplog.text
 
 
 @pytest.mark.usefixtures("small")

@@ -271,6 +271,22 @@ class TestTopicsWithSeveralPartitions:
         assert by_protocol[b"amqp"] == by_protocol[b"kafka"]
         assert set(by_protocol[b"kafka"].values()) == {0, 1, 2}
 
+    def test_the_key_that_a_header_states_chooses_the_partition(self, pond: Pond, channel: BlockingChannel) -> None:
+        for number in range(12):
+            properties = pika.BasicProperties(headers={"x-kafka-key": f"key-{number}"})
+            channel.basic_publish("", "events", b"amqp", properties)
+        producer = confluent_kafka.Producer(quiet(pond.servers) | {"partitioner": "murmur2_random"})
+        for number in range(12):
+            producer.produce("events", b"kafka", b"key-%d" % number)
+        assert producer.flush(DEADLINE_S) == 0
+        records = pond.records("events", 3)
+        of_amqp, of_kafka = (
+            {record.key: record.partition for record in records if record.value == value}
+            for value in (b"amqp", b"kafka")
+        )
+        assert of_amqp == of_kafka
+        assert len(of_amqp) == 12
+
     def test_a_binding_to_a_topic_survives_a_kill(self, pond: Pond, channel: BlockingChannel) -> None:
         channel.exchange_declare("in", "direct", durable=True)
         channel.queue_bind("events", "in", "key")

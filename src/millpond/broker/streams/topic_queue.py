@@ -1,7 +1,7 @@
 """A topic with several partitions, as AMQP sees it under its own name.
 
 It can be bound to exchanges and published to, and each message goes to one partition: the one that Kafka's producers
-choose for the routing key, or, where there is no key that says anything, the next one with every batch. It is consumed
+choose for its record's key, or, where there is no key that says anything, the next one with every batch. It is consumed
 from by its partitions only, as RabbitMQ's super streams are.
 
     t      the topic        t-0, t-1, ...      its partitions, each a `StreamQueue`
@@ -16,17 +16,31 @@ from mypy_extensions import i64
 from millpond.base.errors import NotImplementedHere, PreconditionFailed
 from millpond.base.limits import STREAM_BATCH_BYTES, STREAM_BATCH_MESSAGES_MAX
 from millpond.broker.ledger import OpenBatch
-from millpond.broker.message import Message
+from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.settings import QueueSettings
+from millpond.broker.record_properties import KEY_HEADER, RecordProperties
+from millpond.broker.streams.message_records import stated_key
 from millpond.broker.streams.partitioner import partition_of
 from millpond.broker.streams.topic import Topic
 
 if TYPE_CHECKING:
     from millpond.broker.streams.stream_names import StreamNames
+
+
+def record_key(message: Message) -> bytes | None:
+    """The key by which a message belongs to a partition; None where any will do."""
+    properties = message.properties
+    if isinstance(properties, RecordProperties) and properties.key is not None:
+        return properties.key
+    headers = properties.headers()
+    if not message.address.exchange and KEY_HEADER not in headers:
+        # The default exchange's routing key is the topic's name, which says nothing of the message.
+        return None
+    return stated_key(headers, message.address.routing_key)
 
 
 @final
@@ -47,13 +61,11 @@ class TopicQueue(MessageQueue, OpenBatch):
         self._messages: i64 = 0
         self._bytes: i64 = 0
         self._is_open = False
-
-    def partition_for(self, routing_key: str) -> MessageQueue:
-        """Where a message with this key goes; itself where it is chosen message by message."""
-        if not routing_key:
-            return self
-        key = routing_key.encode("utf-8", "surrogateescape")
-        return self._names.partition(self.topic, partition_of(key, len(self.topic.partitions)))
+        # Of the latest message, and where it belongs among so many partitions; -1 where that is of no account.
+        self._address: Address | None = None
+        self._properties: Properties | None = None
+        self._count: i64 = 0
+        self._keyed: i64 = -1
 
     # --- What it holds ----------------------------------------------------------------------------------------------
 
@@ -97,6 +109,17 @@ class TopicQueue(MessageQueue, OpenBatch):
 
     def publish(self, message: Message) -> None:
         self.published_total += 1
+        count: i64 = len(self.topic.partitions)
+        properties = message.properties
+        if message.address is not self._address or properties is not self._properties or count != self._count:
+            self._address = message.address
+            self._properties = properties
+            self._count = count
+            key = record_key(message)
+            self._keyed = partition_of(key, count) if key is not None else -1
+        if self._keyed >= 0:
+            self._names.partition(self.topic, self._keyed).publish(message)
+            return
         if not self._is_open:
             self._is_open = True
             self.ledger.open_batch(self)
