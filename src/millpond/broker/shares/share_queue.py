@@ -29,7 +29,6 @@ from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.shares.delivery_state import DEAD_REJECTED, DELIVERIES_MAX, NEVER_MS, DeliveryState, ShareReader
 from millpond.broker.streams.record_messages import RecordMessages
 from millpond.broker.streams.subscription import Subscription
-from millpond.broker.streams.topic_queue import TopicQueue
 
 if TYPE_CHECKING:
     from millpond.broker.shares.coordinator import ShareGroup, Shares
@@ -346,8 +345,6 @@ class ShareQueue(MessageQueue):
     def publish(self, message: Message) -> None:
         names, topic = self._names, self.topic
         source = names.stream(topic.name) if names is not None and topic is not None else None
-        if isinstance(source, TopicQueue):
-            source = source.partition_for(message.address.routing_key)
         if source is not None:
             self.published_total += 1
             source.publish(message)
