@@ -437,7 +437,7 @@ def _throttled(call: Call, request: FetchRequest, throttle_ms: i64) -> bytes:
     writer = BytesWriter()
     write_i32_be(writer, i32(throttle_ms))
     if call.version >= 7:
-        write_i16_be(writer, NONE)
+        write_i16_be(writer, i16(NONE))
         write_i32_be(writer, i32(session_id))
     write_count(writer, 0, flexible)
     write_no_tags(writer, flexible)
