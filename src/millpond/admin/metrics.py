@@ -285,6 +285,13 @@ class BrokerCollector(Collector):
 
     def _request_metrics(self) -> Iterator[Metric]:
         """By the names and codes of the protocol, which are few, whatever clients send."""
+        throttled = CounterMetricFamily("millpond_throttled", "Answers that told to wait", labels=["quota"])
+        throttled_s = CounterMetricFamily("millpond_throttled_seconds", "How long they told to wait", labels=["quota"])
+        for name, count in self._broker.quotas.throttled.items():
+            throttled.add_metric([name], count)
+            throttled_s.add_metric([name], self._broker.quotas.throttled_ms[name] / 1000)
+        yield throttled
+        yield throttled_s
         requests = CounterMetricFamily("millpond_requests", "Requests", labels=["protocol", "api"])
         for (protocol, api), count in self._broker.requests.items():
             requests.add_metric([protocol, api], count)

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 Shown = dict[str, Any]
 
 # A listener's setting -> what RabbitMQ calls its protocol.
-RABBITMQ_PROTOCOLS: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "kafka": "kafka", "admin": "http"}
+RABBITMQ_PROTOCOLS: Final = {
+    "amqp": "amqp",
+    "amqps": "amqp/ssl",
+    "kafka": "kafka",
+    "kafka_tls": "kafka/ssl",
+    "admin": "http",
+}
 
 
 @dataclass(frozen=True)

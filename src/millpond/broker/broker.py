@@ -28,6 +28,7 @@ from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
+from millpond.broker.quotas import ClientQuotas
 from millpond.broker.shares.coordinator import ShareGroups
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.streams.topic_routing import TopicRouting
@@ -152,6 +153,7 @@ class Broker:
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
         self.producer_ids: Final = ProducerIds(catalog, turn)
+        self.quotas: Final = ClientQuotas(catalog)
         # Tells this node's data from those of other nodes; known when `restore` is through.
         self.cluster_id = ""
         # In the order in which they were opened.
@@ -170,6 +172,7 @@ class Broker:
     def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
         self.producer_ids.restore(state.settings)
+        self.quotas.load(state.quotas)
         self.cluster_id = state.settings.get(CLUSTER_ID, "")
         if not self.cluster_id:
             # As Kafka makes it: a UUID in base64.

@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,9 @@ from millpond.catalog.rows import (
     PermissionRow,
     PolicyRow,
     QueueRow,
+    QuotaRow,
+    RuleRow,
+    ScramRow,
     TopicPermissionRow,
     TopicRow,
     UserRow,
@@ -55,6 +59,10 @@ from millpond.catalog.rows import (
 APPLICATION_ID: Final = 0x4D504354
 # Should nobody call `sync`, a commit still keeps the WAL from growing without end, at this many pages of 4 KiB.
 AUTOCHECKPOINT_PAGES: Final = 8 * limits.CATALOG_WAL_BYTES // (4 * limits.KIB)
+
+# What RabbitMQ's permissions are in the table of all permissions.
+_REGEX: Final = "regex"
+_REGEX_OPERATIONS: Final = ("configure", "write", "read")
 
 _Values = tuple[object, ...]
 _synchronize: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
@@ -330,6 +338,7 @@ class Catalog:
     def load(self) -> CatalogState:
         """Everything, as of now. Raises CorruptData where the database does not hold what was written."""
         try:
+            permissions, rules = self._permissions()
             return CatalogState(
                 settings=dict(self._rows(sql.SELECT_SETTINGS, str, str)),
                 vhosts=[
@@ -340,8 +349,14 @@ class Catalog:
                     UserRow(name, password_hash, _tags(tags))
                     for name, password_hash, tags in self._rows(sql.SELECT_USERS, str, _OptionalText, str)
                 ],
-                permissions=[
-                    PermissionRow(*row) for row in self._rows(sql.SELECT_PERMISSIONS, str, str, str, str, str)
+                permissions=permissions,
+                rules=rules,
+                scram_credentials=[
+                    ScramRow(*row) for row in self._rows(sql.SELECT_SCRAM_CREDENTIALS, str, str, int, str, str, str)
+                ],
+                quotas=[
+                    QuotaRow(decode_table(entity), name, decode(value))
+                    for entity, name, value in self._rows(sql.SELECT_QUOTAS, str, str, str)
                 ],
                 topic_permissions=[
                     TopicPermissionRow(*row)
@@ -393,6 +408,20 @@ class Catalog:
             )
         ]
 
+    def _permissions(self) -> tuple[list[PermissionRow], list[RuleRow]]:
+        """RabbitMQ's permissions, each of which is three rows, and the other rows."""
+        patterns: dict[tuple[str, str], dict[str, str]] = {}
+        rules: list[RuleRow] = []
+        for row in self._rows(sql.SELECT_PERMISSIONS, str, str, str, str, str, str, str, str):
+            rule = RuleRow(*row)
+            if rule.pattern_type == _REGEX:
+                patterns.setdefault((rule.user, rule.vhost), {})[rule.operation] = rule.pattern
+            else:
+                rules.append(rule)
+        if any(found.keys() != set(_REGEX_OPERATIONS) for found in patterns.values()):
+            raise CorruptData("the catalog holds a permission without one of its three patterns")
+        return [PermissionRow(user, vhost, **found) for (user, vhost), found in patterns.items()], rules
+
     def _rows(self, statement: str, *types: type) -> Iterator[tuple[Any, ...]]:
         """The rows, whose columns have these types: SQLite itself takes any value in any column."""
         if self._database is None:
@@ -433,14 +462,36 @@ class Catalog:
         """Delete a user with all permissions and limits."""
         self.delete_parameter("", "user-limits", name)
         self._change(sql.DELETE_PERMISSIONS_OF_USER, (name,))
+        self._change(sql.DELETE_SCRAM_CREDENTIALS_OF_USER, (name,))
         self._change(sql.DELETE_TOPIC_PERMISSIONS_OF_USER, (name,))
         self._change(sql.DELETE_USERS, (name,))
 
     def put_permission(self, row: PermissionRow) -> None:
-        self._change(sql.PUT_PERMISSIONS, (row.user, row.vhost, row.configure, row.write, row.read))
+        self.delete_permission(row.user, row.vhost)
+        for operation, pattern in zip(_REGEX_OPERATIONS, (row.configure, row.write, row.read), strict=True):
+            self.put_rule(RuleRow(row.user, row.vhost, "any", _REGEX, pattern, operation))
 
     def delete_permission(self, user: str, vhost: str) -> None:
-        self._change(sql.DELETE_PERMISSIONS, (user, vhost))
+        self._change(sql.DELETE_PERMISSIONS_OF_PATTERN_TYPE, (user, vhost, _REGEX))
+
+    def put_rule(self, row: RuleRow) -> None:
+        """Add one row. One that exists already stays as it is."""
+        self._change(sql.PUT_PERMISSIONS, astuple(row))
+
+    def delete_rule(self, row: RuleRow) -> None:
+        self._change(sql.DELETE_PERMISSIONS, astuple(row))
+
+    def put_scram_credential(self, row: ScramRow) -> None:
+        self._change(sql.PUT_SCRAM_CREDENTIALS, astuple(row))
+
+    def delete_scram_credential(self, user: str, mechanism: str) -> None:
+        self._change(sql.DELETE_SCRAM_CREDENTIALS, (user, mechanism))
+
+    def put_quota(self, row: QuotaRow) -> None:
+        self._change(sql.PUT_QUOTAS, (_entity(row.entity), row.name, encode(row.value)))
+
+    def delete_quota(self, entity: dict[str, str | None], name: str) -> None:
+        self._change(sql.DELETE_QUOTAS, (_entity(entity), name))
 
     def put_topic_permission(self, row: TopicPermissionRow) -> None:
         self._change(sql.PUT_TOPIC_PERMISSIONS, (row.user, row.vhost, row.exchange, row.write, row.read))
@@ -532,6 +583,10 @@ class Catalog:
 
     def delete_parameter(self, vhost: str, component: str, name: str) -> None:
         self._change(sql.DELETE_PARAMETERS, (vhost, component, name))
+
+
+def _entity(entity: dict[str, str | None]) -> str:
+    return encode(dict(sorted(entity.items())))
 
 
 def _binding_values(row: BindingRow) -> _Values:
