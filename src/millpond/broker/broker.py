@@ -29,6 +29,7 @@ from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
 from millpond.broker.streams.stream_store import StreamStore
+from millpond.broker.transactions.coordinator import Transactions, TransactionSettings
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import PartitionRow, VhostRow
@@ -121,6 +122,7 @@ class Broker:
         queues_max: int = QUEUES_MAX,
         consumer_timeout_ms: int = 0,
         group_settings: GroupSettings = DEFAULT_SETTINGS,
+        transaction_settings: TransactionSettings | None = None,
     ) -> None:
         """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
         self.turn: Final = turn
@@ -137,15 +139,16 @@ class Broker:
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
+        self.producer_ids: Final = ProducerIds(catalog, turn)
+        self.transactions: Final = Transactions(clock, turn, ledger, self.producer_ids, transaction_settings)
         # In the order in which recovery tells them that it is over.
-        self.keepers: Final[list[RecordKeeper]] = [self.groups]
+        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.transactions]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
-        self.producer_ids: Final = ProducerIds(catalog, turn)
         # Tells this node's data from those of other nodes; known when `restore` is through.
         self.cluster_id = ""
         # In the order in which they were opened.
@@ -170,7 +173,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups)
+            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.transactions)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -212,8 +215,9 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog, self.groups)
+            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.transactions)
             vhost.groups.clear()
+            vhost.transactions.clear()
             self.vhosts[name] = vhost
         return vhost
 
@@ -234,6 +238,7 @@ class Broker:
         for connection in list(self.connections):
             if connection.vhost_name() == name:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
+        self.transactions.remove(name)
         self.groups.remove(name)
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)

@@ -39,6 +39,7 @@ from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
 from millpond.broker.streams.topics import Topics
+from millpond.broker.transactions.coordinator import Transactions
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -84,13 +85,16 @@ class Route:
 class VirtualHost(QueueOwner):
     """A name space of exchanges and queues."""
 
-    def __init__(self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups) -> None:
+    def __init__(
+        self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, transactions: Transactions
+    ) -> None:
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
         self.groups: Final = groups.add(name, self.has_topic)
         self.topics: Final = Topics(name, self.queues, context, catalog, self.groups.offsets.topic_deleted)
+        self.transactions: Final = transactions.add(name, self.topics, self.groups)
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.

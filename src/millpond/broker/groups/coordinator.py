@@ -86,7 +86,8 @@ class GroupCoordinator:
 
     def expire(self, group: Group) -> None:
         """Forget offsets that are too old, and the group when nothing is left of it."""
-        if self.offsets.expire(group) and group.is_empty and not group.pending:
+        is_waited_for = group.pending or self.store.pending.has_any(group.id)
+        if self.offsets.expire(group) and group.is_empty and not is_waited_for:
             self.store.record(GroupDeleted(group.id))
 
     def restored(self) -> None:

@@ -19,6 +19,7 @@ from millpond.base.errors import (
     StorageFailed,
 )
 from millpond.broker.groups import errors as groups
+from millpond.broker.transactions import errors as transactions
 
 UNKNOWN_SERVER_ERROR: Final = -1
 NONE: Final = 0
@@ -53,7 +54,11 @@ INVALID_REQUEST: Final = 42
 POLICY_VIOLATION: Final = 44
 OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45
 INVALID_PRODUCER_EPOCH: Final = 47
+INVALID_TXN_STATE: Final = 48
+INVALID_PRODUCER_ID_MAPPING: Final = 49
+INVALID_TRANSACTION_TIMEOUT: Final = 50
 TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Final = 53
+OPERATION_NOT_ATTEMPTED: Final = 55
 KAFKA_STORAGE_ERROR: Final = 56
 LOG_DIR_NOT_FOUND: Final = 57
 NON_EMPTY_GROUP: Final = 68
@@ -70,10 +75,14 @@ ELECTION_NOT_NEEDED: Final = 84
 NO_REASSIGNMENT_IN_PROGRESS: Final = 85
 GROUP_SUBSCRIBED_TO_TOPIC: Final = 86
 INVALID_RECORD: Final = 87
+UNSTABLE_OFFSET_COMMIT: Final = 88
+PRODUCER_FENCED: Final = 90
 RESOURCE_NOT_FOUND: Final = 91
 UNKNOWN_TOPIC_ID: Final = 100
+TRANSACTIONAL_ID_NOT_FOUND: Final = 105
 MISMATCHED_ENDPOINT_TYPE: Final = 114
 UNSUPPORTED_ENDPOINT_TYPE: Final = 115
+TRANSACTION_ABORTABLE: Final = 120
 
 # The nearest class of an error's ancestry counts.
 _CODES: Final[dict[type[PeerError], int]] = {
@@ -94,6 +103,14 @@ _CODES: Final[dict[type[PeerError], int]] = {
     groups.RebalanceInProgress: REBALANCE_IN_PROGRESS,
     groups.TooManyOffsets: INVALID_COMMIT_OFFSET_SIZE,
     groups.UnknownMember: UNKNOWN_MEMBER_ID,
+    transactions.InvalidProducerMapping: INVALID_PRODUCER_ID_MAPPING,
+    transactions.InvalidTransactionalId: INVALID_REQUEST,
+    transactions.InvalidTransactionState: INVALID_TXN_STATE,
+    transactions.InvalidTransactionTimeout: INVALID_TRANSACTION_TIMEOUT,
+    transactions.NotInTransaction: TRANSACTION_ABORTABLE,
+    transactions.ProducerFenced: PRODUCER_FENCED,
+    transactions.TooManyTransactions: POLICY_VIOLATION,
+    transactions.TransactionNotFound: TRANSACTIONAL_ID_NOT_FOUND,
     AlreadyExists: TOPIC_ALREADY_EXISTS,
     InvalidCount: INVALID_PARTITIONS,
     InvalidName: INVALID_TOPIC_EXCEPTION,

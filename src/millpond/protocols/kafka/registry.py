@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, SyntaxFault
+from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
 from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.access import Operation
+from millpond.broker.transactions.coordinator import ProducerIdentity
 from millpond.protocols.kafka import messages
-from millpond.protocols.kafka.errors import UNSUPPORTED_VERSION
+from millpond.protocols.kafka.errors import NONE, UNSUPPORTED_VERSION
 from millpond.protocols.kafka.messages import Tree
-from millpond.storage.record_batch import RecordReader
+from millpond.storage.record_batch import BatchHeader, RecordReader
 
 if TYPE_CHECKING:
+    from millpond.protocols.kafka.apis.produce import Item
     from millpond.protocols.kafka.connection import Call, Connection
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,11 @@ logger = logging.getLogger(__name__)
 API_VERSIONS: Final = 18
 # How requests are counted for operators.
 PROTOCOL: Final = "kafka"
+
+# Versions of Produce: those that know errors for which a transaction is to be aborted, and those whose batches add
+# their partition to it.
+PRODUCE_ABORTABLE_FROM: Final = 11
+PRODUCE_ADDS_FROM: Final = 12
 
 # What a client that wants to log in sends first, whatever is offered to it.
 _SASL_HANDSHAKE: Final = 17
@@ -180,6 +187,32 @@ class ApiTable:
     def may_read(self, connection: Connection, name: str) -> bool:
         return self.may(connection, Operation.READ, name)
 
+    def may_be_transactional(self, connection: Connection, transactional_id: str) -> bool:
+        """Whether the connection's user may write in transactions of this transactional id."""
+        return self.may(connection, Operation.WRITE, transactional_id, "transactional_id")
+
+    def why_not_in_transaction(self, call: Call, transactional_id: str, header: BatchHeader, item: Item) -> int:
+        """Why a transactional batch, the first in its partition, must not be appended; NONE where it may."""
+        from millpond.protocols.kafka.transactions import code_for_data, coordinator
+
+        producer, place = _identity(header), (item.topic, int(item.index))
+        try:
+            if call.version >= PRODUCE_ADDS_FROM:
+                coordinator(call).may_join(transactional_id, producer, place)
+            else:
+                coordinator(call).check_partition(transactional_id, producer, place)
+        except PeerError as error:
+            return code_for_data(error, call.version >= PRODUCE_ABORTABLE_FROM)
+        return NONE
+
+    def join_transaction(self, call: Call, transactional_id: str, header: BatchHeader, item: Item) -> None:
+        """Make the partition part of its producer's transaction, where `why_not_in_transaction` had nothing against."""
+        from millpond.protocols.kafka.transactions import coordinator
+
+        if call.version >= PRODUCE_ADDS_FROM:
+            place = item.topic, int(item.index)
+            coordinator(call).add_partitions(transactional_id, _identity(header), [place])
+
     def records_without_key(self, batch: bytes) -> list[int] | None:
         """The numbers of the records of a batch that have no key; None where it cannot be read."""
         from millpond.storage.batch_rewrite import plain_batch
@@ -222,6 +255,10 @@ class ApiTable:
             "send_oct": int(connection.sent_bytes),
             "client_properties": {"connection_name": connection.client_id, "product": connection.client_software},
         }
+
+
+def _identity(header: BatchHeader) -> ProducerIdentity:
+    return ProducerIdentity(int(header.producer_id), int(header.producer_epoch))
 
 
 def warm_up() -> None:
