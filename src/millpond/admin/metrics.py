@@ -109,7 +109,7 @@ class BrokerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         broker = self._broker
-        queues = [(vhost.name, queue) for vhost in broker.vhosts.values() for queue in vhost.queues.values()]
+        queues = [(vhost.name, queue) for vhost in broker.vhosts.values() for queue in vhost.all_queues()]
         yield GaugeMetricFamily("rabbitmq_connections", "Connections open", len(broker.connections))
         yield GaugeMetricFamily("rabbitmq_channels", "Channels open", views.channels_open(broker))
         yield GaugeMetricFamily("rabbitmq_queues", "Queues", len(queues))
@@ -187,7 +187,7 @@ class BrokerCollector(Collector):
                 metric = family(name, text, labels=["vhost", "topic"])
                 for vhost, topic in topics:
                     value = sum(value_of(streams, partition) for partition in topic.partitions)
-                    metric.add_metric([_label(vhost), topic.name], value)
+                    metric.add_metric([_label(vhost), _label(topic.name)], value)
                 yield metric
             else:
                 partitions = [partition for _, topic in topics for partition in topic.partitions]

@@ -185,6 +185,11 @@ STREAM_RETENTION_CHECKS_MAX: Final = 512
 RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
 # Where that happens while the other connections wait: some 30 ms.
 RECORDS_DECOMPRESSED_AT_ONCE_MAX: Final = 32 * MIB
+# Headers of a Kafka record that AMQP is shown. They cost far more as objects than as bytes.
+RECORD_HEADERS_SHOWN_MAX: Final = 1024
+# A message that states a time further ahead than this becomes a record with the broker's, as Kafka's default of
+# message.timestamp.after.max.ms has it: it would be found as the newest for as long, and kept as long.
+RECORD_TIMESTAMP_AHEAD_MS_MAX: Final = 3_600_000
 # What one step of a search for a time reads before others get the reading thread.
 STREAM_SEARCH_BYTES: Final = 8 * MIB
 # How long a stream is left alone after compaction has failed.

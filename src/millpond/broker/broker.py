@@ -196,10 +196,10 @@ class Broker:
 
     def log_ids(self) -> set[int]:
         """The ids of all logs that there should be."""
-        ids = {int(queue.log_id) for queue in self.all_queues()}
+        ids = {int(partition.log_id) for partition in self.streams.partitions()}
         for vhost in self.vhosts.values():
+            ids.update([int(queue.log_id) for queue in vhost.queues.values()])
             ids.update([int(queue.log_id) for queue in vhost.delay_queues.values()])
-        ids.update([int(partition.log_id) for partition in self.streams.partitions()])
         return ids
 
     def vhost(self, name: str) -> VirtualHost:
@@ -262,18 +262,18 @@ class Broker:
         self.turn.touch()
 
     def all_queues(self) -> list[MessageQueue]:
-        """Every queue of every virtual host."""
+        """Every queue of every virtual host, the streams among them."""
         queues: list[MessageQueue] = []
         for vhost in self.vhosts.values():
-            queues.extend(vhost.queues.values())
+            queues.extend(vhost.all_queues())
         return queues
 
     def all_backlogs(self) -> list[Backlog]:
         """The messages of every queue, those of each of its lanes apart."""
         backlogs: list[Backlog] = []
-        for queue in self.all_queues():
-            backlogs.extend(queue.backlogs())
         for vhost in self.vhosts.values():
+            for queue in vhost.queues.values():
+                backlogs.extend(queue.backlogs())
             for delay_queue in vhost.delay_queues.values():
                 backlogs.extend(delay_queue.backlogs())
         return backlogs

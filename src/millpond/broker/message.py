@@ -79,7 +79,7 @@ def further_routing_keys(headers: dict[str, object]) -> list[str] | None:
     return keys or None
 
 
-# Encoding number, below 128 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
+# Encoding number, below 32 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
 PROPERTIES_FORMATS: Final[dict[int, Callable[[bytes], Properties]]] = {}
 
 # What a Message and its place in a queue take besides properties and body, in bytes; measured.

@@ -29,7 +29,7 @@ from typing import Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i32_be, write_i64_be
 from mypy_extensions import i64
 
-from millpond.base.errors import PreconditionFailed, SyntaxFault
+from millpond.base.errors import PeerError, PreconditionFailed, SyntaxFault
 from millpond.base.limits import EXPIRATION_MS_MAX, NAME_BYTES_MAX
 from millpond.broker.message import PROPERTIES_FORMATS, Properties
 from millpond.protocols.amqp import field_table
@@ -75,6 +75,9 @@ PERSISTENT: Final = 2
 
 # A number that takes 64 bits in a field table.
 _LARGEST: Final = (1 << 63) - 1
+
+# How many headers had no room.
+HEADERS_LEFT_OUT: Final = "x-headers-left-out"
 
 # Properties without any property: two bytes of flags.
 EMPTY: Final = b"\x00\x00"
@@ -326,6 +329,71 @@ def parse_properties(raw: bytes) -> BasicProperties:
     if position < end:
         raise SyntaxFault(f"{end - position} bytes after the properties")
     return BasicProperties(raw, persistent, int(priority), expiration_ms, flags, headers_start, headers_end)
+
+
+def basic_properties(properties: Properties) -> BasicProperties:
+    """Any message's properties as AMQP has them. What AMQP has no encoding for is left out."""
+    return properties if isinstance(properties, BasicProperties) else _TRANSLATION.of(properties)
+
+
+def fitting_properties(properties: Properties, bytes_max: i64) -> BasicProperties:
+    """As `basic_properties`, in no more than `bytes_max`: the largest headers are left out where there is no room for
+    them all, since a header frame cannot be split, and a further one says how many."""
+    basic = basic_properties(properties)
+    if len(basic.raw) <= bytes_max:
+        return basic
+    entries = [(name, field_table.encode_entry(name, value)) for name, value in basic.headers().items()]
+    kept = dict(entries)
+    size: i64 = len(basic.raw) + len(field_table.encode_entry(HEADERS_LEFT_OUT, _LARGEST))
+    for name, entry in sorted(entries, key=_size_of, reverse=True):
+        if size <= bytes_max:
+            break
+        size -= len(entry)
+        del kept[name]
+    changes: dict[str, object] = {name: None for name, _ in entries if name not in kept}
+    changes[HEADERS_LEFT_OUT] = len(entries) - len(kept)
+    return basic.replaced(changes, True)
+
+
+def _size_of(entry: tuple[str, bytes]) -> int:
+    return len(entry[1])
+
+
+@final
+class _Translation:
+    """Properties of another protocol's in AMQP's encoding. The last ones are kept: a message goes to several queues."""
+
+    def __init__(self) -> None:
+        self._source: Properties | None = None
+        self._made: BasicProperties | None = None
+
+    def of(self, properties: Properties) -> BasicProperties:
+        made = self._made
+        if made is None or properties is not self._source:
+            made = self._made = _translated(properties)
+            self._source = properties
+        return made
+
+
+_TRANSLATION: Final = _Translation()
+
+
+def _translated(properties: Properties) -> BasicProperties:
+    values = properties.described()
+    try:
+        return parse_properties(encode_properties(**values))  # type: ignore[arg-type]
+    except (TypeError, ValueError, PeerError):
+        # One of the headers has no encoding: its number is too large, or it is nested too deep.
+        headers = values.pop("headers", None)
+        encodable: dict[str, object] = {}
+        if isinstance(headers, dict):
+            for name, value in headers.items():
+                try:
+                    field_table.encode_entry(name, value)
+                except (TypeError, ValueError):
+                    continue
+                encodable[name] = value
+        return parse_properties(encode_properties(headers=encodable or None, **values))  # type: ignore[arg-type]
 
 
 def _octet(raw: bytes, position: i64, end: i64) -> i64:

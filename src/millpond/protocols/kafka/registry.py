@@ -23,7 +23,6 @@ from millpond.protocols.kafka.messages import Tree
 from millpond.storage.record_batch import BatchHeader, RecordReader
 
 if TYPE_CHECKING:
-    from millpond.protocols.kafka.apis.produce import Item
     from millpond.protocols.kafka.connection import Call, Connection
 
 logger = logging.getLogger(__name__)
@@ -31,11 +30,6 @@ logger = logging.getLogger(__name__)
 API_VERSIONS: Final = 18
 # How requests are counted for operators.
 PROTOCOL: Final = "kafka"
-
-# Versions of Produce: those that know errors for which a transaction is to be aborted, and those whose batches add
-# their partition to it.
-PRODUCE_ABORTABLE_FROM: Final = 11
-PRODUCE_ADDS_FROM: Final = 12
 
 # What a client that wants to log in sends first, whatever is offered to it.
 _SASL_HANDSHAKE: Final = 17
@@ -191,27 +185,34 @@ class ApiTable:
         """Whether the connection's user may write in transactions of this transactional id."""
         return self.may(connection, Operation.WRITE, transactional_id, "transactional_id")
 
-    def why_not_in_transaction(self, call: Call, transactional_id: str, header: BatchHeader, item: Item) -> int:
+    def why_not_in_transaction(
+        self,
+        call: Call,
+        transactional_id: str,
+        header: BatchHeader,
+        topic: str,
+        number: int,
+        adds_partition: bool,
+        knows_abortable: bool,
+    ) -> int:
         """Why a transactional batch, the first in its partition, must not be appended; NONE where it may."""
         from millpond.protocols.kafka.transactions import code_for_data, coordinator
 
-        producer, place = _identity(header), (item.topic, int(item.index))
+        producer = _identity(header)
         try:
-            if call.version >= PRODUCE_ADDS_FROM:
-                coordinator(call).may_join(transactional_id, producer, place)
+            if adds_partition:
+                coordinator(call).may_join(transactional_id, producer, (topic, number))
             else:
-                coordinator(call).check_partition(transactional_id, producer, place)
+                coordinator(call).check_partition(transactional_id, producer, (topic, number))
         except PeerError as error:
-            return code_for_data(error, call.version >= PRODUCE_ABORTABLE_FROM)
+            return code_for_data(error, knows_abortable)
         return NONE
 
-    def join_transaction(self, call: Call, transactional_id: str, header: BatchHeader, item: Item) -> None:
+    def join_transaction(self, call: Call, transactional_id: str, header: BatchHeader, topic: str, number: int) -> None:
         """Make the partition part of its producer's transaction, where `why_not_in_transaction` had nothing against."""
         from millpond.protocols.kafka.transactions import coordinator
 
-        if call.version >= PRODUCE_ADDS_FROM:
-            place = item.topic, int(item.index)
-            coordinator(call).add_partitions(transactional_id, _identity(header), [place])
+        coordinator(call).add_partitions(transactional_id, _identity(header), [(topic, number)])
 
     def records_without_key(self, batch: bytes) -> list[int] | None:
         """The numbers of the records of a batch that have no key; None where it cannot be read."""
@@ -274,6 +275,6 @@ def load(connections_max: int) -> ApiTable:
     # Importing a module fills the table, but for those that are compiled.
     for module in pkgutil.iter_modules(apis.__path__, f"{apis.__name__}."):
         importlib.import_module(module.name)
-    APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
-    APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
+    APIS[0] = Api(0, "Produce", 3, 13, 0, None, produce.produce)
+    APIS[1] = Api(1, "Fetch", 4, 18, 4, None, fetch.fetch)
     return ApiTable(connections_max)

@@ -79,9 +79,9 @@ def list_config_resources(call: Call, request: Any) -> Tree:
     found: list[Tree] = []
     if TOPIC in asked:
         found += [
-            {"resource_name": name, "resource_type": TOPIC}
-            for name in connection.vhost.topics.by_name
-            if connection.apis.may_see(connection, name)
+            {"resource_name": topic.name, "resource_type": TOPIC}
+            for topic in connection.vhost.topics.known_to_kafka()
+            if connection.apis.may_see(connection, topic.name)
         ]
     if BROKER in asked:
         found.append({"resource_name": str(NODE_ID), "resource_type": BROKER})

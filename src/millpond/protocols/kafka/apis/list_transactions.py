@@ -2,8 +2,8 @@
 
 Behaviour: those that the user may know of, in some states only, or of some producers. States that are not known are
 told.
-Versions: from 1 on those whose transaction began longer ago than so many milliseconds. From 2 on those whose names
-match a regular expression, from beginning to end.
+Versions: from 1 on those whose transaction began longer ago than so many milliseconds.
+Not implemented: regular expressions (2). Python's may take for ever, and these come from any client.
 """
 
 from __future__ import annotations
