@@ -36,7 +36,7 @@ from millpond.broker.queues.page import Page
 from millpond.broker.records import CHANGE_GROUP
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.producers import ProducedBatch, Producer
-from millpond.broker.streams.transactions import AbortedTransaction
+from millpond.storage.aborted_transactions import AbortedTransaction
 from millpond.storage.log import BatchPlace
 
 MAGIC: Final = b"MPCHKPT\x00"
@@ -91,7 +91,7 @@ class StreamState:
         self.log_end: Final[i64] = partition.log_end
         self.cleaned_end: Final[i64] = partition.cleaned_end
         self.producers: Final = partition.producers.encoded()
-        self.aborted: Final = partition.transactions.encoded()
+        self.aborted: Final = partition.transactions.aborted.encoded()
 
 
 def _settled_ranges(page: Page) -> list[tuple[int, int]]:

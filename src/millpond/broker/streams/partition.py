@@ -23,7 +23,8 @@ from millpond.base.errors import CorruptData
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.streams.producers import Producer, Producers
-from millpond.broker.streams.transactions import ABORTED_BYTES, AbortedTransaction, PartitionTransactions
+from millpond.broker.streams.transactions import PartitionTransactions
+from millpond.storage.aborted_transactions import ABORTED_BYTES, AbortedTransaction
 from millpond.storage.record_batch import BatchHeader
 from millpond.storage.transaction_marker import ABORTED, COMMITTED, marker_of
 
@@ -127,8 +128,9 @@ class Partition:
         # Of producers that number what they send.
         self.producers: Final = Producers()
         self.transactions: Final = PartitionTransactions()
-        # Up to here compaction has been over the log.
+        # Up to here compaction has been over the log, and up to here it has left nothing that was aborted.
         self.cleaned_end: i64 = 0
+        self._aborted_gone_before: i64 = 0
         # What has been appended, and what readers were given, since the start; for operators.
         self.appended_bytes: i64 = 0
         self.read_bytes: i64 = 0
@@ -217,7 +219,7 @@ class Partition:
         """Whether the batch, which lies before `stable_end`, belongs to a transaction that was aborted."""
         if not header.is_transactional or header.is_control:
             return False
-        return self.transactions.is_aborted(header.producer_id, header.base_offset)
+        return self.transactions.aborted.covers(header.producer_id, header.base_offset)
 
     @property
     def has_pending(self) -> bool:
@@ -448,7 +450,7 @@ class Partition:
         if self.deleted or offset <= self.start_offset:
             return False
         self.start_offset = offset
-        self._forget_aborted()
+        self._forget_aborted_before(self.start_offset)
         if self.recoverable:
             self.ledger.trimmed(self.log_id, offset)
             self.store.turn.touch()
@@ -459,9 +461,9 @@ class Partition:
         self._tell_advanced()
         return True
 
-    def _forget_aborted(self) -> None:
+    def _forget_aborted_before(self, offset: i64) -> None:
         """Forget the aborted transactions of which nothing is left."""
-        self.memory.used -= self.transactions.forget_before(self.start_offset) * ABORTED_BYTES
+        self.memory.used -= self.transactions.aborted.forget_before(offset) * ABORTED_BYTES
 
     def _drop_before(self, end_offset: i64) -> i64:
         """Give up the durable batches that end here or before; how many bytes they have."""
@@ -475,11 +477,16 @@ class Partition:
             self._drop_first(count, freed)
         return freed
 
-    def cleaned(self, end_offset: i64) -> None:
-        """Compaction has been over the log up to here: readers shall see what it has left."""
+    def cleaned(self, end_offset: i64, has_dropped_aborted: bool) -> None:
+        """Compaction has been over the log up to here: readers shall see what it has left. `has_dropped_aborted` says
+        that nothing is left of what was aborted."""
         self.cleaned_end = end_offset
         self._drop_before(min(end_offset, self.written_end))
         self.store.forget(self)
+        # What was being read meanwhile may still come from before: so that of the pass before this one is forgotten.
+        self._forget_aborted_before(self._aborted_gone_before)
+        if has_dropped_aborted:
+            self._aborted_gone_before = end_offset
 
     def checkpointed(self, log_end: i64) -> None:
         """A checkpoint is complete that knows the log up to here."""
@@ -506,7 +513,7 @@ class Partition:
         self._drop_first(len(self.hot), self.hot_bytes)
         self._pending_at = 0
         self.unwritten_bytes = 0
-        self.memory.used -= self.transactions.forget_before(self.end_offset) * ABORTED_BYTES
+        self._forget_aborted_before(self.end_offset)
         self.store.delete(self)
         self._tell_advanced()
 
@@ -534,8 +541,12 @@ class Partition:
 
     def restore_from_log(self) -> None:
         """There is no checkpoint: the log is all that is known."""
-        start, end = self.store.surviving_range(self)
+        start, end = self.store.surviving_range(self, self._found_in_log)
         self.restore(start, end, end)
+
+    def _found_in_log(self, batch: bytes) -> None:
+        header = BatchHeader(batch)
+        self._produced(batch, header, header.base_offset)
 
     def restore_batch(self, batch: bytes, base_offset: i64) -> None:
         """A batch that the journal holds: a new one, or one that was carried forward."""
@@ -561,7 +572,7 @@ class Partition:
         self._pending_at = len(self.hot)
         self.durable_end = self.end_offset
         self.transactions.durable_to(self.durable_end)
-        self._forget_aborted()
+        self._forget_aborted_before(self.start_offset)
         self.store.restored(self)
 
 

@@ -18,24 +18,9 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from librt.strings import BytesWriter, write_i32_be, write_i64_be
-from mypy_extensions import i32, i64, mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
-# What one takes in memory; measured.
-ABORTED_BYTES: Final = 72
-
-
-@final
-@mypyc_attr(acyclic=True)
-class AbortedTransaction:
-    """The batches of a producer from `first_offset` to its marker at `last_offset` count for nothing. `stable_end` is
-    what was stable when it ended: whatever else ended later and was aborted does not begin before it."""
-
-    def __init__(self, producer_id: i64, first_offset: i64, last_offset: i64, stable_end: i64) -> None:
-        self.producer_id: Final[i64] = producer_id
-        self.first_offset: Final[i64] = first_offset
-        self.last_offset: Final[i64] = last_offset
-        self.stable_end: Final[i64] = stable_end
+from millpond.storage.aborted_transactions import AbortedTransaction, AbortedTransactions
 
 
 @final
@@ -53,8 +38,7 @@ class PartitionTransactions:
     """The transactions of one partition. Which producer has one open is known to `Producers`."""
 
     def __init__(self) -> None:
-        # In the order of their markers.
-        self.aborted: list[AbortedTransaction] = []
+        self.aborted: Final = AbortedTransactions()
         # First offsets of those that are open (True), or whose marker is not durable (False), in their order.
         self._unstable: Final[dict[int, bool]] = {}
         self._ended: list[_Ended] = []
@@ -81,7 +65,7 @@ class PartitionTransactions:
                 if is_open:
                     stable_end = min(stable_end, i64(offset))
                     break
-            self.aborted.append(AbortedTransaction(producer_id, first_offset, marker_offset, stable_end))
+            self.aborted.add(AbortedTransaction(producer_id, first_offset, marker_offset, stable_end))
         self._ended.append(_Ended(first_offset, marker_offset + 1))
 
     def durable_to(self, durable_end: i64) -> None:
@@ -100,66 +84,11 @@ class PartitionTransactions:
                 self.first_unstable = offset
                 break
 
-    # --- What was aborted -------------------------------------------------------------------------------------------
-
-    def aborted_between(self, start: i64, end: i64) -> list[AbortedTransaction]:
-        """The aborted transactions that have something in [start, end)."""
-        found: list[AbortedTransaction] = []
-        aborted = self.aborted
-        for index in range(self._first_ending_at(start), len(aborted)):
-            one = aborted[index]
-            if one.first_offset < end:
-                found.append(one)
-            if one.stable_end >= end:
-                break
-        return found
-
-    def is_aborted(self, producer_id: i64, offset: i64) -> bool:
-        """Whether what the producer has at `offset`, in a transaction that has ended, was aborted."""
-        aborted = self.aborted
-        for index in range(self._first_ending_at(offset), len(aborted)):
-            one = aborted[index]
-            if one.producer_id == producer_id and one.first_offset <= offset:
-                return True
-            if one.stable_end > offset:
-                break
-        return False
-
-    def _first_ending_at(self, offset: i64) -> i64:
-        """Index of the first one that ends at `offset` or later."""
-        aborted = self.aborted
-        low: i64 = 0
-        high: i64 = len(aborted)
-        while low < high:
-            middle = (low + high) >> 1
-            if aborted[middle].last_offset < offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    def forget_before(self, offset: i64) -> i64:
-        """Nothing is left before `offset`. How many aborted transactions were forgotten."""
-        count = self._first_ending_at(offset)
-        if count > 0:
-            del self.aborted[:count]
-        return count
-
     # --- Checkpoints ------------------------------------------------------------------------------------------------
 
     def restore(self, open_offsets: list[int], aborted: list[AbortedTransaction]) -> None:
         """What a checkpoint knew."""
-        self.aborted = aborted
+        for one in aborted:
+            self.aborted.add(one)
         for offset in sorted(open_offsets):
             self.began(offset)
-
-    def encoded(self) -> bytes:
-        """The aborted ones, as a checkpoint keeps them; `broker/snapshot.py` has the layout."""
-        writer = BytesWriter()
-        write_i32_be(writer, i32(len(self.aborted)))
-        for one in self.aborted:
-            write_i64_be(writer, one.producer_id)
-            write_i64_be(writer, one.first_offset)
-            write_i64_be(writer, one.last_offset)
-            write_i64_be(writer, one.stable_end)
-        return writer.getvalue()

@@ -37,7 +37,6 @@ from millpond.base.limits import (
 )
 from millpond.broker.streams.partition import Partition, PartitionListener
 from millpond.broker.streams.topic import Topic
-from millpond.broker.streams.transactions import AbortedTransaction
 from millpond.protocols.kafka.connection import Call, Connection, Waiting
 from millpond.protocols.kafka.errors import (
     FENCED_LEADER_EPOCH,
@@ -53,6 +52,7 @@ from millpond.protocols.kafka.errors import (
 )
 from millpond.protocols.kafka.fetch_session import FetchSession, Wanted
 from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags, write_text
+from millpond.storage.aborted_transactions import AbortedTransaction
 
 _FLEXIBLE_FROM: Final = 12
 _IDS_FROM: Final = 13
@@ -466,7 +466,7 @@ def _write_aborted(writer: BytesWriter, wanted: Wanted, partition: Partition, fl
     batches = wanted.batches
     if batches:
         end_offset = batches[len(batches) - 1].end_offset
-        aborted = partition.transactions.aborted_between(batches[0].base_offset, end_offset)
+        aborted = partition.transactions.aborted.between(batches[0].base_offset, end_offset)
     write_count(writer, len(aborted), flexible)
     for one in aborted:
         write_i64_be(writer, one.producer_id)
