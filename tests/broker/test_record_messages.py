@@ -15,7 +15,7 @@ from millpond.broker.dead_letter import dead_lettered
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message
 from millpond.broker.record_properties import RecordProperties
 from millpond.broker.records import record_header
-from millpond.broker.streams.message_records import MessageRecord, record_key
+from millpond.broker.streams.message_records import MessageRecord, record_headers, record_key
 from millpond.broker.streams.record_messages import RecordMessages
 from millpond.protocols.amqp.properties import (
     BasicProperties,
@@ -27,6 +27,7 @@ from millpond.protocols.amqp.properties import (
 from millpond.storage.batch_rewrite import recompressed
 from millpond.storage.compression import CODECS
 from millpond.storage.record_batch import CONTROL, RESERVED_HEADER, BatchBuilder, RecordReader
+from tests.broker.life import PlainProperties
 
 Header = tuple[bytes, bytes | None]
 # Timestamp, key, value, headers.
@@ -231,15 +232,24 @@ def test_kafka_sees_properties_as_headers() -> None:
         (b"own", b"1"),
         (b"content-type", b"application/json"),
         (b"content-encoding", b"gzip"),
+        (b"priority", b"3"),
         (b"correlation-id", b"c"),
         (b"reply-to", b"r"),
+        (b"expiration", b"100"),
         (b"message-id", b"m"),
         (b"type", b"t"),
-        (b"app-id", b"a"),
-        (b"priority", b"3"),
-        (b"expiration", b"100"),
         (b"user-id", b"u"),
+        (b"app-id", b"a"),
     ]
+
+
+@given(messages_of_amqp)
+@settings(deadline=None)
+def test_the_fast_way_to_a_record_s_headers_gives_the_same(message: Message) -> None:
+    properties = message.properties
+    general = PlainProperties(True, -1, {})
+    general.described = properties.described  # type: ignore[method-assign]
+    assert sorted(record_headers(properties)) == sorted(record_headers(general))
 
 
 def test_an_application_s_own_header_is_not_hidden_by_a_property() -> None:
@@ -457,7 +467,7 @@ def test_so_many_headers_that_none_is_meant_cost_little() -> None:
 
 # --- From Kafka to Kafka by way of AMQP -------------------------------------------------------------------------------
 
-record_headers = st.lists(
+headers_of_kafka = st.lists(
     st.tuples(
         st.sampled_from(
             [b"a", b"a", b"content-type", b"priority", b"CC", b"x-death", b"timestamp_in_ms", b"x-kafka-key"]
@@ -468,7 +478,7 @@ record_headers = st.lists(
     max_size=5,
 ).filter(lambda headers: all(name != RESERVED_HEADER for name, _ in headers))
 records = st.tuples(
-    st.integers(-1, NOW_MS), st.none() | st.binary(max_size=300), st.none() | st.binary(max_size=20), record_headers
+    st.integers(-1, NOW_MS), st.none() | st.binary(max_size=300), st.none() | st.binary(max_size=20), headers_of_kafka
 )
 
 

@@ -28,6 +28,7 @@ from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
+from millpond.broker.shares.coordinator import ShareGroups
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.transactions.coordinator import Transactions, TransactionSettings
 from millpond.broker.turn import Turn
@@ -142,7 +143,8 @@ class Broker:
         self.producer_ids: Final = ProducerIds(catalog, turn)
         self.transactions: Final = Transactions(clock, turn, ledger, self.producer_ids, transaction_settings)
         # In the order in which recovery tells them that it is over.
-        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.transactions]
+        self.shares: Final = ShareGroups(clock, turn, ledger)
+        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares, self.transactions]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
@@ -158,6 +160,7 @@ class Broker:
         self.request_errors: Final[dict[tuple[str, str, int], int]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
         turn.commits.append(self._commit_catalog)
+        turn.commits.append(self.shares.write_changes)
         turn.commits.append(self._write_journal)
         turn.commits.append(self._balance_memory)
 
@@ -173,7 +176,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.transactions)
+            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.shares, self.transactions)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -192,6 +195,8 @@ class Broker:
             self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
+        for vhost in self.vhosts.values():
+            vhost.attach_share_queues()
         return queues
 
     def log_ids(self) -> set[int]:
@@ -215,8 +220,9 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.transactions)
+            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.shares, self.transactions)
             vhost.groups.clear()
+            vhost.shares.clear()
             vhost.transactions.clear()
             self.vhosts[name] = vhost
         return vhost
@@ -240,6 +246,7 @@ class Broker:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
         self.transactions.remove(name)
         self.groups.remove(name)
+        self.shares.remove(name)
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)
         for delay_queue in list(vhost.delay_queues.values()):

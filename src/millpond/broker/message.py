@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, final
 
+from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
 from millpond.base.errors import PreconditionFailed
@@ -54,6 +55,11 @@ class Properties:
     def described(self) -> dict[str, object]:
         """Those that the message has, as plain values under AMQP's names, for operators to look at."""
         raise NotImplementedError
+
+    def write_record_headers(self, writer: BytesWriter) -> i64:
+        """Append the headers that Kafka's consumers are shown, as they stand in a record, and say how many they are; -1
+        where `described` must be asked. Only for speed: `streams/message_records.py` says what they are."""
+        return -1
 
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> Properties:
         """A copy whose headers named in `headers` are set (removed where the value is None), the others untouched,

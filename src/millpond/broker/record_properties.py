@@ -53,6 +53,13 @@ HEADERS_OF_PROPERTIES: Final[dict[str, bytes]] = {
     "app_id": b"app-id",
 }
 PRIORITY_HEADER: Final = b"priority"
+# As records have AMQP's properties; the last two are not read from them.
+PROPERTY_HEADERS: Final[dict[str, bytes]] = {
+    **HEADERS_OF_PROPERTIES,
+    "priority": PRIORITY_HEADER,
+    "expiration": b"expiration",
+    "user_id": b"user-id",
+}
 _PRIORITY_MAX: Final = 255
 
 # Headers that AMQP's publishers set to lists.

@@ -19,6 +19,7 @@ from millpond.base.errors import (
     CorruptData,
     LimitExceeded,
     NotFound,
+    PeerError,
     PreconditionFailed,
     ResourceLocked,
 )
@@ -36,6 +37,7 @@ from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.groups.coordinator import ConsumerGroups
+from millpond.broker.groups.topic_directory import VhostTopics
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
@@ -44,7 +46,10 @@ from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_STREAM, QueueSettings
+from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_SHARE, TYPE_STREAM, QueueSettings
+from millpond.broker.shares.coordinator import ShareGroups, Shares
+from millpond.broker.shares.members import MemberWatcher
+from millpond.broker.shares.share_queue import ShareQueue, check_source
 from millpond.broker.streams.stream_arguments import compare_with_topic, configs_of
 from millpond.broker.streams.stream_names import StreamNames, topic_behind
 from millpond.broker.streams.stream_queue import StreamQueue
@@ -100,15 +105,25 @@ class VirtualHost(QueueOwner, TopicOwner):
     """
 
     def __init__(
-        self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, transactions: Transactions
+        self,
+        name: str,
+        context: QueueContext,
+        catalog: Catalog,
+        groups: ConsumerGroups,
+        shares: ShareGroups,
+        transactions: Transactions,
     ) -> None:
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
-        self.groups: Final = groups.add(name, self.has_topic)
+        self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
+        self.shares: Final[Shares] = shares.add(name)
         self.topics: Final = Topics(name, self.queues, context, catalog, self)
         self.transactions: Final = transactions.add(name, self.topics, self.groups)
+        self.topics.on_partitions_added = self.shares.partitions_added
+        self.shares.attach(self.topics)
+        self.groups.shares.watchers.append(MemberWatcher(self.shares))
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
@@ -560,6 +575,8 @@ class VirtualHost(QueueOwner, TopicOwner):
         check_queue_arguments(arguments, self.queue_resource(name))
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
+        if kind.name == TYPE_SHARE:
+            self._check_share_queue(name, arguments)
         self._check_queue_count(self.queue_resource(name))
         context = self.context
         if self._exceeds_queues_max(1):
@@ -582,7 +599,34 @@ class VirtualHost(QueueOwner, TopicOwner):
         queue.arguments = arguments
         queue.exclusive_owner = connection if exclusive else None
         self._add_queue(queue)
+        if isinstance(queue, ShareQueue):
+            self._attach(queue)
+            queue.begin()
         return queue
+
+    def _check_share_queue(self, name: str, arguments: dict[str, object]) -> None:
+        """PreconditionFailed where there can be no such queue over a topic."""
+        resource = self.queue_resource(name)
+        source = arguments.get("x-source-topic")
+        topic = self.topics.by_name.get(source) if isinstance(source, str) else None
+        check_source(arguments, topic, resource, int(self.context.clock.wall_ms()))
+        try:
+            self.groups.shares.ensure(name)
+        except PeerError as error:
+            raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
+
+    def _attach(self, queue: ShareQueue) -> None:
+        source = queue.arguments.get("x-source-topic")
+        topic = self.topics.by_name.get(source) if isinstance(source, str) else None
+        if topic is None:
+            raise CorruptData(f"{self.queue_resource(queue.name)} is over a topic that is not there")
+        queue.attach(self.shares, topic, self.streams)
+
+    def attach_share_queues(self) -> None:
+        """The catalog's topics are there as well now: queues over topics find theirs."""
+        for queue in list(self.queues.values()):
+            if isinstance(queue, ShareQueue):
+                self._attach(queue)
 
     def _exceeds_queues_max(self, count: i64) -> bool:
         """Whether so many more queues and partitions are too many for this virtual host."""
@@ -654,6 +698,8 @@ class VirtualHost(QueueOwner, TopicOwner):
             self.catalog.delete_queue(queue.log_id)
             self.context.turn.touch()
         queue.delete()
+        if isinstance(queue, ShareQueue):
+            self._forget_group_of(queue)
         self.groups.offsets.topic_deleted(queue.name)
         self._bindings_removed(leading_here)
 
@@ -710,7 +756,19 @@ class VirtualHost(QueueOwner, TopicOwner):
             self._unbind_stream(stream)
             stream.delete()
         self.groups.offsets.topic_deleted(topic.name)
+        for queue in list(self.queues.values()):
+            if isinstance(queue, ShareQueue) and queue.topic is topic:
+                self.remove_queue(queue)
+        self.shares.topic_deleted(topic.name)
         self.router.changed()
+
+    def _forget_group_of(self, queue: ShareQueue) -> None:
+        """With a queue over a topic goes what it has worked off, unless Kafka's consumers go on with it."""
+        group = self.groups.store.groups.get(queue.name)
+        if (group is None or group.is_empty) and not self.shares.is_read(queue.name):
+            if group is not None:
+                self.groups.delete(queue.name)
+            self.shares.delete_group(queue.name)
 
     # --- The life of queues -------------------------------------------------------------------------------------
 

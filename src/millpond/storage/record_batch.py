@@ -246,10 +246,15 @@ def encode_headers(headers: list[tuple[bytes, bytes | None]]) -> bytes:
     """A record's headers as they stand in it: their count, then each of them."""
     writer = BytesWriter()
     write_varint(writer, len(headers))
+    write_headers(writer, headers)
+    return writer.getvalue()
+
+
+def write_headers(writer: BytesWriter, headers: list[tuple[bytes, bytes | None]]) -> None:
+    """Append a record's headers, without their count."""
     for key, value in headers:
         _write_optional(writer, key)
         _write_optional(writer, value)
-    return writer.getvalue()
 
 
 def decode_headers(raw: bytes, count_max: i64 = _OFFSET_DELTA_MAX) -> list[tuple[bytes, bytes | None]]:

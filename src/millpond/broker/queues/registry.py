@@ -10,7 +10,8 @@ from mypy_extensions import i64
 from millpond.base.errors import PreconditionFailed
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import Queue
-from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM, QueueSettings
+from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_QUORUM, TYPE_SHARE, TYPE_STREAM, QueueSettings
+from millpond.broker.shares.share_queue import ShareQueue
 
 # Called with owner, context, name, log id, whether it survives a restart, and settings.
 Create = Callable[[QueueOwner, QueueContext, str, i64, bool, QueueSettings], MessageQueue]
@@ -51,5 +52,6 @@ QUEUE_TYPES: Final[dict[str, QueueType]] = {
         QueueType(TYPE_CLASSIC, Queue, replicated=False),
         QueueType(TYPE_QUORUM, Queue, replicated=True),
         QueueType(TYPE_STREAM, None, replicated=True),
+        QueueType(TYPE_SHARE, ShareQueue, replicated=True),
     )
 }

@@ -33,28 +33,27 @@ from typing import Final, final
 
 from crc32c import crc32c
 from librt.strings import BytesWriter, write_i32_be
-from mypy_extensions import i32, i64
+from mypy_extensions import i32, i64, u8
 
 from millpond.base.limits import RECORD_TIMESTAMP_AHEAD_MS_MAX
 from millpond.broker.message import Message, Properties
 from millpond.broker.record_properties import (
-    HEADERS_OF_PROPERTIES,
     KEY_HEADER,
-    PRIORITY_HEADER,
+    PROPERTY_HEADERS,
     TIMESTAMP_HEADER,
     TOMBSTONE_HEADER,
     RecordProperties,
     routing_key_of,
 )
-from millpond.storage.record_batch import RESERVED_HEADER, encode_headers
+from millpond.storage.record_batch import RESERVED_HEADER, decode_headers, write_headers, write_varint
 
 # Flags of the reserved header's first byte.
 CHECKED: Final = 0x40
 ROUTED: Final = 0x20
 FORMAT_MASK: Final = 0x1F
 
-# They stand for the key, the value and the timestamp of the record.
-_EXPRESSED: Final = frozenset((KEY_HEADER, TOMBSTONE_HEADER, TIMESTAMP_HEADER))
+# Headers that stand for the key, the value and the timestamp of the record.
+EXPRESSED: Final = frozenset((KEY_HEADER.encode(), TOMBSTONE_HEADER.encode(), TIMESTAMP_HEADER.encode()))
 
 _json: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
 
@@ -97,14 +96,22 @@ class MessageRecord:
         properties = message.properties
         address = message.address
         routing_key = address.routing_key.encode("utf-8", "surrogateescape")
-        key: bytes | None = None
-        if isinstance(properties, RecordProperties):
+        self.key = routing_key or None
+        self._stated_ms = -1
+        self._is_exact = False
+        self._is_tombstone = False
+        others = BytesWriter()
+        count = properties.write_record_headers(others)
+        if count >= 0:
+            timestamp_s = properties.named("timestamp")
+            if timestamp_s:
+                self._state_time(int(timestamp_s), None)
+        elif isinstance(properties, RecordProperties):
+            self.key = properties.key
             self._stated_ms = properties.timestamp_ms
             self._is_exact = True
             self._is_tombstone = properties.is_tombstone
-            key = properties.key
-            if address.exchange == "" and address.routing_key == routing_key_of(key) and not properties.changes():
-                self.key = key
+            if address.exchange == "" and address.routing_key == routing_key_of(self.key) and not properties.changes():
                 self.headers = properties.headers_raw
                 return
         else:
@@ -113,24 +120,44 @@ class MessageRecord:
             headers: dict[str, object] = found if isinstance(found, dict) else {}
             self._state_time(described.get("timestamp"), headers.get(TIMESTAMP_HEADER))
             self._is_tombstone = headers.get(TOMBSTONE_HEADER) is True
-            key = stated_key(headers, address.routing_key)
-        self.key = key
-        others = record_headers(properties)
-        exchange = address.exchange.encode("utf-8", "surrogateescape")
-        is_routed = (key or b"") != routing_key
-        encoded = encode_headers(others)
-        reserved = BytesWriter()
-        reserved.append(properties.format | (CHECKED if others else 0) | (ROUTED if is_routed else 0))
-        reserved.append(len(exchange))
-        reserved.write(exchange)
-        if others:
-            write_checksum(reserved, others_raw(encoded))
+            self.key = stated_key(headers, address.routing_key)
+        if count < 0:
+            written = record_headers(properties)
+            others = BytesWriter()
+            write_headers(others, written)
+            count = len(written)
+        self._complete(properties, address.exchange, routing_key, count, others.getvalue())
+
+    def _complete(self, properties: Properties, exchange: str, routing_key: bytes, count: i64, others: bytes) -> None:
+        """Put the reserved header after the others."""
+        is_routed = (self.key or b"") != routing_key
+        flags: i64 = properties.format
+        name = exchange.encode("utf-8", "surrogateescape")
+        raw = properties.raw
+        size: i64 = 2 + len(name) + len(raw)
+        if count > 0:
+            flags |= CHECKED
+            size += 4
         if is_routed:
-            reserved.append(len(routing_key))
-            reserved.write(routing_key)
-        reserved.write(properties.raw)
-        others.append((RESERVED_HEADER, reserved.getvalue()))
-        self.headers = encode_headers(others)
+            flags |= ROUTED
+            size += 1 + len(routing_key)
+        writer = BytesWriter()
+        write_varint(writer, count + 1)
+        writer.write(others)
+        write_varint(writer, len(RESERVED_HEADER))
+        writer.write(RESERVED_HEADER)
+        write_varint(writer, size)
+        writer.append(u8(flags))
+        writer.append(len(name))
+        writer.write(name)
+        if count > 0:
+            checksum: i64 = crc32c(others)
+            write_i32_be(writer, i32(checksum - (checksum >> 31 << 32)))
+        if is_routed:
+            writer.append(len(routing_key))
+            writer.write(routing_key)
+        writer.write(raw)
+        self.headers = writer.getvalue()
 
     def _state_time(self, timestamp_s: object, timestamp_ms: object) -> None:
         self._stated_ms = -1
@@ -175,28 +202,26 @@ def record_headers(properties: Properties) -> list[tuple[bytes, bytes | None]]:
         for name, value in properties.changes():
             others.append((name.encode("utf-8", "surrogateescape"), header_value(value)))
         return others
+    writer = BytesWriter()
+    count = properties.write_record_headers(writer)
+    if count >= 0:
+        counted = BytesWriter()
+        write_varint(counted, count)
+        return decode_headers(counted.getvalue() + writer.getvalue())
     described = properties.described()
     found = described.get("headers")
     names: set[bytes] = set()
     if isinstance(found, dict):
         for name, value in found.items():
-            if name not in _EXPRESSED:
-                encoded = name.encode("utf-8", "surrogateescape")
-                names.add(encoded)
+            encoded = name.encode("utf-8", "surrogateescape")
+            names.add(encoded)
+            if encoded not in EXPRESSED:
                 others.append((encoded, header_value(value)))
-    for name, header in _PROPERTY_HEADERS:
+    for name, header in PROPERTY_HEADERS.items():
         value = described.get(name)
         if value is not None and header not in names:
             others.append((header, header_value(value)))
     return others
-
-
-_PROPERTY_HEADERS: Final[list[tuple[str, bytes]]] = [
-    *HEADERS_OF_PROPERTIES.items(),
-    ("priority", PRIORITY_HEADER),
-    ("expiration", b"expiration"),
-    ("user_id", b"user-id"),
-]
 
 
 def header_value(value: object) -> bytes | None:
@@ -228,16 +253,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Decimal) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     return value
-
-
-def others_raw(encoded: bytes) -> bytes:
-    """Headers as they stand in a record, without their count."""
-    position: i64 = 0
-    while encoded[position] >= 0x80:
-        position += 1
-    return encoded[position + 1 :]
-
-
-def write_checksum(writer: BytesWriter, headers: bytes) -> None:
-    checksum: i64 = crc32c(headers)
-    write_i32_be(writer, i32(checksum - (checksum >> 31 << 32)))

@@ -6,6 +6,7 @@ Topics and queues share one name space. Errors are `PeerError`s; permissions are
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64, trait
@@ -76,6 +77,8 @@ class Topics:
         self._context: Final = context
         self._catalog: Final = catalog
         self._owner: Final = owner
+        # Told of a topic that has more partitions than before.
+        self.on_partitions_added: Callable[[Topic], None] | None = None
         self.by_name: Final[dict[str, Topic]] = {}
         self.by_id: Final[dict[bytes, Topic]] = {}
         # Grows with every change of what topics and partitions there are.
@@ -140,6 +143,8 @@ class Topics:
         self.check_partitions(topic, count)
         self._owner.topic_grows(topic)
         self._add_partitions(topic, count - len(topic.partitions))
+        if self.on_partitions_added is not None:
+            self.on_partitions_added(topic)
 
     def check_partitions(self, topic: Topic, count: int) -> None:
         """InvalidCount or LimitExceeded where a topic cannot have so many partitions from now on."""

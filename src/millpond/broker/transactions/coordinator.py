@@ -31,7 +31,7 @@ from millpond.base.limits import (
     TRANSACTIONAL_ID_EXPIRY_MS,
     TRANSACTIONAL_IDS_MAX,
 )
-from millpond.broker.groups.group import Alarm
+from millpond.broker.groups.alarm import Alarm
 from millpond.broker.groups.records import OffsetsCommitted
 from millpond.broker.keepers import RecordKeeper
 from millpond.broker.records import CHANGE_TRANSACTION

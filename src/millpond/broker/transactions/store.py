@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from millpond.broker.groups.group import Alarm
+from millpond.broker.groups.alarm import Alarm
 from millpond.broker.groups.pending import GroupOffsets, PendingOffsets
 from millpond.broker.groups.records import Record, encode_record
 from millpond.broker.keepers import KeeperState

@@ -32,7 +32,9 @@ from mypy_extensions import i64
 from millpond.base.errors import PeerError, PreconditionFailed, SyntaxFault
 from millpond.base.limits import EXPIRATION_MS_MAX, NAME_BYTES_MAX
 from millpond.broker.message import PROPERTIES_FORMATS, Properties
+from millpond.broker.record_properties import PROPERTY_HEADERS
 from millpond.protocols.amqp import field_table
+from millpond.protocols.amqp.record_headers import write_header, write_headers
 
 FORMAT: Final = 1
 
@@ -70,6 +72,10 @@ NAMES: Final[list[tuple[str, int]]] = [
     ("app_id", APP_ID),
     ("cluster_id", CLUSTER_ID),
 ]
+
+# What a record of a stream has as headers: all but delivery mode, timestamp and cluster.
+_SHOWN_AS: Final[dict[int, bytes]] = {flag: PROPERTY_HEADERS[name] for name, flag in NAMES if name in PROPERTY_HEADERS}
+_SHOWN: Final = sum(_SHOWN_AS)
 
 PERSISTENT: Final = 2
 
@@ -179,6 +185,41 @@ class BasicProperties(Properties):
             timestamp_s = self.timestamp_s()
             return "" if timestamp_s is None else str(timestamp_s)
         return self.text(MESSAGE_ID if name == "message_id" else CORRELATION_ID) or ""
+
+    def write_record_headers(self, writer: BytesWriter) -> i64:
+        raw = self.raw
+        taken: list[bytes] = []
+        count: i64 = 0
+        if self._headers_end > self._headers_start:
+            count = write_headers(writer, raw, self._headers_start, self._headers_end, taken)
+            if count < 0:
+                return -1
+        if self._flags & _SHOWN == 0:
+            return count
+        position: i64 = 2
+        flag: i64 = CONTENT_TYPE
+        while flag >= APP_ID:
+            if self._flags & flag != 0:
+                if flag == HEADERS:
+                    position = self._headers_end
+                elif flag == TIMESTAMP:
+                    position += 8
+                elif flag == PRIORITY:
+                    if b"priority" not in taken:
+                        write_header(writer, b"priority", str(raw[position]).encode())
+                        count += 1
+                    position += 1
+                elif flag == DELIVERY_MODE:
+                    position += 1
+                else:
+                    end: i64 = position + 1 + raw[position]
+                    name = _SHOWN_AS[int(flag)]
+                    if name not in taken:
+                        write_header(writer, name, raw[position + 1 : end])
+                        count += 1
+                    position = end
+            flag >>= 1
+        return count
 
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> BasicProperties:
         drop_expiration = not keep_expiration and self._flags & EXPIRATION != 0

@@ -124,6 +124,8 @@ class ApiTable:
 
     def closed(self, connection: Connection) -> None:
         """A client is gone."""
+        if connection.vhost is not None:
+            connection.vhost.shares.lost(connection)
 
     def handle(self, call: Call) -> None:
         """Do what a request asks for. SyntaxFault where it cannot be read."""

@@ -58,7 +58,7 @@ def txn_offset_commit(call: Call, request: Any) -> None:
             )
     if offsets:
         codes.update(_commit(call, request, offsets))
-    answer_for_transaction(call, {"topics": by_topic(request.topics, codes)})
+    answer_for_transaction(call, {"topics": by_topic(request.topics, [topic.name for topic in request.topics], codes)})
 
 
 def _commit(call: Call, request: Any, offsets: list[OffsetCommit]) -> dict[tuple[str, int], int]:
