@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from millpond.broker.transactions.errors import TransactionError
+from tests.broker.life import DATA
 from tests.broker.test_group_recovery import Lives
 from tests.broker.transactional import Writer, committed_values, offset_of
 
+# The journal's file begins with this much that a torn write cannot take away again.
+JOURNAL_HEADER_BYTES = 4096
 PARTITIONS = 4
 PRODUCERS = 3
 STEPS = 60
@@ -33,7 +36,8 @@ class Attempt:
 
 
 class Simulation:
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, has_checkpoints: bool = True) -> None:
+        self.has_checkpoints = has_checkpoints
         self.choose = random.Random(seed)
         self.lives = Lives(folder)
         self.writers = [Writer(lambda: self.lives.life, f"x{index}", 5000) for index in range(PRODUCERS)]
@@ -82,7 +86,7 @@ class Simulation:
 
     def checkpoint(self, _index: int) -> None:
         life = self.lives.life
-        if not life.checkpointer.running:
+        if self.has_checkpoints and not life.checkpointer.running:
             life.turn.touch()
             life.end_turn()
             life.checkpointer.begin()
@@ -101,6 +105,22 @@ class Simulation:
         else:
             self.lives.kill()
             told = 1 << 60
+        self.take_all_over(told)
+
+    def tear(self) -> None:
+        """A kill, after which the journal ends anywhere: within a turn, or between two."""
+        self.lives.life.settle_down()
+        self.lives.life.abandon()
+        folder = f"{DATA}/journal"
+        name = max(self.lives.disk.list(folder))
+        file = self.lives.disk.open(f"{folder}/{name}", False)
+        used = len(file.pread(0, file.size()).rstrip(b"\0"))
+        file.truncate(self.choose.randrange(JOURNAL_HEADER_BYTES, used))
+        file.close()
+        self.lives.kill()
+        self.take_all_over(0)
+
+    def take_all_over(self, told: int) -> None:
         # What others have open would hide what lies behind it.
         for index in range(PRODUCERS):
             self.take_over(index)
@@ -143,3 +163,20 @@ def simulate(folder: Path, seed: int) -> None:
 def test_a_transaction_is_there_as_a_whole_or_not_at_all(tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
     simulate(tmp_path, seed)
+
+
+def simulate_torn(folder: Path, seed: int) -> None:
+    # A checkpoint relies on what it has written to the journal before.
+    simulation = Simulation(folder, seed, has_checkpoints=False)
+    try:
+        for _ in range(STEPS):
+            simulation.step()
+        simulation.tear()
+    finally:
+        simulation.lives.life.abandon()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_wherever_the_journal_ends_no_transaction_is_there_in_part(tmp_path: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    simulate_torn(tmp_path, seed)
