@@ -57,6 +57,7 @@ from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topic_routing import TopicRouting
 from millpond.broker.streams.topics import TopicOwner, Topics
+from millpond.broker.transactions.coordinator import Transactions
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         groups: ConsumerGroups,
         shares: ShareGroups,
         routing: TopicRouting,
+        transactions: Transactions,
     ) -> None:
         self.name: Final = name
         self.context: Final = context
@@ -122,6 +124,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
         self.shares: Final[Shares] = shares.add(name)
         self.topics: Final = Topics(name, self.queues, context, catalog, self)
+        self.transactions: Final = transactions.add(name, self.topics, self.groups)
         self.topics.on_partitions_added = self.shares.partitions_added
         self.shares.attach(self.topics)
         self.groups.shares.watchers.append(MemberWatcher(self.shares))
