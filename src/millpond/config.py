@@ -229,6 +229,37 @@ class Settings(BaseModel):
         description="How long an empty consumer group waits for more members when the first one joins.",
     )
     group_members_max: int = Field(default=limits.GROUP_MEMBERS_MAX, ge=1, description="Members of a consumer group.")
+    group_consumer_session_timeout_ms: int = Field(
+        default=limits.GROUP_CONSUMER_SESSION_TIMEOUT_MS,
+        ge=1,
+        le=86_400_000,
+        description="How long a member of a consumer group may be silent, where the broker assigns partitions.",
+    )
+    group_consumer_heartbeat_interval_ms: int = Field(
+        default=limits.GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS,
+        ge=1,
+        le=86_400_000,
+        description="How often such a member is told to be heard of.",
+    )
+    group_consumer_migration_policy: Literal["bidirectional", "upgrade", "downgrade", "disabled"] = Field(
+        default="bidirectional",
+        description="Whether groups change to the consumer protocol, and back, while they have members.",
+    )
+    group_share_session_timeout_ms: int = Field(
+        default=limits.GROUP_SHARE_SESSION_TIMEOUT_MS,
+        ge=1,
+        le=86_400_000,
+        description="How long a member of a share group may be silent.",
+    )
+    group_share_heartbeat_interval_ms: int = Field(
+        default=limits.GROUP_SHARE_HEARTBEAT_INTERVAL_MS,
+        ge=1,
+        le=86_400_000,
+        description="How often a member of a share group is told to be heard of.",
+    )
+    group_share_members_max: int = Field(
+        default=limits.GROUP_SHARE_MEMBERS_MAX, ge=1, le=1_000, description="Members of a share group."
+    )
     offsets_retention_minutes: int = Field(
         default=limits.OFFSETS_RETENTION_MINUTES,
         ge=1,
@@ -272,6 +303,16 @@ class Settings(BaseModel):
         if self.group_session_timeout_min_ms > self.group_session_timeout_max_ms:
             text = "is more than group_session_timeout_max_ms"
             raise PydanticCustomError("order", "{text}", {"field": "group_session_timeout_min_ms", "text": text})
+        return self
+
+    @model_validator(mode="after")
+    def _heartbeats_are_in_time(self) -> Settings:
+        for kind in ("consumer", "share"):
+            interval = f"group_{kind}_heartbeat_interval_ms"
+            timeout = f"group_{kind}_session_timeout_ms"
+            if getattr(self, interval) >= getattr(self, timeout):
+                text = f"is not less than {timeout}"
+                raise PydanticCustomError("order", "{text}", {"field": interval, "text": text})
         return self
 
     @model_validator(mode="after")

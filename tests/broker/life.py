@@ -34,21 +34,20 @@ from millpond.broker.queues.page import Page
 from millpond.broker.queues.page_codec import decode_page
 from millpond.broker.queues.page_store import PageStore
 from millpond.broker.queues.queue import Queue
-from millpond.broker.records import MessageReader
 from millpond.broker.recovery import Recovery
 from millpond.broker.streams import stream_store
 from millpond.broker.streams.partition import Partition
+from millpond.broker.streams.record_messages import RecordMessages
 from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.catalog import Catalog
 from millpond.storage.journal import Journal
 from millpond.storage.journal_recovery import JournalReport
-from millpond.storage.record_batch import RecordReader
 
 DATA = "/data"
 DEADLINE_S = 20.0
-FORMAT = 127
+FORMAT = 31
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -63,6 +62,9 @@ class PlainProperties(Properties):
 
     def headers(self) -> dict[str, object]:
         return dict(self._headers)
+
+    def described(self) -> dict[str, object]:
+        return {"headers": self.headers()}
 
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> PlainProperties:
         merged = {**self._headers, **headers}
@@ -292,7 +294,7 @@ class Life:
         return declared
 
     def stream(self, name: str) -> StreamQueue:
-        found = self.vhost.queues[name]
+        found = self.vhost.find_queue(name)
         assert isinstance(found, StreamQueue)
         return found
 
@@ -411,9 +413,10 @@ class Life:
         else:
             data, end = batch.data, int(batch.end_offset)
         records: list[tuple[int, int]] = []
-        reader, messages = RecordReader(data), MessageReader()
-        while reader.next():
-            records.append((int(reader.offset), number_of(messages.message(reader))))
+        messages = RecordMessages(f"stream {log.name!r}")
+        messages.open(data)
+        while messages.next():
+            records.append((int(messages.offset), number_of(messages.message)))
         return end, records
 
     def check_counts(self) -> None:

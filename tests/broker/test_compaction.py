@@ -36,7 +36,7 @@ def lives(tmp_path: Path) -> Iterator[Lives]:
 
 def compacted(life: Life, name: str = "s", **attributes: object) -> Partition:
     """A stream's partition with the policy of a compacted topic."""
-    partition = log_of(life.declare_stream(name) if name not in life.vhost.queues else life.stream(name))
+    partition = log_of(life.declare_stream(name) if life.vhost.find_queue(name) is None else life.stream(name))
     partition.segment_ms = DAY_MS
     partition.segment_bytes = 1024
     partition.compacts = True

@@ -209,7 +209,7 @@ class Simulation:
 
     def redeclare(self) -> None:
         name = self.choose.choice(NAMES + STREAMS)
-        queue = self.life.vhost.queues[name]
+        queue = self.life.vhost.queue(name, None)
         self.deleted.add(int(queue.log_id))
         inbox = self.inboxes.pop(name, None)
         if inbox is not None:
@@ -323,7 +323,7 @@ class Simulation:
                 disk.crash(keeps_some=self.choose.random() < 0.7)
             self.disk = disk
         self.catalog = catalog
-        self.recent = int(old.stream("recent").log_id) if "recent" in old.vhost.queues else -1
+        self.recent = int(old.stream("recent").log_id) if old.vhost.find_queue("recent") is not None else -1
         history, deleted, transients = self.history, self.deleted, self.transients
         life = self._new_life(deleted, old.clock.wall_ms() + self.choose.choice([0, 1000, 100_000]))
         life.check_counts()
@@ -382,7 +382,7 @@ class Simulation:
         life = self.life
         self.disk.heal()
         for name, inbox in self.inboxes.items():
-            life.vhost.queues[name].remove_consumer(inbox)
+            life.vhost.queue(name, None).remove_consumer(inbox)
             self.unsettled += inbox.take()
         for entry in self.unsettled:
             if entry.queue is not None:

@@ -133,7 +133,7 @@ class Disk:
 
     @property
     def partition(self) -> Partition:
-        partition = self.life.vhost.queues["s"].partition
+        partition = self.life.stream("s").partition
         assert partition is not None
         return partition
 

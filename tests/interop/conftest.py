@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 INTEROP_VARIABLE = "MILLPOND_TEST_INTEROP"
-FOREIGN_PARTS = ("amqplib", "jvm", "kafka_clients", "kafka_tools", "kafkajs", "kcat", "suites")
+FOREIGN_PARTS = ("amqplib", "jvm", "kafka_clients", "kafka_streams", "kafka_tools", "kafkajs", "kcat", "suites")
 HERE = Path(__file__).parent
 
 

@@ -108,7 +108,7 @@ class Member:
 class ConfluentMember(Member):
     client = "confluent"
 
-    def _run(self) -> None:
+    def client_settings(self) -> dict[str, Any]:
         settings = quiet(self.servers) | {
             "group.id": self.group,
             "partition.assignment.strategy": "range",
@@ -122,8 +122,10 @@ class ConfluentMember(Member):
         }
         if self.instance_id is not None:
             settings["group.instance.id"] = self.instance_id
-        settings |= {key.replace("_", "."): value for key, value in self.settings.items()}
-        consumer = confluent_kafka.Consumer(settings)
+        return settings | {key.replace("_", "."): value for key, value in self.settings.items()}
+
+    def _run(self) -> None:
+        consumer = confluent_kafka.Consumer(self.client_settings())
         try:
             consumer.subscribe(
                 self.topics,

@@ -111,7 +111,7 @@ def _topology(node: Node) -> APIRouter:
     routes = APIRouter(prefix="/api")
 
     def queues(vhosts: list[VirtualHost]) -> Iterable[Shown]:
-        return (views.listed_queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.queues.values())
+        return (views.listed_queue(vhost.name, queue, node) for vhost in vhosts for queue in vhost.all_queues())
 
     def exchanges(vhosts: list[VirtualHost]) -> Iterable[Shown]:
         return (views.exchange(vhost, found) for vhost in vhosts for found in vhost.router.exchanges.values())
@@ -123,7 +123,7 @@ def _topology(node: Node) -> APIRouter:
         return (
             views.consumer(vhost.name, queue, consumer, node)
             for vhost in vhosts
-            for queue in vhost.queues.values()
+            for queue in vhost.all_queues()
             for consumer in queue.consumers
         )
 

@@ -99,7 +99,7 @@ def _named(broker: Broker, name: str, principal: Principal, is_allowed: bool) ->
 
 def _consumers(broker: Broker, vhost: str, channel: str, node: Node) -> Iterator[Shown]:
     """The consumers of a channel."""
-    for queue in broker.vhost(vhost).queues.values():
+    for queue in broker.vhost(vhost).all_queues():
         for consumer in queue.consumers:
             if consumer.describe_channel().get("name") == channel:
                 yield views.consumer(vhost, queue, consumer, node)

@@ -108,7 +108,7 @@ def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
     async def _get(
         vhost: UsableVhost, principal: Asking, name: Name, body: Annotated[GetBody, body_as(GetBody)]
     ) -> Response:
-        if name not in vhost.queues:
+        if vhost.find_queue(name) is None:
             raise NotFound("queue_not_found")
         if principal.name is not None:
             broker.access.check(principal.name, vhost.name, Operation.READ, "queue", name)

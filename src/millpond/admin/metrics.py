@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from millpond.admin import views
 from millpond.broker.commits import ALARM_DISK, ALARM_MEMORY, ALARM_STORAGE
 from millpond.broker.groups.lag import lag_by_topic
+from millpond.broker.groups.modern import ASSIGNING, RECONCILING
 from millpond.broker.groups.records import STATES
 from millpond.broker.queues.message_queue import MessageQueue
 
@@ -109,7 +110,7 @@ class BrokerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         broker = self._broker
-        queues = [(vhost.name, queue) for vhost in broker.vhosts.values() for queue in vhost.queues.values()]
+        queues = [(vhost.name, queue) for vhost in broker.vhosts.values() for queue in vhost.all_queues()]
         yield GaugeMetricFamily("rabbitmq_connections", "Connections open", len(broker.connections))
         yield GaugeMetricFamily("rabbitmq_channels", "Channels open", views.channels_open(broker))
         yield GaugeMetricFamily("rabbitmq_queues", "Queues", len(queues))
@@ -161,20 +162,20 @@ class BrokerCollector(Collector):
         broker = self._broker
         groups = [(vhost, group) for vhost in broker.vhosts.values() for group in vhost.groups.groups()]
         states = GaugeMetricFamily("millpond_groups", "Consumer groups, by state", labels=["state"])
-        for state in STATES:
+        for state in (*STATES, ASSIGNING, RECONCILING):
             states.add_metric([state], sum(group.state == state for _, group in groups))
         yield states
         offsets = broker.groups.totals.offsets
         yield GaugeMetricFamily("millpond_groups_offsets", "Offsets that consumer groups have committed", offsets)
         members = ("millpond_group_members", "Members of consumer groups")
         if not self._per_queue:
-            yield GaugeMetricFamily(*members, sum(len(group.members) for _, group in groups))
+            yield GaugeMetricFamily(*members, sum(group.member_count for _, group in groups))
             return
         by_group = GaugeMetricFamily(*members, labels=["vhost", "group"])
         lags = GaugeMetricFamily("millpond_group_lag", "Records that a group has yet to come to", labels=LAG_LABELS)
         for vhost, group in groups:
             names = [_label(vhost.name), _label(group.id)]
-            by_group.add_metric(names, len(group.members))
+            by_group.add_metric(names, group.member_count)
             for topic, lag in lag_by_topic(vhost, group).items():
                 lags.add_metric([*names, _label(topic)], lag)
         yield by_group
@@ -187,7 +188,7 @@ class BrokerCollector(Collector):
                 metric = family(name, text, labels=["vhost", "topic"])
                 for vhost, topic in topics:
                     value = sum(value_of(streams, partition) for partition in topic.partitions)
-                    metric.add_metric([_label(vhost), topic.name], value)
+                    metric.add_metric([_label(vhost), _label(topic.name)], value)
                 yield metric
             else:
                 partitions = [partition for _, topic in topics for partition in topic.partitions]

@@ -62,7 +62,7 @@ def _queues(made: APIRouter, broker: Broker, node: Node) -> None:
     access = broker.access
 
     def check(principal: Principal, vhost: VirtualHost, operation: Operation, name: str) -> None:
-        if name not in vhost.queues:
+        if vhost.find_queue(name) is None:
             raise NotFound(f"no {vhost.queue_resource(name)}")
         if principal.name is not None:
             access.check(principal.name, vhost.name, operation, "queue", name)
@@ -70,9 +70,9 @@ def _queues(made: APIRouter, broker: Broker, node: Node) -> None:
     @made.get("/queues/{vhost}/{name}")
     async def _queue(found: InVhost, name: Name) -> Response:
         [vhost] = found
-        if name not in vhost.queues:
+        queue = vhost.find_queue(name)
+        if queue is None:
             raise NotFound(f"no {vhost.queue_resource(name)}")
-        queue = vhost.queues[name]
         consumers = [views.consumer(vhost.name, queue, consumer, node) for consumer in queue.consumers]
         return Json({**views.queue(vhost.name, queue, node), "consumer_details": consumers})
 
@@ -82,7 +82,7 @@ def _queues(made: APIRouter, broker: Broker, node: Node) -> None:
     ) -> Response:
         if principal.name is not None:
             check_queue_declaration(access, principal.name, vhost, name, body.arguments)
-        exists = name in vhost.queues
+        exists = vhost.find_queue(name) is not None
         await changes.declare_queue(broker, vhost, name, body.durable, body.auto_delete, body.arguments)
         return Response(status_code=204 if exists else 201)
 
@@ -145,7 +145,7 @@ def _bindings(made: APIRouter, broker: Broker) -> None:
     @made.get("/queues/{vhost}/{name}/bindings")
     async def _of_queue(found: InVhost, name: Name) -> Response:
         [vhost] = found
-        if name not in vhost.queues:
+        if vhost.find_queue(name) is None:
             raise NotFound(f"no {vhost.queue_resource(name)}")
         return Json([one for one in views.bindings(vhost) if _leads_to(one, "queue", name)])
 
@@ -207,9 +207,10 @@ def _ends(vhost: VirtualHost, source: str, kind: str, destination: str) -> tuple
     exchange = vhost.exchange(_exchange_name(source))
     if KINDS[kind] == "exchange":
         return exchange, vhost.exchange(_exchange_name(destination))
-    if destination not in vhost.queues:
+    queue = vhost.find_queue(destination)
+    if queue is None:
         raise NotFound(f"no {vhost.queue_resource(destination)}")
-    return exchange, vhost.queues[destination]
+    return exchange, queue
 
 
 def _exchange_name(name: str) -> str:

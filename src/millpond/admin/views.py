@@ -141,7 +141,7 @@ def _files() -> tuple[int | None, int]:
 
 
 def vhost(shown: VirtualHost) -> Shown:
-    queues = shown.queues.values()
+    queues = shown.all_queues()
     ready, unsettled = sum(int(queue.ready) for queue in queues), sum(int(queue.unsettled) for queue in queues)
     delayed = sum(int(queue.delayed) for queue in queues)
     return {
@@ -220,8 +220,8 @@ def exchange(vhost: VirtualHost, shown: Exchange) -> Shown:
 
 def bindings(vhost: VirtualHost) -> Iterator[Shown]:
     """All bindings, first those of the default exchange, which every queue has by its name."""
-    for name in vhost.queues:
-        yield default_binding(vhost.name, name)
+    for found_queue in vhost.all_queues():
+        yield default_binding(vhost.name, found_queue.name)
     for source in vhost.router.exchanges.values():
         for found in source.bindings():
             yield binding(vhost.name, found)

@@ -185,6 +185,11 @@ STREAM_RETENTION_CHECKS_MAX: Final = 512
 RECORDS_DECOMPRESSED_BYTES_MAX: Final = 64 * MIB
 # Where that happens while the other connections wait: some 30 ms.
 RECORDS_DECOMPRESSED_AT_ONCE_MAX: Final = 32 * MIB
+# Headers of a Kafka record that AMQP is shown. They cost far more as objects than as bytes.
+RECORD_HEADERS_SHOWN_MAX: Final = 1024
+# A message that states a time further ahead than this becomes a record with the broker's, as Kafka's default of
+# message.timestamp.after.max.ms has it: it would be found as the newest for as long, and kept as long.
+RECORD_TIMESTAMP_AHEAD_MS_MAX: Final = 3_600_000
 # What one step of a search for a time reads before others get the reading thread.
 STREAM_SEARCH_BYTES: Final = 8 * MIB
 # How long a stream is left alone after compaction has failed.
@@ -223,6 +228,19 @@ GROUPS_BYTES_MAX: Final = 256 * MIB
 GROUP_NAME_BYTES_MAX: Final = 1024
 # What of a client's own name goes into its member's id.
 GROUP_CLIENT_ID_CHARACTERS_MAX: Final = 255
+# How long a member may be silent, and how often it is told to be heard of, in groups whose assignment the broker
+# decides; as in Apache Kafka.
+GROUP_CONSUMER_SESSION_TIMEOUT_MS: Final = 45_000
+GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS: Final = 5_000
+GROUP_SHARE_SESSION_TIMEOUT_MS: Final = 45_000
+GROUP_SHARE_HEARTBEAT_INTERVAL_MS: Final = 5_000
+# Members of a share group, as in Apache Kafka: each holds records of its own, and all compete for the same.
+GROUP_SHARE_MEMBERS_MAX: Final = 200
+# A regular expression that a member subscribes by. It is compiled, and matched with the name of every topic, in time
+# that grows with its length.
+GROUP_PATTERN_CHARACTERS_MAX: Final = 1024
+# What a compiled regular expression may take. Counted repetitions make a short one large: it is refused then.
+GROUP_PATTERN_MEMORY_BYTES_MAX: Final = 1 * MIB
 # Groups of all virtual hosts. An empty one takes about 2 KiB, and goes some time after its last offset.
 GROUPS_MAX: Final = 100_000
 # Offsets of a group, and of all groups: about 250 bytes each, and a checkpoint writes them all.
@@ -363,3 +381,19 @@ LOG_UNSYNCED_BYTES_MAX: Final = 8 * MIB
 PAGED_BYTES_PER_TURN: Final = 8 * MIB
 # What is settled in logs goes from the disk at the latest after this long.
 CHECKPOINT_SETTLED_MS: Final = 10_000
+# Ranges of offsets that a share group keeps of one partition: acknowledgements far from each other take one each. With
+# so many, nothing new is handed out before something at the beginning is settled. A range takes about 100 bytes.
+SHARE_RANGES_MAX: Final = 10_000
+# Kafka's defaults for share groups: how long a record stays in a consumer's hands, how often it is delivered, and how
+# many records of a partition are in consumers' hands at once.
+SHARE_LOCK_DURATION_MS: Final = 30_000
+SHARE_DELIVERIES_MAX: Final = 5
+SHARE_RECORD_LOCKS_MAX: Final = 2_000
+# The same of a queue over a topic, whose consumers say themselves how much they want: a bound for those who do not.
+SHARE_QUEUE_LOCKS_MAX: Final = 100_000
+# Locks that end at about the same time are looked at together: nobody notices when one ends so much later.
+SHARE_LOCK_CHECK_MS: Final = 20
+# Sessions of share consumers, as in Kafka: each remembers the partitions that it wants.
+SHARE_SESSIONS_MAX: Final = 2_000
+# Delivery states, of all groups and partitions: an idle one takes about 1.5 KiB.
+SHARE_PARTITIONS_MAX: Final = 200_000

@@ -15,6 +15,7 @@ from millpond.base.limits import (
     PRIORITY_MAX,
     QUORUM_DELIVERY_LIMIT,
     QUORUM_PRIORITY_MAX,
+    SHARE_DELIVERIES_MAX,
     STREAM_SEGMENT_BYTES_MAX,
 )
 from millpond.broker.queues.settings import (
@@ -31,17 +32,19 @@ from millpond.broker.queues.settings import (
     RETRY_RETURNED,
     TYPE_CLASSIC,
     TYPE_QUORUM,
+    TYPE_SHARE,
     TYPE_STREAM,
     QueueSettings,
 )
 from millpond.broker.streams.subscription import interval_ms
 
-QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM)
+QUEUE_TYPE_NAMES: Final = (TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM, TYPE_SHARE)
 # How RabbitMQ's texts call them.
 TYPE_MODULES: Final = {
     TYPE_CLASSIC: "rabbit_classic_queue",
     TYPE_QUORUM: "rabbit_quorum_queue",
     TYPE_STREAM: "rabbit_stream_queue",
+    TYPE_SHARE: "share queue",
 }
 
 # RabbitMQ keeps timers in Erlang, whose longest is this many milliseconds (about 49 days) short of 2^32.
@@ -166,11 +169,24 @@ _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-max-age": _check_age,
     "x-stream-max-segment-size-bytes": _check_count,
     "x-stream-filter-size-bytes": _check_count,
+    "x-source-topic": _check_text,
 }
 
 # Arguments of streams only, and all that a stream may have of those that other types know.
 _STREAM_ONLY: Final = ("x-max-age", "x-stream-max-segment-size-bytes", "x-stream-filter-size-bytes")
 _STREAM_ALLOWED: Final = (*_STREAM_ONLY, "x-queue-type", "x-max-length-bytes")
+# Of a queue over a topic: its messages are the topic's, so nothing about keeping them.
+_SHARE_ALLOWED: Final = (
+    "x-queue-type",
+    "x-source-topic",
+    "x-delivery-limit",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-single-active-consumer",
+    "x-consumer-timeout",
+    "x-expires",
+)
 # What RabbitMQ knows of other types besides, and refuses for a stream.
 _STREAM_REFUSED: Final = (
     "x-queue-version",
@@ -264,6 +280,7 @@ def _between(low: int, high: int) -> Callable[[object, dict[str, object]], str |
 _CLASSIC: Final = frozenset({TYPE_CLASSIC})
 _QUORUM: Final = frozenset({TYPE_QUORUM})
 _STREAM: Final = frozenset({TYPE_STREAM})
+_LOGS: Final = frozenset({TYPE_STREAM, TYPE_SHARE})
 
 
 class PolicyKey(NamedTuple):
@@ -285,11 +302,11 @@ class PolicyKey(NamedTuple):
 # RabbitMQ 4's, and its rules. A new argument that policies may set too is one more line here. Those after
 # "alternate-exchange" act on nothing: they are about clusters, or about how classic queues once kept their messages.
 POLICY_KEYS: Final[dict[str, PolicyKey]] = {
-    "message-ttl": PolicyKey("message TTL", _check_ttl, _smaller, _smaller, _STREAM),
+    "message-ttl": PolicyKey("message TTL", _check_ttl, _smaller, _smaller, _LOGS),
     "expires": PolicyKey("queue expiry", _check_expires, _smaller, _smaller, _STREAM),
-    "max-length": PolicyKey("maximum length", _check_count, _smaller, _smaller, _STREAM),
+    "max-length": PolicyKey("maximum length", _check_count, _smaller, _smaller, _LOGS),
     "max-length-bytes": PolicyKey("maximum length in bytes", _check_count, _smaller_but_streams, _smaller),
-    "overflow": PolicyKey("overflow value", _check_overflow, _second_but_quorum, _second, _STREAM),
+    "overflow": PolicyKey("overflow value", _check_overflow, _second_but_quorum, _second, _LOGS),
     "dead-letter-exchange": PolicyKey("dead letter exchange name", _check_text, not_for=_STREAM),
     "dead-letter-routing-key": PolicyKey("dead letter routing key", _check_routing_key, not_for=_STREAM),
     "dead-letter-strategy": PolicyKey("dead letter strategy", _check_strategy, not_for=_CLASSIC | _STREAM),
@@ -378,7 +395,9 @@ def _is_known_to(kind: str, name: str) -> bool:
     """Whether a queue of this type may have the argument. What no type knows is ignored."""
     if kind == TYPE_STREAM:
         return name in _STREAM_ALLOWED or (name not in _CHECKS and name not in _STREAM_REFUSED)
-    return name not in _STREAM_ONLY
+    if kind == TYPE_SHARE:
+        return name in _SHARE_ALLOWED or (name not in _CHECKS and name not in _STREAM_REFUSED)
+    return name not in _STREAM_ONLY and name != "x-source-topic"
 
 
 def _check_stream(arguments: dict[str, object]) -> None:
@@ -389,19 +408,26 @@ def _check_stream(arguments: dict[str, object]) -> None:
         raise PreconditionFailed("Invalid value for x-stream-filter-size-bytes")
 
 
+# How often a message comes back, where nothing else is said. A queue over a topic does as Kafka's share groups.
+_DELIVERY_LIMITS: Final = {TYPE_QUORUM: QUORUM_DELIVERY_LIMIT, TYPE_SHARE: SHARE_DELIVERIES_MAX - 1}
+
+
 def queue_settings(arguments: dict[str, object]) -> QueueSettings:
     """The settings that a queue's arguments, which have been checked, ask for."""
-    is_quorum = queue_type(arguments) == TYPE_QUORUM
+    kind = queue_type(arguments)
+    is_quorum = kind == TYPE_QUORUM
+    # What a queue over a topic refuses it does not refuse by its length: nothing may be dropped to dead-letter it.
+    overflow = OVERFLOW_REJECT if kind == TYPE_SHARE else _text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD
     return QueueSettings(
         message_ttl_ms=_integer(arguments, "x-message-ttl"),
         length_max=_integer(arguments, "x-max-length"),
         length_bytes_max=_integer(arguments, "x-max-length-bytes"),
-        overflow=_text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD,
+        overflow=overflow,
         dead_letter_exchange=_text(arguments, "x-dead-letter-exchange"),
         dead_letter_routing_key=_text(arguments, "x-dead-letter-routing-key"),
         dead_letter_strategy=_text(arguments, "x-dead-letter-strategy") or DEAD_LETTER_AT_MOST_ONCE,
         expires_ms=_integer(arguments, "x-expires"),
-        delivery_limit=_integer(arguments, "x-delivery-limit", QUORUM_DELIVERY_LIMIT if is_quorum else -1),
+        delivery_limit=_integer(arguments, "x-delivery-limit", _DELIVERY_LIMITS.get(kind, -1)),
         priority_max=_integer(arguments, "x-max-priority", QUORUM_PRIORITY_MAX if is_quorum else 0),
         single_active=arguments.get("x-single-active-consumer") is True,
         consumer_timeout_ms=_integer(arguments, "x-consumer-timeout"),

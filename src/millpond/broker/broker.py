@@ -28,6 +28,7 @@ from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
+from millpond.broker.shares.coordinator import ShareGroups
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
@@ -138,7 +139,8 @@ class Broker:
         self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
         # In the order in which recovery tells them that it is over.
-        self.keepers: Final[list[RecordKeeper]] = [self.groups]
+        self.shares: Final = ShareGroups(clock, turn, ledger)
+        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
@@ -155,6 +157,7 @@ class Broker:
         self.request_errors: Final[dict[tuple[str, str, int], int]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
         turn.commits.append(self._commit_catalog)
+        turn.commits.append(self.shares.write_changes)
         turn.commits.append(self._write_journal)
         turn.commits.append(self._balance_memory)
 
@@ -170,7 +173,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups)
+            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.shares)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -189,14 +192,16 @@ class Broker:
             self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
+        for vhost in self.vhosts.values():
+            vhost.attach_share_queues()
         return queues
 
     def log_ids(self) -> set[int]:
         """The ids of all logs that there should be."""
-        ids = {int(queue.log_id) for queue in self.all_queues()}
+        ids = {int(partition.log_id) for partition in self.streams.partitions()}
         for vhost in self.vhosts.values():
+            ids.update([int(queue.log_id) for queue in vhost.queues.values()])
             ids.update([int(queue.log_id) for queue in vhost.delay_queues.values()])
-        ids.update([int(partition.log_id) for partition in self.streams.partitions()])
         return ids
 
     def vhost(self, name: str) -> VirtualHost:
@@ -212,8 +217,9 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog, self.groups)
+            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.shares)
             vhost.groups.clear()
+            vhost.shares.clear()
             self.vhosts[name] = vhost
         return vhost
 
@@ -235,6 +241,7 @@ class Broker:
             if connection.vhost_name() == name:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
         self.groups.remove(name)
+        self.shares.remove(name)
         for queue in list(vhost.queues.values()):
             vhost.remove_queue(queue)
         for delay_queue in list(vhost.delay_queues.values()):
@@ -257,18 +264,18 @@ class Broker:
         self.turn.touch()
 
     def all_queues(self) -> list[MessageQueue]:
-        """Every queue of every virtual host."""
+        """Every queue of every virtual host, the streams among them."""
         queues: list[MessageQueue] = []
         for vhost in self.vhosts.values():
-            queues.extend(vhost.queues.values())
+            queues.extend(vhost.all_queues())
         return queues
 
     def all_backlogs(self) -> list[Backlog]:
         """The messages of every queue, those of each of its lanes apart."""
         backlogs: list[Backlog] = []
-        for queue in self.all_queues():
-            backlogs.extend(queue.backlogs())
         for vhost in self.vhosts.values():
+            for queue in vhost.queues.values():
+                backlogs.extend(queue.backlogs())
             for delay_queue in vhost.delay_queues.values():
                 backlogs.extend(delay_queue.backlogs())
         return backlogs

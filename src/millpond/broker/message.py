@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, final
 
+from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
 from millpond.base.errors import PreconditionFailed
@@ -55,6 +56,11 @@ class Properties:
         """Those that the message has, as plain values under AMQP's names, for operators to look at."""
         raise NotImplementedError
 
+    def write_record_headers(self, writer: BytesWriter) -> i64:
+        """Append the headers that Kafka's consumers are shown, as they stand in a record, and say how many they are; -1
+        where `described` must be asked. Only for speed: `streams/message_records.py` says what they are."""
+        return -1
+
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> Properties:
         """A copy whose headers named in `headers` are set (removed where the value is None), the others untouched,
         byte for byte; without the expiration unless `keep_expiration`."""
@@ -79,7 +85,7 @@ def further_routing_keys(headers: dict[str, object]) -> list[str] | None:
     return keys or None
 
 
-# Encoding number, below 128 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
+# Encoding number, below 32 -> how to read it back from `Properties.raw`. The numbers are on disk: never reuse one.
 PROPERTIES_FORMATS: Final[dict[int, Callable[[bytes], Properties]]] = {}
 
 # What a Message and its place in a queue take besides properties and body, in bytes; measured.

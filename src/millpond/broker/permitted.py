@@ -33,7 +33,7 @@ def check_queue_declaration(
     """A queue that names a dead-letter exchange publishes to it."""
     access.check(user, vhost.name, Operation.CONFIGURE, "queue", name)
     dead_letter_exchange = arguments.get("x-dead-letter-exchange")
-    if isinstance(dead_letter_exchange, str) and name not in vhost.queues:
+    if isinstance(dead_letter_exchange, str) and vhost.find_queue(name) is None:
         access.check(user, vhost.name, Operation.READ, "queue", name)
         access.check(user, vhost.name, Operation.WRITE, "exchange", dead_letter_exchange)
 

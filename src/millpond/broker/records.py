@@ -37,6 +37,8 @@ from typing import Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i32_be, write_i64_be
 from mypy_extensions import i32, i64
 
+# Registers the encoding of what a queue has of Kafka's.
+import millpond.broker.record_properties  # noqa: F401
 from millpond.base.errors import CorruptData, PeerError
 from millpond.broker.message import PROPERTIES_FORMATS, Address, Message, Properties
 from millpond.storage.record_batch import RecordReader

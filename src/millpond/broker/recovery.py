@@ -76,8 +76,7 @@ class Recovery:
         # need have been written.
         is_clean = self._is_clean and report.files <= 1 and report.damage is Damage.NONE
         messages = 0
-        # A stream is a queue as well, and is counted by its partition.
-        queues = sum(1 for queue in self._queues if queue.backlogs())
+        queues = len(self._queues)
         for queue in self._lanes.backlogs():
             if not is_clean:
                 # It is not known what was delivered, so all of it may have been.

@@ -59,7 +59,7 @@ class Redrive:
         queue = vhost.queue(name, None)
         if not isinstance(queue, Queue):
             raise PreconditionFailed(f"{vhost.queue_resource(name)} is no queue whose messages can be moved")
-        if target is not None and target not in vhost.queues:
+        if target is not None and vhost.find_queue(target) is None:
             raise NotFound(f"no {vhost.queue_resource(target)}")
         if target == name:
             raise PreconditionFailed("a queue's messages cannot be moved to itself")
@@ -100,7 +100,7 @@ class Redrive:
         vhost = self._vhost
         home = origin(message)
         name = self._target or (home.queue if home is not None else "")
-        target = vhost.queues.get(name)
+        target = vhost.find_queue(name)
         if target is None or target is self._queue:
             return False
         if target.refuses(message_size(message)):

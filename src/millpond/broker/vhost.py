@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.errors import AccessRefused, CorruptData, NotFound, PreconditionFailed, ResourceLocked
+from millpond.base.errors import (
+    AccessRefused,
+    CorruptData,
+    LimitExceeded,
+    NotFound,
+    PeerError,
+    PreconditionFailed,
+    ResourceLocked,
+)
 from millpond.broker.arguments import (
     check_queue_arguments,
     compare_exchange_arguments,
@@ -29,6 +37,7 @@ from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
 from millpond.broker.groups.coordinator import ConsumerGroups
+from millpond.broker.groups.topic_directory import VhostTopics
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.policies import Policies, effective_arguments
 from millpond.broker.queues.backlog import Backlog
@@ -37,8 +46,15 @@ from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import REASON_LENGTH, REASON_REJECTED, Queue
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import TYPE_CLASSIC, QueueSettings
-from millpond.broker.streams.topics import Topics
+from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_SHARE, TYPE_STREAM, QueueSettings
+from millpond.broker.shares.coordinator import ShareGroups, Shares
+from millpond.broker.shares.members import MemberWatcher
+from millpond.broker.shares.share_queue import ShareQueue, check_source
+from millpond.broker.streams.stream_arguments import compare_with_topic, configs_of
+from millpond.broker.streams.stream_names import StreamNames, topic_behind
+from millpond.broker.streams.stream_queue import StreamQueue
+from millpond.broker.streams.topic import Topic
+from millpond.broker.streams.topics import TopicOwner, Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -81,22 +97,32 @@ class Route:
 
 
 @final
-class VirtualHost(QueueOwner):
-    """A name space of exchanges and queues."""
+class VirtualHost(QueueOwner, TopicOwner):
+    """A name space of exchanges and queues; a stream of AMQP's is a topic of Kafka's.
 
-    def __init__(self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups) -> None:
+    `queues` are those that are no streams; `find_queue` finds these too.
+    """
+
+    def __init__(
+        self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, shares: ShareGroups
+    ) -> None:
         self.name: Final = name
         self.context: Final = context
         self.catalog: Final = catalog
         self.queues: Final[dict[str, MessageQueue]] = {}
-        self.groups: Final = groups.add(name, self.has_topic)
-        self.topics: Final = Topics(name, self.queues, context, catalog, self.groups.offsets.topic_deleted)
+        self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
+        self.shares: Final[Shares] = shares.add(name)
+        self.topics: Final = Topics(name, self.queues, context, catalog, self)
+        self.topics.on_partitions_added = self.shares.partitions_added
+        self.shares.attach(self.topics)
+        self.groups.shares.watchers.append(MemberWatcher(self.shares))
         # Where messages of delayed exchanges wait, by the exchange's name. Not among `queues`: clients see none of it.
         self.delay_queues: dict[str, DelayQueue] = {}
         # Of queues that expire when nobody uses them.
         self._expiries: dict[MessageQueue, Timer] = {}
-        self.router: Final = Router(self.queues)
         self.policies: Final = Policies()
+        self.streams: Final = StreamNames(self, context, self.policies, self.queues, self.topics.by_name)
+        self.router: Final = Router(self.queues, self.streams)
         # What administrators say about it; nothing is done with it.
         self.description = ""
         self.tags: tuple[str, ...] = ()
@@ -105,6 +131,8 @@ class VirtualHost(QueueOwner):
         # The limits of RabbitMQ's `vhost-limits`; -1 where there is none.
         self.queues_max: i64 = -1
         self.connections_max: i64 = -1
+        # The only partition of a topic that is about to get more of them.
+        self._grown: MessageQueue | None = None
         # Of `queues`, how many are for direct reply-to: clients see no queues in them, and no limit counts them.
         self._reply_queues: i64 = 0
         self.published_total: i64 = 0
@@ -119,7 +147,7 @@ class VirtualHost(QueueOwner):
         return f"exchange '{name}' in vhost '{self.name}'"
 
     def has_topic(self, name: str) -> bool:
-        """Whether a stream, a queue or a topic has this name: consumers may have an offset in it."""
+        """Whether a queue or a topic has this name: consumers may have an offset in it."""
         return name in self.topics.by_name or name in self.queues
 
     # --- Publishing ---------------------------------------------------------------------------------------------
@@ -372,7 +400,7 @@ class VirtualHost(QueueOwner):
     def restore_binding(self, row: BindingRow) -> None:
         """A binding that the catalog remembers."""
         source = self.router.exchanges.get(row.source)
-        destination: Destination | None = self.queues.get(row.destination)
+        destination: Destination | None = self.find_queue(row.destination)
         if row.destination_type == "exchange":
             destination = self.router.exchanges.get(row.destination)
         if source is not None and destination is not None:
@@ -437,6 +465,7 @@ class VirtualHost(QueueOwner):
                 # Its time to live without use may be another one now, or none.
                 self._cancel_expiry(queue)
                 self.used(queue)
+        self.streams.policies_changed()
         for exchange in self.router.exchanges.values():
             self._apply_policies_to_exchange(exchange)
         # Remembered routes know which queues refuse messages, and which exchanges have an alternate.
@@ -465,9 +494,19 @@ class VirtualHost(QueueOwner):
 
     # --- Queues -------------------------------------------------------------------------------------------------
 
+    def find_queue(self, name: str) -> MessageQueue | None:
+        """The queue called `name`: one that is no stream, a topic, or one partition of a topic; None where nothing is
+        called so."""
+        queue = self.queues.get(name)
+        return queue if queue is not None else self.streams.stream(name)
+
+    def all_queues(self) -> list[MessageQueue]:
+        """All that can be consumed from by a name: queues, and the partitions of all topics."""
+        return [*self.queues.values(), *self.streams.all()]
+
     def queue(self, name: str, connection: object) -> MessageQueue:
         """The queue called `name`, for use by `connection`. NotFound, or ResourceLocked where it is another's."""
-        queue = self.queues.get(name)
+        queue = self.find_queue(name)
         if queue is None:
             raise NotFound(f"no {self.queue_resource(name)}")
         self._check_exclusive(queue, connection)
@@ -506,6 +545,9 @@ class VirtualHost(QueueOwner):
             if default is not None and default.suits(durable, exclusive, auto_delete):
                 arguments = {**arguments, "x-queue-type": default.name}
         current = self.queues.get(name)
+        if current is None and (name in self.topics.by_name or queue_type(arguments) == TYPE_STREAM):
+            # What is no stream may have the name of a topic's partition, but not of a topic.
+            current = self.streams.stream(name)
         if current is not None:
             resource = self.queue_resource(name)
             if exclusive != (current.exclusive_owner is not None):
@@ -513,22 +555,30 @@ class VirtualHost(QueueOwner):
             self._check_exclusive(current, connection)
             compare_flag("durable", resource, durable, current.durable)
             compare_flag("auto_delete", resource, auto_delete, current.auto_delete)
-            compare_queue_arguments(resource, arguments, current.arguments)
+            topic = topic_behind(current)
+            if topic is not None:
+                compare_with_topic(resource, arguments, topic)
+            else:
+                compare_queue_arguments(resource, arguments, current.arguments)
             self.used(current)
             return current
         if name.startswith(RESERVED_PREFIX) and not is_generated:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
-        if name in self.topics.by_name:
-            raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: there is a topic of this name")
         check_queue_arguments(arguments, self.queue_resource(name))
         kind = QUEUE_TYPES[queue_type(arguments)]
         kind.check(self.queue_resource(name), durable, exclusive, auto_delete, is_generated)
+        if kind.name == TYPE_SHARE:
+            self._check_share_queue(name, arguments)
         self._check_queue_count(self.queue_resource(name))
         context = self.context
-        if self.queues_max >= 0 and len(self.queues) - self._reply_queues >= self.queues_max:
+        if self._exceeds_queues_max(1):
             raise PreconditionFailed(
                 f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
             )
+        if kind.create is None:
+            self.topics.create_stream(name, configs_of(arguments), arguments)
+            return self.queue(name, connection)
+        self._name_taken(name)
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
             log_id: i64 = self.catalog.add_queue(row)
@@ -541,7 +591,40 @@ class VirtualHost(QueueOwner):
         queue.arguments = arguments
         queue.exclusive_owner = connection if exclusive else None
         self._add_queue(queue)
+        if isinstance(queue, ShareQueue):
+            self._attach(queue)
+            queue.begin()
         return queue
+
+    def _check_share_queue(self, name: str, arguments: dict[str, object]) -> None:
+        """PreconditionFailed where there can be no such queue over a topic."""
+        resource = self.queue_resource(name)
+        source = arguments.get("x-source-topic")
+        topic = self.topics.by_name.get(source) if isinstance(source, str) else None
+        check_source(arguments, topic, resource, int(self.context.clock.wall_ms()))
+        try:
+            self.groups.shares.ensure(name)
+        except PeerError as error:
+            raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
+
+    def _attach(self, queue: ShareQueue) -> None:
+        source = queue.arguments.get("x-source-topic")
+        topic = self.topics.by_name.get(source) if isinstance(source, str) else None
+        if topic is None:
+            raise CorruptData(f"{self.queue_resource(queue.name)} is over a topic that is not there")
+        queue.attach(self.shares, topic, self.streams)
+
+    def attach_share_queues(self) -> None:
+        """The catalog's topics are there as well now: queues over topics find theirs."""
+        for queue in list(self.queues.values()):
+            if isinstance(queue, ShareQueue):
+                self._attach(queue)
+
+    def _exceeds_queues_max(self, count: i64) -> bool:
+        """Whether so many more queues and partitions are too many for this virtual host."""
+        if self.queues_max < 0:
+            return False
+        return len(self.queues) - self._reply_queues + self.topics.partition_count + count > self.queues_max
 
     def _check_queue_count(self, resource: str) -> None:
         context = self.context
@@ -564,6 +647,8 @@ class VirtualHost(QueueOwner):
         if row.name.startswith(DELAY_QUEUE_PREFIX):
             return self._restore_delay_queue(row)
         kind = QUEUE_TYPES[queue_type(row.arguments)]
+        if kind.create is None:
+            raise CorruptData(f"the catalog has a stream, {self.queue_resource(row.name)}, among its queues")
         available = self.context.store.available
         queue = kind.create(self, self.context, row.name, row.id, available, queue_settings(row.arguments))
         queue.durable = row.durable
@@ -586,6 +671,15 @@ class VirtualHost(QueueOwner):
         """Delete a queue, whatever is in it and whoever consumes from it."""
         if queue.deleted:
             return
+        topic = topic_behind(queue)
+        if topic is not None:
+            if topic.name != queue.name:
+                raise PreconditionFailed(
+                    f"{self.queue_resource(queue.name)} is a partition of the topic '{topic.name}', and is deleted "
+                    "with it only"
+                )
+            self.topics.delete(topic)
+            return
         del self.queues[queue.name]
         self.context.queue_count -= 1
         if queue.name.startswith(REPLY_PREFIX):
@@ -596,8 +690,79 @@ class VirtualHost(QueueOwner):
             self.catalog.delete_queue(queue.log_id)
             self.context.turn.touch()
         queue.delete()
+        if isinstance(queue, ShareQueue):
+            self._forget_group_of(queue)
         self.groups.offsets.topic_deleted(queue.name)
         self._bindings_removed(leading_here)
+
+    # --- Topics -------------------------------------------------------------------------------------------------
+
+    def check_room(self, resource: str, count: i64) -> None:
+        context = self.context
+        if context.queue_count + count > context.queues_max:
+            raise LimitExceeded(f"the node's limit of {context.queues_max} queues and partitions is reached")
+        if self._exceeds_queues_max(count):
+            raise LimitExceeded(
+                f"cannot declare {resource}: queue limit in vhost '{self.name}' ({self.queues_max}) is reached"
+            )
+
+    def topic_made(self, topic: Topic) -> None:
+        self._name_taken(topic.name)
+        self.streams.apply_policies(topic)
+
+    def _name_taken(self, name: str) -> None:
+        """What comes now has a name by which a topic's partition was known: it has no bindings nor consumers yet."""
+        partition = self.streams.forget(name)
+        if isinstance(partition, StreamQueue):
+            self._unbind_stream(partition)
+            partition.cancel_consumers()
+
+    def _unbind_stream(self, stream: MessageQueue) -> None:
+        leading_here = self.router.unbind_destination(stream)
+        for binding in leading_here:
+            source, destination = binding.source, binding.destination
+            if source.durable:
+                row = BindingRow(
+                    self.name, source.name, destination.kind, destination.name, binding.routing_key, binding.arguments
+                )
+                self.catalog.delete_binding(row)
+        self._bindings_removed(leading_here)
+
+    def topic_grows(self, topic: Topic) -> None:
+        # One partition has the name of its topic only as long as there is no other.
+        self._grown = self.streams.forget(topic.name) if len(topic.partitions) == 1 else None
+
+    def topics_changed(self) -> None:
+        partition, self._grown = self._grown, None
+        if isinstance(partition, StreamQueue):
+            whole = self.streams.stream(partition.name)
+            if whole is not None:
+                for binding in self.router.unbind_destination(partition):
+                    # The catalog knows it by the name, which stays.
+                    binding.source.bind(whole, binding.routing_key, binding.arguments)
+            partition.cancel_consumers()
+        self.router.changed()
+
+    def topic_deleted(self, topic: Topic) -> None:
+        for stream in self.streams.forget_topic(topic):
+            self._unbind_stream(stream)
+            stream.delete()
+        self.groups.offsets.topic_deleted(topic.name)
+        for queue in list(self.queues.values()):
+            if isinstance(queue, ShareQueue) and queue.topic is topic:
+                self.remove_queue(queue)
+        self.shares.topic_deleted(topic.name)
+        self.router.changed()
+
+    def _forget_group_of(self, queue: ShareQueue) -> None:
+        """With a queue over a topic goes what it has worked off, unless Kafka's consumers go on with it."""
+        group = self.groups.store.groups.get(queue.name)
+        if (group is None or group.is_empty) and not self.shares.is_read(queue.name):
+            if group is not None:
+                self.groups.delete(queue.name)
+            self.shares.delete_group(queue.name)
+
+    # --- The life of queues -------------------------------------------------------------------------------------
 
     def consumers_gone(self, queue: MessageQueue) -> None:
         if queue.auto_delete:
@@ -637,7 +802,7 @@ class VirtualHost(QueueOwner):
 
     def check_consumable(self, queue: MessageQueue, exclusive: bool) -> None:
         """AccessRefused where another consumer has, or this one cannot have, the queue for itself."""
-        if queue.partition is not None:
+        if topic_behind(queue) is not None:
             # A stream's consumers take nothing from each other, and RabbitMQ lets any of them be exclusive.
             return
         consumers = queue.consumers

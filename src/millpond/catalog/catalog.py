@@ -360,8 +360,10 @@ class Catalog:
                     )
                 ],
                 topics=[
-                    TopicRow(vhost, name, number, decode_table(text))
-                    for vhost, name, number, text in self._rows(sql.SELECT_TOPICS, str, str, str, str)
+                    TopicRow(vhost, name, number, decode_table(text), None if said is None else decode_table(said))
+                    for vhost, name, number, text, said in self._rows(
+                        sql.SELECT_TOPICS, str, str, str, str, _OptionalText
+                    )
                 ],
                 partitions=[PartitionRow(*row) for row in self._rows(sql.SELECT_PARTITIONS, str, str, int, int)],
                 bindings=[
@@ -482,7 +484,8 @@ class Catalog:
 
     def put_topic(self, row: TopicRow) -> None:
         """Add a topic, still without partitions, or change the configuration of one."""
-        self._change(sql.PUT_TOPICS, (row.vhost, row.name, row.id, encode(row.configs)))
+        arguments = None if row.arguments is None else encode(row.arguments)
+        self._change(sql.PUT_TOPICS, (row.vhost, row.name, row.id, encode(row.configs), arguments))
 
     def add_partition(self, row: PartitionRow) -> int:
         """Add a partition to a topic, giving it an id: `row.id` is not looked at. No log ever had this id."""

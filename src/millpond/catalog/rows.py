@@ -78,12 +78,14 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class TopicRow:
-    """`id` is 32 hexadecimal digits; `configs` has what differs from the defaults, as texts."""
+    """`id` is 32 hexadecimal digits; `configs` has what differs from the defaults, as texts. `arguments` are those of
+    the stream that AMQP has declared; None where the topic was made in another way."""
 
     vhost: str
     name: str
     id: str
     configs: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

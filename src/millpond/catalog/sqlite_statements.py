@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 # The schema's versions, oldest first: the revisions in `migrations/versions/`.
-VERSIONS: Final = ("0001", "0002", "0003",)
+VERSIONS: Final = ("0001", "0002", "0003", "0004",)
 
 SCHEMA: Final = (
     "CREATE TABLE bindings ( vhost TEXT NOT NULL, source TEXT NOT NULL, destination_type TEXT NOT NULL, destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL, PRIMARY KEY (vhost, source, destination_type, destination, routing_key, arguments) ) WITHOUT ROWID",
@@ -20,7 +20,7 @@ SCHEMA: Final = (
     'CREATE TABLE queues ( vhost TEXT NOT NULL, name TEXT NOT NULL, durable BOOLEAN NOT NULL, auto_delete BOOLEAN NOT NULL, "exclusive" BOOLEAN NOT NULL, arguments TEXT NOT NULL, id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, UNIQUE (vhost, name) )',
     "CREATE TABLE settings ( name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name) ) WITHOUT ROWID",
     "CREATE TABLE topic_permissions ( user TEXT NOT NULL, vhost TEXT NOT NULL, exchange TEXT NOT NULL, write TEXT NOT NULL, read TEXT NOT NULL, PRIMARY KEY (user, vhost, exchange) ) WITHOUT ROWID",
-    "CREATE TABLE topics ( vhost TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL, configs TEXT NOT NULL, PRIMARY KEY (vhost, name) ) WITHOUT ROWID",
+    "CREATE TABLE topics ( vhost TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL, configs TEXT NOT NULL, arguments TEXT, PRIMARY KEY (vhost, name) ) WITHOUT ROWID",
     "CREATE TABLE users ( name TEXT NOT NULL, password_hash TEXT, tags TEXT NOT NULL, PRIMARY KEY (name) ) WITHOUT ROWID",
     "CREATE TABLE vhosts ( name TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, default_queue_type TEXT NOT NULL, PRIMARY KEY (name) ) WITHOUT ROWID",
     "CREATE TABLE alembic_version ( version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num) )",
@@ -35,7 +35,7 @@ SELECT_POLICIES: Final = "SELECT policies.vhost, policies.name, policies.kind, p
 SELECT_QUEUES: Final = 'SELECT queues.vhost, queues.name, queues.durable, queues.auto_delete, queues."exclusive", queues.arguments, queues.id FROM queues'
 SELECT_SETTINGS: Final = "SELECT settings.name, settings.value FROM settings"
 SELECT_TOPIC_PERMISSIONS: Final = "SELECT topic_permissions.user, topic_permissions.vhost, topic_permissions.exchange, topic_permissions.write, topic_permissions.read FROM topic_permissions"
-SELECT_TOPICS: Final = "SELECT topics.vhost, topics.name, topics.id, topics.configs FROM topics"
+SELECT_TOPICS: Final = "SELECT topics.vhost, topics.name, topics.id, topics.configs, topics.arguments FROM topics"
 SELECT_USERS: Final = "SELECT users.name, users.password_hash, users.tags FROM users"
 SELECT_VHOSTS: Final = "SELECT vhosts.name, vhosts.description, vhosts.tags, vhosts.default_queue_type FROM vhosts"
 SELECT_ALEMBIC_VERSION: Final = "SELECT alembic_version.version_num FROM alembic_version"
@@ -48,7 +48,7 @@ PUT_VHOSTS: Final = "INSERT INTO vhosts (name, description, tags, default_queue_
 PUT_USERS: Final = "INSERT INTO users (name, password_hash, tags) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET password_hash = excluded.password_hash, tags = excluded.tags"
 PUT_PERMISSIONS: Final = "INSERT INTO permissions (user, vhost, configure, write, read) VALUES (?, ?, ?, ?, ?) ON CONFLICT (user, vhost) DO UPDATE SET configure = excluded.configure, write = excluded.write, read = excluded.read"
 PUT_TOPIC_PERMISSIONS: Final = "INSERT INTO topic_permissions (user, vhost, exchange, write, read) VALUES (?, ?, ?, ?, ?) ON CONFLICT (user, vhost, exchange) DO UPDATE SET write = excluded.write, read = excluded.read"
-PUT_TOPICS: Final = "INSERT INTO topics (vhost, name, id, configs) VALUES (?, ?, ?, ?) ON CONFLICT (vhost, name) DO UPDATE SET id = excluded.id, configs = excluded.configs"
+PUT_TOPICS: Final = "INSERT INTO topics (vhost, name, id, configs, arguments) VALUES (?, ?, ?, ?, ?) ON CONFLICT (vhost, name) DO UPDATE SET id = excluded.id, configs = excluded.configs, arguments = excluded.arguments"
 PUT_POLICIES: Final = "INSERT INTO policies (vhost, name, kind, pattern, apply_to, definition, priority) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (vhost, name, kind) DO UPDATE SET pattern = excluded.pattern, apply_to = excluded.apply_to, definition = excluded.definition, priority = excluded.priority"
 PUT_PARAMETERS: Final = "INSERT INTO parameters (vhost, component, name, value) VALUES (?, ?, ?, ?) ON CONFLICT (vhost, component, name) DO UPDATE SET value = excluded.value"
 PUT_BINDINGS: Final = "INSERT INTO bindings (vhost, source, destination_type, destination, routing_key, arguments) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

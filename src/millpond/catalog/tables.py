@@ -105,6 +105,8 @@ topics: Final = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("configs", sa.Text, nullable=False),
+    # What AMQP said when it declared the topic as a stream.
+    sa.Column("arguments", sa.Text, nullable=True),
     sqlite_with_rowid=False,
 )
 

@@ -321,6 +321,7 @@ class Node:
         await self._close_connections()
         if self._broker is not None:
             self._broker.groups.stop()
+            self._broker.shares.stop()
             self._broker.turn.end()
             await self._last_checkpoint()
         if self._journal is not None:
@@ -381,6 +382,12 @@ def _group_settings(settings: Settings) -> GroupSettings:
         session_timeout_max_ms=settings.group_session_timeout_max_ms,
         initial_rebalance_delay_ms=settings.group_initial_rebalance_delay_ms,
         members_max=settings.group_members_max,
+        consumer_session_timeout_ms=settings.group_consumer_session_timeout_ms,
+        consumer_heartbeat_interval_ms=settings.group_consumer_heartbeat_interval_ms,
+        consumer_migration_policy=settings.group_consumer_migration_policy,
+        share_session_timeout_ms=settings.group_share_session_timeout_ms,
+        share_heartbeat_interval_ms=settings.group_share_heartbeat_interval_ms,
+        share_members_max=settings.group_share_members_max,
         offsets_retention_ms=settings.offsets_retention_minutes * MINUTE_MS,
     )
 

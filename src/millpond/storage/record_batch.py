@@ -132,6 +132,32 @@ class BatchBuilder:
         write_varint(body, header_size)
         body.write(header_value)
 
+    def append_encoded(
+        self, offset_delta: i64, timestamp_ms: i64, key: bytes | None, value: bytes | None, headers: bytes
+    ) -> None:
+        """Add any record, whose headers are as `encode_headers` has them. As `append` otherwise."""
+        timestamp_delta = self._begin(offset_delta, timestamp_ms)
+        key_size: i64 = -1 if key is None else len(key)
+        value_size: i64 = -1 if value is None else len(value)
+        body = self._body
+        length: i64 = 1 + _varint_size(timestamp_delta) + _varint_size(offset_delta) + len(headers)
+        length += _varint_size(key_size) + _varint_size(value_size)
+        if key_size > 0:
+            length += key_size
+        if value_size > 0:
+            length += value_size
+        write_varint(body, length)
+        body.append(0)
+        write_varint(body, timestamp_delta)
+        write_varint(body, offset_delta)
+        write_varint(body, key_size)
+        if key is not None:
+            body.write(key)
+        write_varint(body, value_size)
+        if value is not None:
+            body.write(value)
+        body.write(headers)
+
     def append_with_headers(
         self,
         offset_delta: i64,
@@ -141,19 +167,7 @@ class BatchBuilder:
         headers: list[tuple[bytes, bytes | None]],
     ) -> None:
         """Add any record. As `append` otherwise."""
-        timestamp_delta = self._begin(offset_delta, timestamp_ms)
-        record = BytesWriter()
-        record.append(0)
-        write_varint(record, timestamp_delta)
-        write_varint(record, offset_delta)
-        _write_optional(record, key)
-        _write_optional(record, value)
-        write_varint(record, len(headers))
-        for header_key, header_value in headers:
-            _write_optional(record, header_key)
-            _write_optional(record, header_value)
-        write_varint(self._body, len(record))
-        self._body.write(record.getvalue())
+        self.append_encoded(offset_delta, timestamp_ms, key, value, encode_headers(headers))
 
     def finish(self, base_offset: i64, last_offset_delta: i64) -> bytes:
         """The complete batch. `last_offset_delta` may be beyond the last record's, also when there is no record at
@@ -226,6 +240,70 @@ def _write_optional(writer: BytesWriter, data: bytes | None) -> None:
     else:
         write_varint(writer, len(data))
         writer.write(data)
+
+
+def encode_headers(headers: list[tuple[bytes, bytes | None]]) -> bytes:
+    """A record's headers as they stand in it: their count, then each of them."""
+    writer = BytesWriter()
+    write_varint(writer, len(headers))
+    write_headers(writer, headers)
+    return writer.getvalue()
+
+
+def write_headers(writer: BytesWriter, headers: list[tuple[bytes, bytes | None]]) -> None:
+    """Append a record's headers, without their count."""
+    for key, value in headers:
+        _write_optional(writer, key)
+        _write_optional(writer, value)
+
+
+def decode_headers(raw: bytes, count_max: i64 = _OFFSET_DELTA_MAX) -> list[tuple[bytes, bytes | None]]:
+    """The headers that `encode_headers` gives, in their order, the first `count_max` of them. Raises CorruptData."""
+    end: i64 = len(raw)
+    count, position = _varint_at(raw, 0, end)
+    # The shortest header takes two bytes.
+    if count < 0 or count * 2 > end - position:
+        raise CorruptData(f"a record of {count} headers")
+    headers: list[tuple[bytes, bytes | None]] = []
+    left: i64 = min(count, count_max)
+    while left > 0:
+        size, position = _varint_at(raw, position, end)
+        if size < 0 or size > end - position:
+            raise CorruptData(f"a header's key of {size} bytes does not fit into its record")
+        key = raw[position : position + size]
+        size, position = _varint_at(raw, position + size, end)
+        if size == -1:
+            headers.append((key, None))
+        elif size < 0 or size > end - position:
+            raise CorruptData(f"a header of {size} bytes does not fit into its record")
+        else:
+            headers.append((key, raw[position : position + size]))
+            position += size
+        left -= 1
+    if count <= count_max and position != end:
+        raise CorruptData("bytes follow the last header of a record")
+    return headers
+
+
+def _varint_at(data: bytes, position: i64, end: i64) -> tuple[i64, i64]:
+    """The number at `position`, and where it ends."""
+    shift: i64 = 0
+    zigzag: i64 = 0
+    while True:
+        if position >= end:
+            raise CorruptData("a number is cut off at the end of its record")
+        byte: i64 = data[position]
+        position += 1
+        zigzag |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+        if shift > 63:
+            raise CorruptData("a number of more than 64 bits")
+    if shift == 63 and byte > 1:
+        raise CorruptData("a number of more than 64 bits")
+    # The mask makes the shift one of an unsigned number.
+    return ((zigzag >> 1) & 0x7FFF_FFFF_FFFF_FFFF) ^ -(zigzag & 1), position
 
 
 @final
@@ -301,10 +379,10 @@ class RecordReader:
         while reader.next():
             ... reader.offset, reader.timestamp_ms, reader.key, reader.value, reader.header_value
 
-    `header_value` is the reserved header's, None where there is none; `start` and `end` are where the record is in the
-    batch. Every length is checked against what is left,
-    although the checksum was right: it says that the bytes are as written, not that the writer was right. Raises
-    CorruptData; also for compressed records, which must be decompressed first.
+    `header_value` is the reserved header's, None where there is none, and the last one's where there are several;
+    `start` and `end` are where the record is in the batch. Every length is checked against what is left, although the
+    checksum was right: it says that the bytes are as written, not that the writer was right. Raises CorruptData; also
+    for compressed records, which must be decompressed first.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -320,7 +398,7 @@ class RecordReader:
         self.timestamp_ms: i64 = -1
         self.key: bytes | None = None
         self.value: bytes | None = None
-        self.header_value: bytes | None = None
+        self.header_count: i64 = 0
         self.start: i64 = HEADER_BYTES
         self.end: i64 = HEADER_BYTES
         self._data: Final = data
@@ -329,8 +407,12 @@ class RecordReader:
         self._end: i64 = len(data)
         self._left: i64 = header.record_count
         self._last_delta: i64 = -1
+        # Where the headers are: their count, the first one, the reserved one and its value.
+        self._count_at: i64 = 0
         self._headers_at: i64 = 0
-        self._header_count: i64 = 0
+        self._reserved_at: i64 = 0
+        self._reserved_value_at: i64 = 0
+        self._reserved_end: i64 = 0
 
     def next(self) -> bool:
         """Go to the next record; False where there is none."""
@@ -363,43 +445,59 @@ class RecordReader:
             self.timestamp_ms = self.header.base_timestamp_ms + timestamp_delta
         self.key = self._bytes()
         self.value = self._bytes()
-        self._read_reserved_header()
+        self._read_headers()
         if self._position != end:
             raise CorruptData("a record is longer than its fields")
         self._left -= 1
         return True
 
+    @property
+    def header_value(self) -> bytes | None:
+        return self._data[self._reserved_value_at : self._reserved_end] if self._reserved_value_at > 0 else None
+
+    @property
+    def headers_raw(self) -> bytes:
+        """All headers of the present record as they stand in it: their count, then each of them."""
+        return self._data[self._count_at : self.end]
+
+    @property
+    def headers_before(self) -> bytes | None:
+        """The headers before the reserved one, without their count. None where it is not the last one."""
+        return self._data[self._headers_at : self._reserved_at] if self._reserved_end == self.end else None
+
     def headers(self) -> list[tuple[bytes, bytes | None]]:
         """All headers of the present record, in their order."""
-        position, end = self._position, self._end
-        self._position = self._headers_at
-        headers: list[tuple[bytes, bytes | None]] = []
-        count: i64 = self._header_count
-        while count > 0:
-            key = self._bytes()
-            if key is None:
-                raise CorruptData("a record header without a key")
-            headers.append((key, self._bytes()))
-            count -= 1
-        self._position, self._end = position, end
-        return headers
+        return decode_headers(self.headers_raw)
 
-    def _read_reserved_header(self) -> None:
-        """Check all headers, and keep the reserved one's value."""
-        self.header_value = None
+    def _read_headers(self) -> None:
+        """Check all headers, and find the reserved one."""
+        self._reserved_value_at = 0
+        self._reserved_end = 0
+        self._count_at = self._position
         count = self._varint()
         # The shortest header takes two bytes.
         if count < 0 or count * 2 > self._end - self._position:
             raise CorruptData(f"a record of {count} headers")
         self._headers_at = self._position
-        self._header_count = count
+        self.header_count = count
+        data = self._data
         while count > 0:
-            key = self._bytes()
-            if key is None:
-                raise CorruptData("a record header without a key")
-            value = self._bytes()
-            if key == RESERVED_HEADER:
-                self.header_value = value
+            begin: i64 = self._position
+            size = self._varint()
+            if size < 0 or size > self._end - self._position:
+                raise CorruptData(f"a header's key of {size} bytes does not fit into its record")
+            after: i64 = self._position + size
+            is_reserved = size == _RESERVED_BYTES and data[after - size : after] == RESERVED_HEADER
+            self._position = after
+            size = self._varint()
+            if size < -1 or size > self._end - self._position:
+                raise CorruptData(f"a header of {size} bytes does not fit into its record")
+            if is_reserved and size >= 0:
+                self._reserved_at = begin
+                self._reserved_value_at = self._position
+                self._reserved_end = self._position + size
+            if size > 0:
+                self._position += size
             count -= 1
 
     def _bytes(self) -> bytes | None:

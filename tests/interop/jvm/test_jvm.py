@@ -5,9 +5,7 @@ What is tried out with the client is written in its own language, beside this fi
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import urllib.request
 import uuid
@@ -20,49 +18,29 @@ import pytest
 from tests.support.broker_process import BrokerProcess
 from tests.support.endpoint import Endpoint
 from tests.support.foreign_client import actions_on, names_in, play
+from tests.support.java import compiled, fetched, java
 from tests.support.waiting import eventually
 
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.java"))
 SCENARIOS = HERE / "Scenarios.java"
-FETCH_DEADLINE_S = 300
 PERF_TEST_DEADLINE_S = 90
 
 
 @pytest.fixture(scope="session")
 def jars(packages: Path) -> str:
-    """The class path of the client, of PerfTest and of what they need; fetched by Maven when it is not there."""
-    for tool in ("java", "javac", "mvn"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not on the PATH: install a JDK 17 or newer, and Maven")
-    folder = packages / "jvm"
-    folder.mkdir(exist_ok=True)
-    wanted = (HERE / "pom.xml").read_text()
-    stamp = folder / "pom.xml"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        shutil.rmtree(folder / "jars", ignore_errors=True)
-        maven = ["mvn", "--batch-mode", "--quiet", "--file", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
-        maven += ["-DincludeScope=runtime", f"-DoutputDirectory={folder / 'jars'}"]
-        done = subprocess.run(maven, capture_output=True, text=True, timeout=FETCH_DEADLINE_S)
-        if done.returncode != 0:
-            pytest.skip(f"Maven could not fetch the client: {done.stdout.strip().splitlines()[:1]}")
-        stamp.write_text(wanted)
-    return str(folder / "jars" / "*")
+    """The class path of the client, of PerfTest and of what they need."""
+    return fetched(HERE / "pom.xml", packages / "jvm")
 
 
 @pytest.fixture(scope="session")
 def class_path(jars: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The scenarios, compiled."""
-    folder = tmp_path_factory.mktemp("classes")
-    javac = ["javac", "-Xlint:all,-processing,-classfile", "-Werror", "-cp", jars, "-d", str(folder)]
-    done = subprocess.run([*javac, *map(str, SOURCES)], capture_output=True, text=True, timeout=FETCH_DEADLINE_S)
-    assert done.returncode == 0, done.stderr
-    return f"{folder}{os.pathsep}{jars}"
+    return compiled(SOURCES, jars, tmp_path_factory.mktemp("classes"))
 
 
 def scenario_command(class_path: str, url: str, name: str) -> list[str]:
-    # A scenario lives for a second: the second compiler would only keep the cores busy.
-    return ["java", "-XX:TieredStopAtLevel=1", "-cp", class_path, "Scenarios", url, name]
+    return java(class_path, "Scenarios", url, name)
 
 
 @pytest.mark.parametrize("name", names_in(SCENARIOS))

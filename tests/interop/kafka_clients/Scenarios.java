@@ -1,22 +1,20 @@
 // What Java services do with Apache Kafka's own clients.
 //
-// `java Scenarios HOST:PORT NAME` plays one scenario; its exit code tells whether it passed.
+// `java Scenarios` plays the scenario that a line on its standard input names, and says `passed` or `failed`; then it
+// reads the next one. A line has the broker's HOST:PORT, the scenario's name, and settings of the clients, KEY=VALUE,
+// with tabs between them.
 
 import java.nio.charset.StandardCharsets;
-import java.time.Duration;
 import java.util.ArrayList;
-import java.util.Collection;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
-import java.util.UUID;
-import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
-import java.util.function.BooleanSupplier;
-import org.apache.kafka.clients.admin.Admin;
+import java.util.function.Function;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.MemberToRemove;
@@ -27,9 +25,7 @@ import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.admin.RemoveMembersFromConsumerGroupOptions;
 import org.apache.kafka.clients.consumer.Consumer;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
-import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
-import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.Producer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
@@ -40,27 +36,30 @@ import org.apache.kafka.common.errors.GroupNotEmptyException;
 import org.apache.kafka.common.errors.RecordTooLargeException;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
-import org.apache.kafka.common.serialization.StringDeserializer;
-import org.apache.kafka.common.serialization.StringSerializer;
 
-public final class Scenarios {
-    private static final long DEADLINE_MS = 20_000;
-    private static final Duration POLL = Duration.ofMillis(50);
-    private static final Map<String, Play> SCENARIOS = new LinkedHashMap<>();
+public final class Scenarios extends Clients {
+    private static final Map<String, OnBroker> PLAYS = new LinkedHashMap<>();
 
-    private final String server;
-    private final Admin admin;
-
-    interface Play {
-        void play(Scenarios scenarios) throws Exception;
+    interface Play<C> {
+        void play(C scenarios) throws Exception;
     }
 
-    interface Act {
-        void act() throws Exception;
+    private interface OnBroker {
+        void on(Broker broker) throws Exception;
     }
 
-    static void scenario(String name, Play play) {
-        SCENARIOS.put(name, play);
+    static <C extends Clients> void scenario(String name, Function<Broker, C> of, Play<C> play) {
+        PLAYS.put(
+                name,
+                broker -> {
+                    try (C scenarios = of.apply(broker)) {
+                        play.play(scenarios);
+                    }
+                });
+    }
+
+    private static void scenario(String name, Play<Scenarios> play) {
+        scenario(name, Scenarios::new, play);
     }
 
     static {
@@ -74,17 +73,34 @@ public final class Scenarios {
         scenario("configurations are administered", Scenarios::configurations);
         scenario("groups are administered", Scenarios::groups);
         scenario("a record that is too large is refused", Scenarios::tooLarge);
+        Groups.scenarios();
+        ShareGroups.scenarios();
+        Transactions.scenarios();
+        Administration.scenarios();
+        Security.scenarios();
+        Restarts.scenarios();
     }
 
-    private Scenarios(String server) {
-        this.server = server;
-        this.admin = Admin.create(Map.of("bootstrap.servers", server));
+    private Scenarios(Broker broker) {
+        super(broker);
     }
 
     public static void main(String[] arguments) throws Exception {
-        Scenarios scenarios = new Scenarios(arguments[0]);
-        SCENARIOS.get(arguments[1]).play(scenarios);
-        scenarios.admin.close();
+        for (String line = ANSWERS.readLine(); line != null; line = ANSWERS.readLine()) {
+            String[] words = line.split("\t");
+            Map<String, String> settings = new HashMap<>();
+            for (String setting : Arrays.asList(words).subList(2, words.length)) {
+                String[] pair = setting.split("=", 2);
+                settings.put(pair[0], pair[1]);
+            }
+            try {
+                PLAYS.get(words[1]).on(new Broker(words[0], settings));
+                System.out.println("passed");
+            } catch (Exception | AssertionError error) {
+                error.printStackTrace(System.out);
+                System.out.println("failed");
+            }
+        }
     }
 
     // --- The scenarios ---------------------------------------------------------------------------------------------
@@ -262,112 +278,8 @@ public final class Scenarios {
         }
     }
 
-    // --- What they share -------------------------------------------------------------------------------------------
-
-    private static String unique(String stem) {
-        return stem + "-" + UUID.randomUUID();
-    }
-
-    private String topic(int partitions, Map<String, String> configuration) throws Exception {
-        String topic = unique("java");
-        admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configuration))).all().get();
-        eventually(() -> partitions(topic) == partitions, "the topic");
-        return topic;
-    }
-
-    private int partitions(String topic) {
-        try {
-            return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().size();
-        } catch (ExecutionException | InterruptedException error) {
-            return 0;
-        }
-    }
-
-    private String value(ConfigResource resource, String name) {
-        try {
-            return admin.describeConfigs(List.of(resource)).all().get().get(resource).get(name).value();
-        } catch (ExecutionException | InterruptedException error) {
-            throw new AssertionError(error);
-        }
-    }
-
-    private GroupState state(String group) {
-        try {
-            return admin.describeConsumerGroups(List.of(group)).all().get().get(group).groupState();
-        } catch (ExecutionException | InterruptedException error) {
-            throw new AssertionError(error);
-        }
-    }
-
-    private Producer<String, String> producer(Map<String, Object> more) {
-        Map<String, Object> settings = new HashMap<>(more);
-        settings.put("bootstrap.servers", server);
-        return new KafkaProducer<>(settings, new StringSerializer(), new StringSerializer());
-    }
-
-    private Consumer<String, String> consumer(String group, Map<String, Object> more) {
-        Map<String, Object> settings = new HashMap<>(more);
-        settings.put("bootstrap.servers", server);
-        settings.put("auto.offset.reset", "earliest");
-        settings.putIfAbsent("enable.auto.commit", false);
-        settings.put("session.timeout.ms", 10_000);
-        settings.put("heartbeat.interval.ms", 200);
-        if (group != null) {
-            settings.put("group.id", group);
-        }
-        return new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
-    }
-
     private static String assignor(String strategy) {
         String stem = strategy.equals("range") ? "Range" : "CooperativeSticky";
         return "org.apache.kafka.clients.consumer." + stem + "Assignor";
-    }
-
-    private void produce(String topic, int count) {
-        try (Producer<String, String> producer = producer(Map.of())) {
-            for (int number = 0; number < count; number++) {
-                producer.send(new ProducerRecord<>(topic, 0, null, "" + number));
-            }
-        }
-    }
-
-    private List<ConsumerRecord<String, String>> read(String topic, int count) throws Exception {
-        List<ConsumerRecord<String, String>> got = new ArrayList<>();
-        try (Consumer<String, String> consumer = consumer(null, Map.of())) {
-            consumer.assign(List.of(new TopicPartition(topic, 0)));
-            eventually(() -> poll(consumer, got) && got.size() >= count, count + " records");
-        }
-        check(got.size() == count, "no more than " + count + " records");
-        return got;
-    }
-
-    /** Always true, so that it can stand before what it is to bring about. */
-    private static boolean poll(Consumer<String, String> consumer, Collection<ConsumerRecord<String, String>> into) {
-        consumer.poll(POLL).forEach(into::add);
-        return true;
-    }
-
-    private static void eventually(BooleanSupplier condition, String what) throws InterruptedException {
-        long giveUpAt = System.currentTimeMillis() + DEADLINE_MS;
-        while (!condition.getAsBoolean()) {
-            check(System.currentTimeMillis() < giveUpAt, "not in time: " + what);
-            Thread.sleep(10);
-        }
-    }
-
-    private static void refused(Class<? extends Exception> kind, Act act) throws Exception {
-        try {
-            act.act();
-        } catch (ExecutionException error) {
-            check(kind.isInstance(error.getCause()), kind.getSimpleName() + " instead of " + error.getCause());
-            return;
-        }
-        check(false, "not refused: " + kind.getSimpleName());
-    }
-
-    private static void check(boolean condition, String what) {
-        if (!condition) {
-            throw new AssertionError(what);
-        }
     }
 }

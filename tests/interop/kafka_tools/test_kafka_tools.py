@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 import uuid
@@ -14,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.java import FETCH_DEADLINE_S, fetched, java
 from tests.support.kafka_client import CODECS, ConfluentClient, Message, numbered, read_to_the_end
 
 HERE = Path(__file__).parent
-FETCH_DEADLINE_S = 600
 TOOL_DEADLINE_S = 60
 TOOLS = "org.apache.kafka.tools"
 
@@ -26,23 +25,7 @@ pytestmark = pytest.mark.timeout(FETCH_DEADLINE_S + 5 * TOOL_DEADLINE_S)
 
 @pytest.fixture(scope="session")
 def class_path(packages: Path) -> str:
-    """The tools and what they need; fetched by Maven when they are not there, or not those that are asked for."""
-    for tool in ("java", "mvn"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not on the PATH: install a JDK 17 or newer, and Maven")
-    folder = packages / "kafka_tools"
-    folder.mkdir(exist_ok=True)
-    wanted = (HERE / "pom.xml").read_text()
-    stamp = folder / "pom.xml"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        shutil.rmtree(folder / "jars", ignore_errors=True)
-        maven = ["mvn", "--batch-mode", "--quiet", "--file", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
-        maven += ["-DincludeScope=runtime", f"-DoutputDirectory={folder / 'jars'}"]
-        done = subprocess.run(maven, capture_output=True, text=True, timeout=FETCH_DEADLINE_S)
-        if done.returncode != 0:
-            pytest.skip(f"Maven could not fetch Apache Kafka's tools: {done.stdout.strip().splitlines()[:1]}")
-        stamp.write_text(wanted)
-    return str(folder / "jars" / "*")
+    return fetched(HERE / "pom.xml", packages / "kafka_tools")
 
 
 Run = Callable[..., str]
@@ -53,11 +36,9 @@ def run(class_path: str, kafka: str) -> Run:
     """Runs a tool against the broker and returns what it has printed."""
 
     def run_tool(tool: str, *arguments: str, standard_input: str = "", server: str = "--bootstrap-server") -> str:
-        # A tool lives for a second: the second compiler would only keep the cores busy.
-        java = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", class_path, tool]
         connection = [server, kafka] if server else []
         done = subprocess.run(
-            [*java, *connection, *arguments],
+            [*java(class_path, tool), *connection, *arguments],
             input=standard_input,
             capture_output=True,
             text=True,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,8 @@ from tests.broker.life import Life
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, INIT_PRODUCER_ID = 0, 1, 2, 3, 18, 22
 CLIENT_ID = "test"
+# Of no topic.
+UNKNOWN_ID = b"\x01" * 16
 HOST, PORT = "127.0.0.1", 9092
 # Turns that a broker may take to come to rest.
 TURNS_MAX = 10_000
@@ -288,9 +290,20 @@ class Client:
         """A request as bytes, and its correlation id; `take` then knows that its answer is to come."""
         correlation_id = self._next_id
         self._next_id += 1
+        if api_key in (PRODUCE, FETCH) and version >= 13:
+            tree = {key: self._with_ids(value) if isinstance(value, list) else value for key, value in tree.items()}
         if api_key != PRODUCE or tree.get("acks") != 0:
             self._asked.append((correlation_id, api_key, version))
         return request_bytes(api_key, version, correlation_id, encoded_request(api_key, version, tree)), correlation_id
+
+    def _with_ids(self, topics: list[Any]) -> list[Any]:
+        """Newer versions name topics by their ids. One that there is not has an id all the same."""
+        found = self.pond.broker.vhosts["/"].topics.by_name
+        named: list[Any] = []
+        for topic in topics:
+            name = topic.get("topic", topic.get("name"))
+            named.append({**topic, "topic_id": found[name].id if name in found else UNKNOWN_ID})
+        return named
 
     def take_all(self) -> list[Any]:
         """All responses that have come, by kio's definitions. They are those to the oldest requests, in their order."""
@@ -408,6 +421,7 @@ def fetch_tree(
     session_id: int = 0,
     session_epoch: int = -1,
     isolation_level: int = 0,
+    forgotten: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, object]:
     """A fetch of the partitions from the offsets on."""
     return {
@@ -435,7 +449,9 @@ def fetch_tree(
             }
             for name, partitions in topics.items()
         ],
-        "forgotten_topics_data": [],
+        "forgotten_topics_data": [
+            {"topic": name, "partitions": list(partitions)} for name, partitions in (forgotten or {}).items()
+        ],
         "rack_id": "",
     }
 

@@ -171,7 +171,7 @@ def test_a_large_request_that_never_comes_takes_no_memory(pond: Pond, client: Cl
 
 @pytest.mark.parametrize(
     ("api_key", "version"),
-    [(PRODUCE, 2), (PRODUCE, 13), (PRODUCE, -1), (FETCH, 3), (FETCH, 13), (METADATA, 13), (12345, 0), (-1, 0)],
+    [(PRODUCE, 2), (PRODUCE, 14), (PRODUCE, -1), (FETCH, 3), (FETCH, 19), (METADATA, 13), (12345, 0), (-1, 0)],
 )
 def test_a_version_that_is_not_spoken_closes_the_connection(
     pond: Pond, client: Client, api_key: int, version: int

@@ -13,6 +13,7 @@ from millpond.protocols.kafka import errors
 from tests.protocols.kafka.harness import (
     FETCH,
     PRODUCE,
+    UNKNOWN_ID,
     Client,
     DurablePond,
     Pond,
@@ -25,7 +26,7 @@ from tests.protocols.kafka.harness import (
     split_batches,
 )
 
-VERSIONS = range(4, 13)
+VERSIONS = range(4, 19)
 every_version = pytest.mark.parametrize("version", VERSIONS)
 A_DAY_MS = 86_400_000
 
@@ -53,9 +54,18 @@ def test_every_field_of_an_answer(pond: Pond, client: Client, version: int) -> N
     response = client.call(FETCH, version, **tree)
     assert response.throttle_time.total_seconds() == 0
     if version >= 7:
-        assert (response.error_code.value, response.session_id) == (0, 0)
+        assert response.error_code.value == 0
+        assert response.session_id != 0
+    names = {pond.broker.vhosts["/"].topics.by_name[name].id: name for name in ("a", "b")} | {UNKNOWN_ID: "none"}
+    unknown = errors.UNKNOWN_TOPIC_ID if version >= 13 else errors.UNKNOWN_TOPIC_OR_PARTITION
     found = [
-        (topic.topic, part.partition_index, part.error_code.value, part.high_watermark, part.last_stable_offset)
+        (
+            names[topic.topic_id.bytes] if version >= 13 else topic.topic,
+            part.partition_index,
+            part.error_code.value,
+            part.high_watermark,
+            part.last_stable_offset,
+        )
         for topic in response.responses
         for part in topic.partitions
     ]
@@ -64,7 +74,7 @@ def test_every_field_of_an_answer(pond: Pond, client: Client, version: int) -> N
         ("a", 0, 0, 3, 3),
         ("a", 7, errors.UNKNOWN_TOPIC_OR_PARTITION, -1, -1),
         ("b", 0, errors.OFFSET_OUT_OF_RANGE, -1, -1),
-        ("none", 0, errors.UNKNOWN_TOPIC_OR_PARTITION, -1, -1),
+        ("none", 0, unknown, -1, -1),
     ]
     parts = [part for topic in response.responses for part in topic.partitions]
     assert [records_of(part.records) for part in parts] == [[], [(2, b"2 \0")], [], [], []]
@@ -88,6 +98,120 @@ def test_who_reads_what_is_committed_is_told_that_nothing_was_aborted(pond: Pond
 # --- Sessions ---------------------------------------------------------------------------------------------------------
 
 
+session_versions = pytest.mark.parametrize("version", [7, 12, 13, 18])
+
+
+class Session:
+    """One client's session, as the Java client goes on with it."""
+
+    def __init__(self, client: Client, version: int) -> None:
+        self._client = client
+        self._version = version
+        self.id = 0
+        self._epoch = 0
+
+    def fetch(self, topics: dict[str, dict[int, int]], **options: Any) -> dict[tuple[str, int], Any]:
+        """The partitions of the answer by their topic and number."""
+        tree = fetch_tree(topics, session_id=self.id, session_epoch=self._epoch, **options)
+        response = self._client.call(FETCH, self._version, **tree)
+        assert response.error_code.value == 0
+        assert response.session_id != 0
+        assert self.id in {0, response.session_id}
+        self.id = response.session_id
+        self._epoch += 1
+        by_id = {topic.id: topic.name for topic in self._client.pond.broker.vhosts["/"].topics.by_name.values()}
+        return {
+            (by_id.get(topic.topic_id.bytes, "") if self._version >= 13 else topic.topic, part.partition_index): part
+            for topic in response.responses
+            for part in topic.partitions
+        }
+
+
+@session_versions
+def test_a_session_tells_only_what_is_new(pond: Pond, client: Client, version: int) -> None:
+    pond.topic("a", 2)
+    pond.topic("b")
+    fill(client, "b", 1)
+    session = Session(client, version)
+    found = session.fetch({"a": {0: 0, 1: 0}, "b": {0: 0}})
+    assert set(found) == {("a", 0), ("a", 1), ("b", 0)}
+    assert records_of(found["b", 0].records) == [(0, b"0 \0")]
+    assert session.fetch({"b": {0: 1}}) == {}
+    fill(client, "a", 1, partition=1)
+    found = session.fetch({})
+    assert set(found) == {("a", 1)}
+    assert found["a", 1].high_watermark == 1
+    # The client has not said that it has it: it comes again.
+    assert set(session.fetch({})) == {("a", 1)}
+    assert session.fetch({"a": {1: 1}}) == {}
+
+
+@session_versions
+def test_a_session_s_partitions_come_and_go(pond: Pond, client: Client, version: int) -> None:
+    pond.topic("a", 2)
+    pond.topic("b")
+    session = Session(client, version)
+    session.fetch({"a": {0: 0}})
+    assert set(session.fetch({"b": {0: 0}})) == {("b", 0)}
+    fill(client, "a", 1)
+    fill(client, "b", 1)
+    assert set(session.fetch({}, forgotten={"a": [0]})) == {("b", 0)}
+
+
+def test_a_session_tells_that_the_log_begins_later(pond: Pond, client: Client) -> None:
+    pond.topic("t")
+    fill(client, "t", 3)
+    session = Session(client, 12)
+    session.fetch({"t": {0: 3}})
+    pond.partition("t").trim_before(2)
+    assert session.fetch({})["t", 0].log_start_offset == 2
+
+
+def test_an_error_is_told_in_every_answer_of_a_session(pond: Pond, client: Client) -> None:
+    pond.topic("t")
+    session = Session(client, 12)
+    session.fetch({"t": {0: 5}, "none": {0: 0}})
+    for _ in range(2):
+        found = session.fetch({})
+        assert found["t", 0].error_code.value == errors.OFFSET_OUT_OF_RANGE
+        assert found["none", 0].error_code.value == errors.UNKNOWN_TOPIC_OR_PARTITION
+
+
+def test_a_session_serves_all_of_its_partitions(pond: Pond, client: Client) -> None:
+    pond.topic("t", 3)
+    offsets = dict.fromkeys(range(3), 0)
+    for partition in offsets:
+        fill(client, "t", 10, size=500, partition=partition)
+    session = Session(client, 12)
+    served: set[int] = set()
+    news: dict[str, dict[int, int]] = {"t": offsets}
+    for _ in range(3):
+        found = session.fetch(news, max_bytes=600)
+        brought = {number for (_, number), part in found.items() if part.records}
+        assert len(brought) == 1
+        served |= brought
+        news = {"t": dict.fromkeys(brought, 1)}
+    assert served == set(offsets), "the first one is not served for ever"
+
+
+@pytest.mark.parametrize(("shift", "code"), [(1, "INVALID_FETCH_SESSION_EPOCH"), (-1, "INVALID_FETCH_SESSION_EPOCH")])
+def test_a_session_s_requests_follow_each_other(pond: Pond, client: Client, shift: int, code: str) -> None:
+    pond.topic("t")
+    session = Session(client, 12)
+    session.fetch({"t": {0: 0}})
+    session.fetch({})
+    response = client.call(FETCH, 12, **fetch_tree({}, session_id=session.id, session_epoch=2 + shift))
+    assert (response.error_code.value, response.responses) == (getattr(errors, code), ())
+
+
+def test_a_session_goes_on_with_names_or_with_ids_and_not_with_both(pond: Pond, client: Client) -> None:
+    pond.topic("t")
+    session = Session(client, 12)
+    session.fetch({"t": {0: 0}})
+    response = client.call(FETCH, 13, **fetch_tree({}, session_id=session.id, session_epoch=1))
+    assert response.error_code.value == errors.FETCH_SESSION_TOPIC_ID_ERROR
+
+
 def test_a_session_that_there_is_not_cannot_be_gone_on_with(pond: Pond, client: Client) -> None:
     pond.topic("t")
     for session_id in (0, 5):
@@ -96,13 +220,36 @@ def test_a_session_that_there_is_not_cannot_be_gone_on_with(pond: Pond, client: 
         assert (response.error_code.value, response.responses) == (errors.FETCH_SESSION_ID_NOT_FOUND, ())
 
 
-@pytest.mark.parametrize(("session_id", "epoch"), [(0, 0), (0, -1), (5, 0), (5, -1)])
-def test_who_begins_or_ends_a_session_gets_all(pond: Pond, client: Client, session_id: int, epoch: int) -> None:
+def test_who_ends_a_session_gets_all_and_has_none_after_that(pond: Pond, client: Client) -> None:
     pond.topic("t")
     fill(client, "t", 1)
-    response = client.call(FETCH, 12, **fetch_tree({"t": {0: 0}}, session_id=session_id, session_epoch=epoch))
+    session = Session(client, 12)
+    session.fetch({"t": {0: 0}})
+    response = client.call(FETCH, 12, **fetch_tree({"t": {0: 0}}, session_id=session.id, session_epoch=-1))
     assert (response.error_code.value, response.session_id) == (0, 0)
     assert response.responses[0].partitions[0].records
+    response = client.call(FETCH, 12, **fetch_tree({}, session_id=session.id, session_epoch=1))
+    assert response.error_code.value == errors.FETCH_SESSION_ID_NOT_FOUND
+
+
+def test_a_session_keeps_nothing_of_what_it_brought(pond: Pond, client: Client) -> None:
+    pond.topic("t")
+    fill(client, "t", 1, size=1000)
+    Session(client, 12).fetch({"t": {0: 0}})
+    session = client.connection.fetch_session
+    assert session is not None
+    assert [(wanted.batches, wanted.size) for wanted in session.wanted.values()] == [([], 0)]
+
+
+def test_a_topic_of_the_same_name_is_another_one_by_its_id(pond: Pond, client: Client) -> None:
+    pond.topic("t")
+    session = Session(client, 13)
+    session.fetch({"t": {0: 0}})
+    topics = pond.broker.vhosts["/"].topics
+    topics.delete(topics.topic("t"))
+    pond.topic("t")
+    [part] = session.fetch({}).values()
+    assert part.error_code.value == errors.UNKNOWN_TOPIC_ID
 
 
 # --- Offsets ----------------------------------------------------------------------------------------------------------
@@ -259,7 +406,7 @@ def test_no_wait_is_longer_than_the_limit(pond: Pond, client: Client) -> None:
 
 def test_a_fetch_of_nothing_is_answered_at_once(client: Client) -> None:
     assert client.call(FETCH, 12, **fetch_tree({}, max_wait=500)).responses == ()
-    assert client.call(FETCH, 12, **fetch_tree({"t": {}}, max_wait=500)).responses[0].partitions == ()
+    assert client.call(FETCH, 12, **fetch_tree({"t": {}}, max_wait=500)).responses == ()
     assert client.fetch("none", 0, max_wait=500).error_code.value == errors.UNKNOWN_TOPIC_OR_PARTITION
 
 
@@ -312,7 +459,7 @@ def test_the_same_partition_twice_in_one_request(pond: Pond, client: Client) -> 
     tree["topics"] = [*tree["topics"], *tree["topics"]]  # type: ignore[misc]
     client.send(FETCH, 12, **tree)
     fill(pond.client(), "t", 1)
-    assert [len(sizes(topic.partitions[0])) for topic in client.take().responses] == [1, 1]
+    assert [len(sizes(part)) for topic in client.take().responses for part in topic.partitions] == [1, 1]
 
 
 def test_many_wait_for_the_same_partition(pond: Pond) -> None:

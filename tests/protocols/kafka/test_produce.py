@@ -30,7 +30,7 @@ from tests.protocols.kafka.harness import (
     with_fields,
 )
 
-VERSIONS = range(3, 13)
+VERSIONS = range(3, 14)
 every_version = pytest.mark.parametrize("version", VERSIONS)
 every_codec = pytest.mark.parametrize("codec", range(1, 5), ids=["gzip", "snappy", "lz4", "zstd"])
 NOW_MS = 1_700_000_000_000
@@ -52,6 +52,13 @@ def refused(client: Client, batch: bytes | None, *, version: int = 9, topic: str
     return answer
 
 
+def test_a_topic_is_found_by_its_id(pond: Pond, client: Client) -> None:
+    pond.topic("t")
+    assert client.produce("t", batch_of(b"1"), version=13).error_code.value == 0
+    assert client.produce("none", batch_of(b"1"), version=13).error_code.value == errors.UNKNOWN_TOPIC_ID
+    assert values(client) == [b"1"]
+
+
 # --- The answer, in every version -------------------------------------------------------------------------------------
 
 
@@ -65,8 +72,15 @@ def test_every_field_of_an_answer(pond: Pond, client: Client, version: int) -> N
     )
     response = client.call(PRODUCE, version, **tree)
     assert response.throttle_time.total_seconds() == 0
+    names = {topic.id: topic.name for topic in pond.topics.by_name.values()}
     found = [
-        (topic.name, part.index, part.error_code.value, part.base_offset, part.log_append_time)
+        (
+            names[topic.topic_id.bytes] if version >= 13 else topic.name,
+            part.index,
+            part.error_code.value,
+            part.base_offset,
+            part.log_append_time,
+        )
         for topic in response.responses
         for part in topic.partition_responses
     ]

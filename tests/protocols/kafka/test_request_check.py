@@ -46,7 +46,11 @@ def test_unknown_fields_of_a_body_are_passed_over(client: Client) -> None:
     assert "t" in client.pond.topics.by_name
 
 
-@pytest.mark.parametrize("api", fuzzing.apis(), ids=lambda api: api.name)
+# Produce and Fetch read their own bytes.
+CHECKED = [api for api in fuzzing.apis() if api.raw_handler is None]
+
+
+@pytest.mark.parametrize("api", CHECKED, ids=lambda api: api.name)
 def test_a_request_without_unknown_fields_stays_as_it_is(api: fuzzing.Api) -> None:
     for version in range(api.least, api.most + 1):
         if not is_flexible(api.key, version):

@@ -11,12 +11,15 @@ from millpond import __version__
 from millpond.broker import password_hashes
 from millpond.broker.exchanges.exchange import Binding, Exchange, canonical
 from millpond.broker.policies import POLICY
+from millpond.broker.streams.stream_arguments import configs_of
+from millpond.broker.streams.stream_names import topic_behind
 from millpond.broker.vhost import REPLY_PREFIX, RESERVED_PREFIX
 from millpond.catalog.rows import DESTINATION_QUEUE, PolicyRow
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
     from millpond.broker.queues.message_queue import MessageQueue
+    from millpond.broker.streams.topic import Topic
     from millpond.broker.vhost import VirtualHost
 
 # The release whose format and rules these are. RabbitMQ takes files of any release.
@@ -131,7 +134,19 @@ def _parameters(broker: Broker, vhost: str | None) -> list[Object]:
 
 
 def _lasting_queues(vhost: VirtualHost) -> Iterator[MessageQueue]:
-    return (queue for _, queue in sorted(vhost.queues.items()) if _is_lasting(queue))
+    streams = [queue for queue in vhost.streams.all() if _is_declared(queue)]
+    queues = [queue for queue in vhost.queues.values() if _is_lasting(queue)]
+    return iter(sorted([*queues, *streams], key=lambda queue: queue.name))
+
+
+def _is_declared(queue: MessageQueue) -> bool:
+    """Whether a stream is all that AMQP's declaration says, and so fits RabbitMQ's format."""
+    topic = topic_behind(queue)
+    return topic is not None and _is_stream(topic)
+
+
+def _is_stream(topic: Topic) -> bool:
+    return topic.arguments is not None and len(topic.partitions) == 1 and topic.overrides == configs_of(topic.arguments)
 
 
 def _is_lasting(queue: MessageQueue) -> bool:
@@ -155,14 +170,16 @@ def _queue(queue: MessageQueue, vhost: VirtualHost) -> Object:
 
 
 def _topics(vhost: VirtualHost) -> Iterator[Object]:
-    """What RabbitMQ has not, and passes over."""
+    """What RabbitMQ has not, and passes over; those that are as AMQP has declared them are among the queues."""
     for _, topic in sorted(vhost.topics.by_name.items()):
-        yield {
-            "name": topic.name,
-            "vhost": vhost.name,
-            "partitions": len(topic.partitions),
-            "configs": dict(sorted(topic.overrides.items())),
-        }
+        if not _is_stream(topic):
+            yield {
+                "name": topic.name,
+                "vhost": vhost.name,
+                "partitions": len(topic.partitions),
+                "configs": dict(sorted(topic.overrides.items())),
+                **({} if topic.arguments is None else {"arguments": topic.arguments}),
+            }
 
 
 def _exchange(exchange: Exchange, vhost: VirtualHost) -> Object:
@@ -185,9 +202,10 @@ def _binding_order(binding: Binding) -> tuple[str, str, str, str]:
 def _bindings(vhost: VirtualHost) -> Iterator[Object]:
     for _, source in sorted(vhost.router.exchanges.items()):
         for binding in sorted(source.bindings(), key=_binding_order):
-            queue = vhost.queues.get(binding.destination.name)
-            if binding.destination.kind == DESTINATION_QUEUE and (queue is None or not _is_lasting(queue)):
-                continue
+            if binding.destination.kind == DESTINATION_QUEUE:
+                queue = vhost.find_queue(binding.destination.name)
+                if queue is None or not _is_lasting(queue):
+                    continue
             yield {
                 "source": source.name,
                 "vhost": vhost.name,

@@ -25,6 +25,7 @@ from millpond.broker.exchanges.registry import create_exchange, predeclared_exch
 from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
+from millpond.broker.queues.settings import TYPE_STREAM
 from millpond.broker.streams.topic_settings import checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.broker.vhost import RESERVED_PREFIX
@@ -71,8 +72,12 @@ class Import:
             for exchange in where.router.exchanges.values()
         }
         self._queues: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.queues}
-        self._topics: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.topics.by_name}
-        self._partitions_added = 0
+        # How many partitions each has.
+        self._topics: Final = {
+            (where.name, topic.name): len(topic.partitions)
+            for where in broker.vhosts.values()
+            for topic in where.topics.by_name.values()
+        }
         self._passed_over: Final[set[tuple[str, str, str]]] = set()
         # What is set anew or for the first time: policies by virtual host and kind, parameters by their keys.
         self._policies: Final[dict[tuple[str, str], set[str]]] = {}
@@ -250,35 +255,48 @@ class Import:
             return
         if (vhost, name) in self._queues:
             return
-        if (vhost, name) in self._topics:
-            raise PreconditionFailed("there is a topic of this name")
         durable, auto_delete, arguments = one.flag("durable", True), one.flag("auto_delete"), one.table("arguments")
         kind = one.text("type", "classic")
         if kind != "classic" and "x-queue-type" not in arguments:
             arguments["x-queue-type"] = kind
+        is_stream = queue_type(arguments) == TYPE_STREAM
+        if (vhost, name) in self._topics:
+            if is_stream:
+                return
+            raise PreconditionFailed("there is a topic of this name")
         resource = f"queue '{name}' in vhost '{vhost}'"
         check_queue_arguments(arguments, resource)
         QUEUE_TYPES[queue_type(arguments)].check(resource, durable, False, auto_delete, False)
-        self._queues.add((vhost, name))
+        if is_stream:
+            self._topics[vhost, name] = 1
+        else:
+            self._queues.add((vhost, name))
         self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
 
     def _topic(self, one: DefinedObject) -> None:
         name, vhost, partitions = one.name(), self._vhost_of(one), one.fields.get("partitions", 1)
         if (vhost, name) in self._topics:
             return
-        check_topic_name(name)
+        arguments = None
+        if one.fields.get("arguments") is None:
+            check_topic_name(name)
+        else:
+            # AMQP has declared it as a stream, which may have any name.
+            arguments = one.table("arguments")
+            check_queue_arguments(arguments, f"topic '{name}' in vhost '{vhost}'")
+            if queue_type(arguments) != TYPE_STREAM:
+                raise PreconditionFailed("its arguments are not those of a stream")
         if (vhost, name) in self._queues:
             raise PreconditionFailed("there is a queue of this name")
         if not isinstance(partitions, int) or isinstance(partitions, bool):
             raise PreconditionFailed("partitions is no number")
         if not 1 <= partitions <= PARTITIONS_PER_TOPIC_MAX:
             raise PreconditionFailed(f"a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions")
-        configs: dict[str, str | None] = {}
+        configs: dict[str, str] = {}
         for key, value in one.table("configs").items():
             configs[key] = checked_config(key, value if isinstance(value, str) else json.dumps(value))
-        self._topics.add((vhost, name))
-        self._partitions_added += partitions
-        self._then(lambda: self._broker.vhost(vhost).topics.create(name, partitions, configs))
+        self._topics[vhost, name] = partitions
+        self._then(lambda: self._broker.vhost(vhost).topics.recreate(name, partitions, configs, arguments))
 
     def _binding(self, one: DefinedObject) -> None:
         vhost, source_name, name = self._vhost_of(one), one.text("source"), one.text("destination")
@@ -296,16 +314,24 @@ class Import:
         source = self._exchanges.get((vhost, source_name))
         if source is None:
             raise PreconditionFailed(f"no exchange '{source_name}' in vhost '{vhost}'")
-        if (vhost, name) not in (self._queues if kind == DESTINATION_QUEUE else self._exchanges):
+        if not (self._has_queue(vhost, name) if kind == DESTINATION_QUEUE else (vhost, name) in self._exchanges):
             raise PreconditionFailed(f"no {kind} '{name}' in vhost '{vhost}'")
         source.validate(routing_key, arguments)
 
         def bind() -> None:
             where = self._broker.vhost(vhost)
-            destination = where.queues[name] if kind == DESTINATION_QUEUE else where.exchange(name)
+            destination = where.queue(name, None) if kind == DESTINATION_QUEUE else where.exchange(name)
             where.bind(where.exchange(source_name), destination, routing_key, arguments)
 
         self._then(bind)
+
+    def _has_queue(self, vhost: str, name: str) -> bool:
+        """Whether there will be something to bind: a queue, a topic, or a partition of a topic with several."""
+        if (vhost, name) in self._queues or (vhost, name) in self._topics:
+            return True
+        base, _, number = name.rpartition("-")
+        partitions = self._topics.get((vhost, base), 0)
+        return partitions > 1 and number in map(str, range(partitions))
 
     def _pass_over(self, kind: str, vhost: str, name: str) -> None:
         self._passed_over.add((kind, vhost, name))
@@ -320,17 +346,24 @@ class Import:
         counts: dict[str, int] = {}
         for vhost, _ in self._queues:
             counts[vhost] = counts.get(vhost, 0) + 1
+        for (vhost, _), partitions in self._topics.items():
+            counts[vhost] = counts.get(vhost, 0) + partitions
         for vhost, count in counts.items():
-            present = len(broker.vhosts[vhost].queues) if vhost in broker.vhosts else 0
+            present = self._present(vhost)
             limit = self._queues_max.get(vhost, -1)
             if count > present and 0 <= limit < count:
                 raise PreconditionFailed(
                     f'Adding {count - present} queue(s) to virtual host "{vhost}" would exceed the limit of {limit} '
                     f"queue(s). This virtual host currently has {present} queue(s) defined. Import aborted!"
                 )
-        added = len(self._queues) - sum(len(vhost.queues) for vhost in broker.vhosts.values()) + self._partitions_added
+        added = sum(counts.values()) - sum(map(self._present, broker.vhosts))
         if broker.context.queue_count + added > broker.context.queues_max:
             raise PreconditionFailed(f"node queue limit ({broker.context.queues_max}) would be exceeded")
+
+    def _present(self, vhost: str) -> int:
+        """How many queues and partitions a virtual host has now."""
+        found = self._broker.vhosts.get(vhost)
+        return 0 if found is None else len(found.queues) + int(found.topics.partition_count)
 
 
 def _without_mirroring(definition: dict[str, Any], one: DefinedObject) -> dict[str, Any]:

@@ -5,7 +5,7 @@
                      nothing ──► its alternate exchange  passed over where that does not exist
 
 The default exchange, whose name is empty, has no bindings: every queue is reached by its own name. It is answered from
-the virtual host's queues, which the router is given when it is made.
+the virtual host's queues, which the router is given when it is made, and then from the names of its streams.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from millpond.base.limits import EXCHANGE_HOPS_MAX
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
@@ -21,6 +21,15 @@ from millpond.broker.exchanges.registry import predeclared_exchanges
 from millpond.broker.message import Properties
 
 DEFAULT_EXCHANGE: Final = ""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class FurtherNames:
+    """Names of destinations that are not there before somebody asks for them."""
+
+    def find(self, name: str) -> Destination | None:
+        """What is called so; None where nothing is."""
+        return None
 
 
 @final
@@ -31,8 +40,9 @@ class Router:
     as `version` stays the same, and if `cacheable` was true after it was asked for.
     """
 
-    def __init__(self, queues: Mapping[str, Destination]) -> None:
+    def __init__(self, queues: Mapping[str, Destination], further: FurtherNames | None = None) -> None:
         self._queues: Final = queues
+        self._further: Final = further
         self.exchanges: Final[dict[str, Exchange]] = {exchange.name: exchange for exchange in predeclared_exchanges()}
         self.version: i64 = 0
         # About the last call of `route`: no exchange on its way looked at more than routing keys.
@@ -150,6 +160,8 @@ class Router:
 
     def _to_queue(self, name: str, queues: dict[Destination, None]) -> None:
         queue = self._queues.get(name)
+        if queue is None and self._further is not None:
+            queue = self._further.find(name)
         if queue is not None:
             queues[queue] = None
 

@@ -1,6 +1,7 @@
 """The coordinator of a virtual host's consumer groups, and that of all virtual hosts together.
 
-Protocols call `vhost.groups`: `membership` for those who join, `offsets` for how far they have come, and what is here
+Protocols call `vhost.groups`: `membership` for those who join by the classic protocol, `consumers` for those who do so
+by the newer one, `shares` for members of share groups, `offsets` for how far they have come, and what is here
 for operators. Whoever answers a client waits until the commit `sequence` is durable.
 """
 
@@ -25,10 +26,14 @@ from millpond.base.limits import (
 )
 from millpond.broker.groups.errors import GroupNotEmpty, GroupNotFound
 from millpond.broker.groups.group import Group
-from millpond.broker.groups.membership import Membership
+from millpond.broker.groups.migration import MixedMembership
+from millpond.broker.groups.modern import TopicDirectory
+from millpond.broker.groups.modern_records import SHARE
 from millpond.broker.groups.offsets import Offsets
 from millpond.broker.groups.records import Cleared, GroupDeleted, decode_record
+from millpond.broker.groups.share_membership import ShareMembership
 from millpond.broker.groups.store import GroupSettings, GroupState, GroupStore, GroupTotals
+from millpond.broker.groups.topic_directory import NoTopics
 from millpond.broker.keepers import RecordKeeper
 from millpond.broker.records import CHANGE_GROUP
 
@@ -55,10 +60,13 @@ DEFAULT_SETTINGS: Final = GroupSettings(
 class GroupCoordinator:
     """The groups of one virtual host."""
 
-    def __init__(self, store: GroupStore, has_topic: Callable[[str], bool]) -> None:
+    def __init__(self, store: GroupStore, has_topic: Callable[[str], bool], topics: TopicDirectory) -> None:
         self.store: Final = store
         self._has_topic: Final = has_topic
-        self.membership: Final = Membership(store)
+        self.topics: Final = topics
+        self.membership: Final = MixedMembership(store, topics)
+        self.consumers: Final = self.membership.consumers
+        self.shares: Final = ShareMembership(store, topics)
         self.offsets: Final = Offsets(store, self.membership)
 
     @property
@@ -83,10 +91,13 @@ class GroupCoordinator:
         if not group.is_empty:
             raise GroupNotEmpty(f"group '{group_id}' has members")
         self.store.record(GroupDeleted(group_id))
+        if group.type == SHARE:
+            self.shares.deleted(group_id)
 
     def expire(self, group: Group) -> None:
         """Forget offsets that are too old, and the group when nothing is left of it."""
-        if self.offsets.expire(group) and group.is_empty and not group.pending:
+        # What a share group has come to is not among these offsets.
+        if group.type != SHARE and self.offsets.expire(group) and group.is_empty and not group.pending:
             self.store.record(GroupDeleted(group.id))
 
     def restored(self) -> None:
@@ -96,7 +107,10 @@ class GroupCoordinator:
             if not self._has_topic(topic):
                 self.offsets.topic_deleted(topic)
         for group in list(self.groups()):
-            self.membership.restored(group)
+            if group.type == SHARE:
+                self.shares.restored(group)
+            else:
+                self.membership.restored(group)
 
     def clear(self) -> None:
         """The virtual host is new: no group of an older one with its name comes back."""
@@ -117,10 +131,13 @@ class ConsumerGroups(RecordKeeper):
         self._coordinators: Final[dict[str, GroupCoordinator]] = {}
         self._expiry: Timer | None = None
 
-    def add(self, vhost: str, has_topic: Callable[[str], bool]) -> GroupCoordinator:
-        """The coordinator of a virtual host, without groups. `has_topic` says whether it has a topic of this name."""
+    def add(
+        self, vhost: str, has_topic: Callable[[str], bool], topics: TopicDirectory | None = None
+    ) -> GroupCoordinator:
+        """The coordinator of a virtual host, without groups. `has_topic` says whether offsets may be in what has this
+        name; `topics` are those whose partitions are shared out."""
         store = GroupStore(vhost, self.settings, self.totals, self._clock, self._turn, self._ledger)
-        coordinator = self._coordinators[vhost] = GroupCoordinator(store, has_topic)
+        coordinator = self._coordinators[vhost] = GroupCoordinator(store, has_topic, topics or NoTopics())
         if self._expiry is None:
             self._expiry = self._clock.call_later(OFFSETS_EXPIRY_CHECK_MS, self._expire)
         return coordinator

@@ -84,3 +84,43 @@ class OffsetMetadataTooLarge(GroupError):
 
 class TooManyOffsets(GroupError):
     kind = "too-many-offsets"
+
+
+class InvalidGroupRequest(GroupError):
+    """What is asked for makes no sense, whatever the group is like."""
+
+    kind = "invalid-group-request"
+
+
+class UnsupportedAssignor(GroupError):
+    kind = "unsupported-assignor"
+
+
+class InvalidPattern(GroupError):
+    """A subscription's regular expression cannot be read, or is too much."""
+
+    kind = "invalid-pattern"
+
+
+class FencedMemberEpoch(GroupError):
+    """The member is to give everything up, and to join again."""
+
+    kind = "fenced-member-epoch"
+
+
+class StaleMemberEpoch(GroupError):
+    """The member has another epoch by now, which it will hear of by its next heartbeat."""
+
+    kind = "stale-member-epoch"
+
+
+class UnreleasedInstance(GroupError):
+    """Another client has the instance id, and has not left."""
+
+    kind = "unreleased-instance"
+
+
+class OldClient(GroupError):
+    """The client knows nothing of the epochs of members, and is a member that has one."""
+
+    kind = "old-client"

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from millpond.base.clock import Clock, Timer
 from millpond.base.errors import PeerError
+from millpond.broker.groups.alarm import Alarm
 from millpond.broker.groups.errors import FencedInstance, UnknownMember
+from millpond.broker.groups.modern import ModernGroup
+from millpond.broker.groups.modern_records import CLASSIC
 from millpond.broker.groups.records import (
     EMPTY,
     CommittedOffset,
@@ -97,46 +99,6 @@ JoinDone = Callable[[JoinResult], None]
 SyncDone = Callable[[SyncResult], None]
 
 
-class Alarm:
-    """Calls back when a time has passed in which it was not put off.
-
-    Members put it off with every heartbeat. The clock's timer is left as it is then, and looks at the time when it
-    fires.
-    """
-
-    def __init__(self, clock: Clock, callback: Callable[[], None]) -> None:
-        self._clock = clock
-        self._callback = callback
-        self._timer: Timer | None = None
-        self._fires_ms = 0
-        self._due_ms = 0
-
-    def set(self, delay_ms: int) -> None:
-        """Have it go off `delay_ms` from now, whatever was asked for before."""
-        self._due_ms = self._clock.monotonic_ms() + delay_ms
-        if self._timer is not None and self._fires_ms > self._due_ms:
-            self.stop()
-        if self._timer is None:
-            self._arm(delay_ms)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self, delay_ms: int) -> None:
-        self._fires_ms = self._clock.monotonic_ms() + delay_ms
-        self._timer = self._clock.call_later(delay_ms, self._fired)
-
-    def _fired(self) -> None:
-        self._timer = None
-        left_ms = self._due_ms - self._clock.monotonic_ms()
-        if left_ms > 0:
-            self._arm(left_ms)
-        else:
-            self._callback()
-
-
 class Member:
     """A member of a group."""
 
@@ -172,6 +134,8 @@ class Group:
     head: GroupHead = field(default_factory=GroupHead)
     members: dict[str, Member] = field(default_factory=dict)
     offsets: dict[str, dict[int, CommittedOffset]] = field(default_factory=dict)
+    # What there is in the place of head and members where the broker decides who reads what; None in a classic group.
+    modern: ModernGroup | None = None
     # What follows from these.
     offset_count: int = 0
     metadata: int = 0
@@ -191,8 +155,22 @@ class Group:
     sync: Alarm | None = None
 
     @property
+    def type(self) -> str:
+        """As Apache Kafka calls it: classic, consumer, share."""
+        return CLASSIC if self.modern is None else self.modern.type
+
+    @property
     def state(self) -> str:
-        return self.head.state
+        return self.head.state if self.modern is None else self.modern.state
+
+    @property
+    def protocol_type(self) -> str | None:
+        """What its members are; None for a group that only ever had offsets."""
+        return self.head.protocol_type if self.modern is None else self.modern.type
+
+    @property
+    def member_count(self) -> int:
+        return len(self.members) if self.modern is None else len(self.modern.members)
 
     @property
     def generation(self) -> int:
@@ -200,12 +178,12 @@ class Group:
 
     @property
     def is_empty(self) -> bool:
-        return self.head.state == EMPTY
+        return self.state == EMPTY
 
     @property
     def reads_topics(self) -> bool:
         """Whether its members are Kafka's consumers, so that it is known which topics they read."""
-        return self.head.protocol_type == PROTOCOL_TYPE
+        return self.protocol_type == PROTOCOL_TYPE
 
     @property
     def rebalance_timeout_ms(self) -> int:
@@ -290,6 +268,8 @@ class Group:
 
     def subscribed_topics(self) -> set[str] | None:
         """What the members read; None where that is not known."""
+        if self.modern is not None:
+            return self.modern.subscribed_topics()
         if not self.reads_topics:
             return None
         topics: set[str] = set()
@@ -309,6 +289,8 @@ class Group:
 
     def stop(self) -> None:
         """The group is gone, or its broker stops: nothing happens by itself any more."""
+        if self.modern is not None:
+            self.modern.stop()
         for member in self.members.values():
             if member.session is not None:
                 member.session.stop()

@@ -6,20 +6,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from millpond.broker.groups.group import Group
-    from millpond.broker.streams.partition import Partition
     from millpond.broker.vhost import VirtualHost
 
 
 def end_offset(vhost: VirtualHost, topic: str, number: int) -> int | None:
-    """Where a partition ends for those who read it; None where there is none such, or its place is a queue's."""
-    partition: Partition | None = None
+    """Where a partition ends for those who read it; None where there is none such."""
     found = vhost.topics.by_name.get(topic)
-    if found is not None:
-        if 0 <= number < len(found.partitions):
-            partition = found.partitions[number]
-    elif number == 0 and topic in vhost.queues:
-        partition = vhost.queues[topic].partition
-    return None if partition is None else int(partition.durable_end)
+    if found is None or not 0 <= number < len(found.partitions):
+        return None
+    return int(found.partitions[number].durable_end)
 
 
 def lag_by_topic(vhost: VirtualHost, group: Group) -> dict[str, int]:

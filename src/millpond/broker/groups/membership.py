@@ -31,6 +31,7 @@ from millpond.base.limits import (
     GROUP_PENDING_MEMBERS_MAX,
     GROUPS_BYTES_MAX,
 )
+from millpond.broker.groups.alarm import Alarm
 from millpond.broker.groups.errors import (
     FencedInstance,
     GroupFull,
@@ -44,7 +45,6 @@ from millpond.broker.groups.errors import (
     UnknownMember,
 )
 from millpond.broker.groups.group import (
-    Alarm,
     Group,
     JoinDone,
     JoinRequest,

@@ -18,12 +18,16 @@ from millpond.broker.groups.errors import (
     GroupSubscribed,
     IllegalGeneration,
     OffsetMetadataTooLarge,
+    OldClient,
     RebalanceInProgress,
+    StaleMemberEpoch,
     TooManyOffsets,
     UnknownMember,
 )
 from millpond.broker.groups.group import Group
 from millpond.broker.groups.membership import Membership
+from millpond.broker.groups.modern import ModernMember
+from millpond.broker.groups.modern_records import CONSUMER, SHARE
 from millpond.broker.groups.records import (
     COMPLETING_REBALANCE,
     STABLE,
@@ -61,6 +65,8 @@ class CommitRequest:
     instance_id: str | None = None
     # How long the offsets are to be kept; -1 for the group's own time.
     retention_ms: int = -1
+    # The client says which epoch it has, where members have epochs.
+    knows_epochs: bool = True
 
 
 class Offsets:
@@ -102,6 +108,17 @@ class Offsets:
         return refused
 
     def _check_committer(self, group: Group, request: CommitRequest) -> None:
+        if group.modern is not None:
+            if request.generation < 0 and group.type == CONSUMER and group.is_empty:
+                return
+            member_id = request.member_id
+            member_state = _modern_member(group, member_id).state
+            if member_state.classic is None and not request.knows_epochs:
+                raise OldClient(
+                    "OffsetCommit version 9 or above must be used by members using the modern group protocol"
+                )
+            self.check_epoch(group, member_id, request.generation)
+            return
         if request.generation < 0 and group.is_empty:
             return
         if request.generation < 0 and not request.member_id and request.instance_id is None:
@@ -113,6 +130,24 @@ class Offsets:
             # The member has joined this generation, but it has no partitions in it yet.
             raise RebalanceInProgress(f"group '{group.id}' is rebalancing")
         self._membership.seen(group, member)
+
+    def check_fetcher(self, group_id: str, member_id: str | None, epoch: int) -> None:
+        """Whether a client may be told the offsets of a group, where it says which member it is. GroupNotFound for a
+        share group, UnknownMember, StaleMemberEpoch, IllegalGeneration."""
+        group = self._store.groups.get(group_id)
+        if group is None or group.modern is None:
+            return
+        if group.type != CONSUMER:
+            raise GroupNotFound(f"Group {group_id} is not a consumer group.")
+        if member_id is not None or epoch >= 0:
+            self.check_epoch(group, member_id or "", epoch)
+
+    def check_epoch(self, group: Group, member_id: str, epoch: int) -> None:
+        """UnknownMember, or StaleMemberEpoch (IllegalGeneration for who speaks the classic protocol)."""
+        member = _modern_member(group, member_id)
+        if epoch != member.current.epoch:
+            told = f"member {member_id} of group '{group.id}' has epoch {member.current.epoch}"
+            raise IllegalGeneration(told) if member.is_classic else StaleMemberEpoch(told)
 
     def _check_count(self, group: Group | None, committed: list[tuple[str, int, CommittedOffset]]) -> None:
         totals, settings = self._store.totals, self._store.settings
@@ -142,6 +177,8 @@ class Offsets:
         group = self._store.groups.get(group_id)
         if group is None:
             raise GroupNotFound(f"there is no group '{group_id}'")
+        if group.type == SHARE:
+            raise GroupNotFound(f"Group {group_id} is not a consumer group.")
         if not group.is_empty and not group.reads_topics:
             raise GroupNotEmpty(f"group '{group_id}' has members")
         subscribed = {topic for topic in {topic for topic, _ in places} if group.is_subscribed(topic)}
@@ -185,13 +222,19 @@ class Offsets:
         return group.offset_count == 0
 
 
+def _modern_member(group: Group, member_id: str) -> ModernMember:
+    if group.modern is None or group.type != CONSUMER:
+        raise GroupNotFound(f"Group {group.id} is not a consumer group.")
+    return group.modern.member(member_id)
+
+
 def _expiry_begins(group: Group) -> int | None:
     """From when on the offsets of a group age: a time, -1 for when each was committed, None where they do not.
 
     A group that had members keeps them until it has been empty for long; one that never had any, until they are old.
     While it has members, only what they no longer read ages.
     """
-    if group.head.protocol_type is None:
+    if group.modern is not None or group.head.protocol_type is None:
         return -1
     if group.is_empty:
         return group.head.since_ms

@@ -382,7 +382,8 @@ class Cleared(Record):
         return cls()
 
 
-_READERS: Final[dict[int, Callable[[RecordReader], Record]]] = {
+# Those of `modern_records.py` are put in there.
+READERS: Final[dict[int, Callable[[RecordReader], Record]]] = {
     HeadChanged.kind: HeadChanged.read,
     MemberChanged.kind: MemberChanged.read,
     MemberRemoved.kind: MemberRemoved.read,
@@ -408,7 +409,7 @@ def decode_record(payload: bytes) -> tuple[str, Record]:
     """The virtual host and the record. CorruptData where it is none."""
     data = RecordReader(payload)
     kind = data.u8()
-    read = _READERS.get(kind)
+    read = READERS.get(kind)
     if read is None:
         raise CorruptData(f"a group's record of the unknown kind {kind}")
     vhost = data.text()

@@ -10,9 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from millpond.base.limits import GROUP_NAME_BYTES_MAX
+from millpond.base.limits import (
+    GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS,
+    GROUP_CONSUMER_SESSION_TIMEOUT_MS,
+    GROUP_NAME_BYTES_MAX,
+    GROUP_SHARE_HEARTBEAT_INTERVAL_MS,
+    GROUP_SHARE_MEMBERS_MAX,
+    GROUP_SHARE_SESSION_TIMEOUT_MS,
+)
 from millpond.broker.groups.errors import GroupFull, InvalidGroupName
 from millpond.broker.groups.group import Group, Member
+from millpond.broker.groups.modern import ModernGroup
+from millpond.broker.groups.modern_records import ModernHead, ModernHeadChanged, ModernRecord
 from millpond.broker.groups.records import (
     COMPLETING_REBALANCE,
     PREPARING_REBALANCE,
@@ -52,6 +61,13 @@ class GroupSettings:
     offsets_retention_ms: int
     groups_max: int
     offsets_max: int
+    # Of groups whose assignment the broker decides.
+    consumer_session_timeout_ms: int = GROUP_CONSUMER_SESSION_TIMEOUT_MS
+    consumer_heartbeat_interval_ms: int = GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS
+    consumer_migration_policy: str = "bidirectional"
+    share_session_timeout_ms: int = GROUP_SHARE_SESSION_TIMEOUT_MS
+    share_heartbeat_interval_ms: int = GROUP_SHARE_HEARTBEAT_INTERVAL_MS
+    share_members_max: int = GROUP_SHARE_MEMBERS_MAX
 
 
 class GroupTotals:
@@ -74,6 +90,8 @@ class GroupState(KeeperState):
         self._id: Final = group.id
         self._head: Final[GroupHead] = group.head
         self._members: Final[list[MemberState]] = [member.state for member in group.members.values()]
+        modern = group.modern
+        self._modern: Final[list[ModernRecord]] = [] if modern is None else modern.records(group.id)
         self._offsets: Final[dict[str, dict[int, CommittedOffset]]] = {
             topic: dict(partitions) for topic, partitions in group.offsets.items()
         }
@@ -81,6 +99,7 @@ class GroupState(KeeperState):
     def records(self) -> list[bytes]:
         records: list[Record] = [HeadChanged(self._id, self._head)]
         records += [MemberChanged(self._id, member) for member in self._members]
+        records += self._modern
         for topic, partitions in self._offsets.items():
             offsets = tuple([(topic, partition, committed) for partition, committed in partitions.items()])
             records.append(OffsetsCommitted(self._id, offsets))
@@ -106,13 +125,29 @@ class GroupStore:
         self.sequence = 0
 
     def create(self, group_id: str) -> Group:
-        """A new group. InvalidGroupName, or GroupFull where there are too many."""
+        """A new classic group. InvalidGroupName, or GroupFull where there are too many."""
+        self._check_new(group_id)
+        self.record(HeadChanged(group_id, GroupHead(since_ms=self.clock.wall_ms())))
+        return self.groups[group_id]
+
+    def create_modern(self, group_id: str, group_type: str) -> ModernGroup:
+        """A new group of another type. Errors as `create`."""
+        self._check_new(group_id)
+        return self.make_modern(group_id, group_type)
+
+    def make_modern(self, group_id: str, group_type: str, epoch: int = 0) -> ModernGroup:
+        """Let a group be of another type; its offsets stay."""
+        head = ModernHead(group_type, epoch, epoch, since_ms=self.clock.wall_ms())
+        self.record(ModernHeadChanged(group_id, head))
+        modern = self.groups[group_id].modern
+        assert modern is not None
+        return modern
+
+    def _check_new(self, group_id: str) -> None:
         if len(group_id.encode("utf-8", "surrogateescape")) > GROUP_NAME_BYTES_MAX:
             raise InvalidGroupName(f"a group's name has at most {GROUP_NAME_BYTES_MAX} bytes")
         if self.totals.groups >= self.settings.groups_max:
             raise GroupFull(f"there are {self.settings.groups_max} groups already")
-        self.record(HeadChanged(group_id, GroupHead(since_ms=self.clock.wall_ms())))
-        return self.groups[group_id]
 
     def record(self, *records: Record) -> None:
         """Make a change: whoever is told of it has to wait for the commit `sequence`."""
@@ -143,6 +178,8 @@ class GroupStore:
             self._apply_offsets(self._found(record.group), record.offsets)
         elif isinstance(record, HeadChanged):
             self._apply_head(self._found(record.group), record.head)
+        elif isinstance(record, ModernRecord):
+            self._apply_modern(record)
         elif isinstance(record, MemberChanged):
             self._apply_member(self._found(record.group), record.member)
         elif isinstance(record, (MemberRemoved, Assigned, OffsetsDeleted)):
@@ -176,10 +213,37 @@ class GroupStore:
         return group
 
     def _apply_head(self, group: Group, head: GroupHead) -> None:
+        if group.modern is not None:
+            self._remove_members(group)
         if group.head.state == COMPLETING_REBALANCE and head.state == PREPARING_REBALANCE:
             # Nobody got the assignments of that generation, and those of the one before it are over.
             self._set_assignments(group, {})
         group.head = head
+
+    def _apply_modern(self, record: ModernRecord) -> None:
+        if isinstance(record, ModernHeadChanged):
+            group = self._found(record.group)
+            if group.modern is None or group.modern.type != record.head.type:
+                self._remove_members(group)
+                group.head = GroupHead()
+                group.modern = ModernGroup(record.head)
+        modern = self._modern(record.group)
+        if modern is not None:
+            self._count_bytes(self.groups[record.group], modern.apply(record))
+
+    def _modern(self, group_id: str) -> ModernGroup | None:
+        group = self.groups.get(group_id)
+        return None if group is None else group.modern
+
+    def _remove_members(self, group: Group) -> None:
+        """The group is of another type from now on."""
+        for member_id in list(group.members):
+            self._remove_member(group, member_id)
+        group.stop()
+        if group.modern is not None:
+            for member_id in list(group.modern.members):
+                self._remove_member(group, member_id)
+            group.modern = None
 
     def _apply_member(self, group: Group, state: MemberState) -> None:
         member = group.members.get(state.member_id)
@@ -193,6 +257,8 @@ class GroupStore:
             group.instances[state.instance_id] = state.member_id
 
     def _remove_member(self, group: Group, member_id: str) -> None:
+        if group.modern is not None:
+            self._count_bytes(group, group.modern.remove(member_id))
         member = group.members.pop(member_id, None)
         if member is None:
             return

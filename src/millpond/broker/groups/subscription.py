@@ -1,14 +1,18 @@
 """What Kafka's consumers tell each other inside the metadata and assignments of a group.
 
-To the coordinator these are opaque, but for two questions: which topics a member reads, so that their offsets are not
-deleted under it, and which partitions it was given, for operators. Both are prefixes of every version of the format:
+To the coordinator of a classic group these are opaque, but for two questions: which topics a member reads, so that
+their offsets are not deleted under it, and which partitions it was given, for operators. Where the broker assigns
+partitions to such members, it reads and writes them in full:
 
-    subscription  version i16 | topic count i32 | (length i16, topic) each | ...
-    assignment    version i16 | topic count i32 | (length i16, topic, partition count i32, partition i32 each) | ...
+    subscription  version i16 | topic count i32 | (length i16, topic) each | user data bytes
+                  | from 1 on: owned partitions | from 2 on: generation i32 | from 3 on: rack id
+    assignment    version i16 | assigned partitions | user data bytes
+    partitions    topic count i32 | (length i16, topic, partition count i32, partition i32 each) each
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
@@ -44,6 +48,19 @@ class _Reader:
         self._position = end
         return value
 
+    def skip_bytes(self) -> None:
+        length = self.number(_I32)
+        self._position += max(0, length)
+        if self._position > len(self._data):
+            raise _Senseless
+
+    def partitions(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for _ in range(self.count()):
+            partitions = found.setdefault(self.text(), [])
+            partitions += [self.number(_I32) for _ in range(self.count())]
+        return found
+
     def count(self) -> int:
         count = self.number(_I32)
         if not 0 <= count <= len(self._data) - self._position:
@@ -70,10 +87,41 @@ def assigned_partitions(assignment: bytes) -> dict[str, list[int]] | None:
     try:
         if reader.number(_I16) < 0:
             return None
-        assigned: dict[str, list[int]] = {}
-        for _ in range(reader.count()):
-            partitions = assigned.setdefault(reader.text(), [])
-            partitions += [reader.number(_I32) for _ in range(reader.count())]
-        return assigned
+        return reader.partitions()
     except _Senseless:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a consumer says of itself."""
+
+    version: int
+    topics: tuple[str, ...]
+    # What it has and goes on reading while the group rebalances.
+    owned: dict[str, list[int]]
+
+
+def read_subscription(metadata: bytes) -> Subscription | None:
+    """A whole subscription; None where it is not one."""
+    reader = _Reader(metadata)
+    try:
+        version = reader.number(_I16)
+        if version < 0:
+            return None
+        topics = tuple([reader.text() for _ in range(reader.count())])
+        reader.skip_bytes()
+        return Subscription(version, topics, reader.partitions() if version >= 1 else {})
+    except _Senseless:
+        return None
+
+
+def write_assignment(version: int, assigned: dict[str, list[int]]) -> bytes:
+    """An assignment as the broker makes it: without user data."""
+    written = bytearray(_I16.pack(version) + _I32.pack(len(assigned)))
+    for topic, partitions in assigned.items():
+        name = topic.encode("utf-8", "surrogateescape")
+        written += _I16.pack(len(name)) + name + _I32.pack(len(partitions))
+        for partition in partitions:
+            written += _I32.pack(partition)
+    return bytes(written + _I32.pack(-1))

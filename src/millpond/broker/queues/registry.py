@@ -10,8 +10,8 @@ from mypy_extensions import i64
 from millpond.base.errors import PreconditionFailed
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.queue import Queue
-from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_QUORUM, TYPE_STREAM, QueueSettings
-from millpond.broker.streams.stream_queue import StreamQueue
+from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_QUORUM, TYPE_SHARE, TYPE_STREAM, QueueSettings
+from millpond.broker.shares.share_queue import ShareQueue
 
 # Called with owner, context, name, log id, whether it survives a restart, and settings.
 Create = Callable[[QueueOwner, QueueContext, str, i64, bool, QueueSettings], MessageQueue]
@@ -20,9 +20,10 @@ Create = Callable[[QueueOwner, QueueContext, str, i64, bool, QueueSettings], Mes
 @final
 class QueueType:
     """What is to be known of a type before there is a queue of it. A `replicated` type is one that RabbitMQ keeps on
-    several nodes: such a queue is durable, belongs to nobody, and has a name that its client gave it."""
+    several nodes: such a queue is durable, belongs to nobody, and has a name that its client gave it. Without
+    `create` its messages are a topic's."""
 
-    def __init__(self, name: str, create: Create, replicated: bool) -> None:
+    def __init__(self, name: str, create: Create | None, replicated: bool) -> None:
         self.name: Final = name
         self.create: Final = create
         self.replicated: Final = replicated
@@ -50,6 +51,7 @@ QUEUE_TYPES: Final[dict[str, QueueType]] = {
     for kind in (
         QueueType(TYPE_CLASSIC, Queue, replicated=False),
         QueueType(TYPE_QUORUM, Queue, replicated=True),
-        QueueType(TYPE_STREAM, StreamQueue, replicated=True),
+        QueueType(TYPE_STREAM, None, replicated=True),
+        QueueType(TYPE_SHARE, ShareQueue, replicated=True),
     )
 }

@@ -13,6 +13,8 @@ OVERFLOW_REJECT_DEAD_LETTER: Final = "reject-publish-dlx"
 TYPE_CLASSIC: Final = "classic"
 TYPE_QUORUM: Final = "quorum"
 TYPE_STREAM: Final = "stream"
+# Millpond's own: a queue over a topic, see shares/share_queue.py.
+TYPE_SHARE: Final = "share"
 
 RETRY_DISABLED: Final = "disabled"
 # Which returns are held back: those that consumers ask for, those of consumers that were lost, or both.

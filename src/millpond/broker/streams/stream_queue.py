@@ -9,13 +9,12 @@ All calls are synchronous and on the event loop's thread. Deliveries happen in `
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Final, final
 
 from mypy_extensions import i64
 
-from millpond.base.errors import CorruptData, NotImplementedHere
+from millpond.base.errors import NotImplementedHere
 from millpond.base.limits import (
     DELIVERIES_PER_TURN_MAX,
     STREAM_BATCH_BYTES,
@@ -32,8 +31,9 @@ from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext, QueueOwner
 from millpond.broker.queues.settings import QueueSettings
-from millpond.broker.records import MessageReader, record_header
-from millpond.broker.streams.partition import Partition, PartitionListener
+from millpond.broker.streams.message_records import MessageRecord
+from millpond.broker.streams.partition import PartitionListener
+from millpond.broker.streams.record_messages import RecordMessages
 from millpond.broker.streams.subscription import (
     FILTER_HEADER,
     START_FIRST,
@@ -43,9 +43,8 @@ from millpond.broker.streams.subscription import (
     Subscription,
     check_subscription,
 )
-from millpond.storage.record_batch import BatchBuilder, RecordReader
-
-logger = logging.getLogger(__name__)
+from millpond.broker.streams.topic import Topic
+from millpond.storage.record_batch import COMPRESSION_MASK, BatchBuilder, BatchHeader
 
 # What became of an attempt to deliver.
 _FULL: Final = 0
@@ -61,18 +60,18 @@ _DELIVERED: Final = Message(Address("", ""), Properties(0, b"", False, 0, -1), b
 class Cursor:
     """Where one consumer is."""
 
-    def __init__(self, consumer: Consumer, subscription: Subscription) -> None:
+    def __init__(self, consumer: Consumer, subscription: Subscription, stream: str) -> None:
         self.consumer: Final = consumer
         self.subscription: Final = subscription
         self.is_filtering: Final = subscription.filter is not None
         # The next offset to be delivered; -1 while it is being looked for.
         self.next_offset: i64 = -1
-        # The batch that is being read, and one past its last offset.
-        self.records: RecordReader | None = None
+        # The batch that is being read, whether there is one, and one past its last offset.
+        self.records: Final = RecordMessages(f"stream '{stream}'")
+        self.is_reading = False
         self.batch_end: i64 = 0
-        # What the filter has passed over since the last turn.
+        # What has been passed over or decompressed since the last turn.
         self.skipped_bytes: i64 = 0
-        self.messages = MessageReader()
         # Properties that came last, and whether messages that have them are wanted.
         self._properties: Properties | None = None
         self._is_wanted = False
@@ -93,31 +92,30 @@ class Cursor:
 
 @final
 class StreamQueue(MessageQueue, OpenBatch):
-    """One stream of a virtual host."""
+    """One partition of a topic, as AMQP sees it under this name: the messages, and their retention, are the topic's.
+    `settings` are what is to be known of it besides."""
 
     def __init__(
         self,
         owner: QueueOwner,
         context: QueueContext,
         name: str,
-        log_id: i64,
-        recoverable: bool,
+        topic: Topic,
+        number: int,
         settings: QueueSettings,
     ) -> None:
-        super().__init__(owner, context, name, log_id, recoverable, settings)
+        log = topic.partitions[number]
+        super().__init__(owner, context, name, log.log_id, log.recoverable, settings)
         self.journals_itself = True
-        self._log: Final = Partition(context.streams, name, log_id, recoverable)
-        self._log.add_listener(_Readers(self))
-        self.partition = self._log
-        self._set_retention()
-        context.streams.add(self._log)
+        self.durable = True
+        self.topic: Final = topic
+        self._log: Final = log
+        self.partition = log
+        self._readers: Final = _Readers(self)
 
         self._builder: Final = BatchBuilder()
         self._is_open = False
-        self._address: Address | None = None
-        self._properties: Properties | None = None
-        self._key = b""
-        self._header = b""
+        self._record: Final = MessageRecord()
 
         self._cursors: dict[Consumer, Cursor] = {}
         # Those that may get something now; those that have had all there is; those that wait for the disk.
@@ -176,12 +174,9 @@ class StreamQueue(MessageQueue, OpenBatch):
             self._is_open = True
             self.ledger.open_batch(self)
             self.turn.touch()
-        if message.address is not self._address or message.properties is not self._properties:
-            self._address = message.address
-            self._properties = message.properties
-            self._key = message.address.routing_key.encode("utf-8", "surrogateescape")
-            self._header = record_header(message)
-        builder.append(builder.count, message.timestamp_ms, self._key, message.body, self._header)
+        record = self._record
+        record.of(message)
+        builder.append_encoded(builder.count, record.timestamp_ms, record.key, record.value, record.headers)
 
     def close_batch(self) -> None:
         self._is_open = False
@@ -244,12 +239,12 @@ class StreamQueue(MessageQueue, OpenBatch):
         outcome: i64 = _FULL
         delivered: i64 = 0
         cursor.skipped_bytes = 0
+        records = cursor.records
         while consumer.can_take():
             if delivered == STREAM_DELIVERIES_PER_TURN_MAX or records_left == 0 or batches_left == 0:
                 outcome = _MORE
                 break
-            records = cursor.records
-            if records is None:
+            if not cursor.is_reading:
                 outcome = self._open_batch(cursor)
                 if outcome != _MORE:
                     break
@@ -259,15 +254,15 @@ class StreamQueue(MessageQueue, OpenBatch):
                     batches_left = 0
                 continue
             records_left -= 1
-            message = self._next_message(cursor, records)
-            if message is None:
-                cursor.records = None
+            if not records.next():
+                cursor.is_reading = False
                 cursor.next_offset = cursor.batch_end
                 continue
             offset = records.offset
             if offset < cursor.next_offset:
                 continue
             cursor.next_offset = offset + 1
+            message = records.message
             if cursor.is_filtering and not cursor.wants(message):
                 continue
             entry = Entry(message, offset, len(message.body))
@@ -283,14 +278,6 @@ class StreamQueue(MessageQueue, OpenBatch):
         self.delivered_total += delivered
         return outcome
 
-    def _next_message(self, cursor: Cursor, records: RecordReader) -> Message | None:
-        """The next message of the batch; None at its end."""
-        try:
-            return cursor.messages.message(records) if records.next() else None
-        except CorruptData as error:
-            logger.error("the rest of a batch of stream %r makes no sense and is passed over: %s", self.name, error)
-            return None
-
     def _open_batch(self, cursor: Cursor) -> i64:
         """Begin to read the batch that has the cursor's next offset."""
         log = self._log
@@ -298,24 +285,33 @@ class StreamQueue(MessageQueue, OpenBatch):
             return _LOADING
         if cursor.next_offset < log.start_offset:
             cursor.next_offset = log.start_offset
-        if cursor.next_offset >= log.durable_end:
+        if cursor.next_offset >= log.stable_end:
             return _AT_END
         batch = log.batch_at(cursor.next_offset)
         if batch is None:
             log.load(cursor.next_offset)
             return _LOADING
         log.load_ahead(batch.end_offset)
-        if not batch.data or cursor.subscription.skips(batch.data):
+        if self._skips(cursor, batch.data):
             cursor.next_offset = batch.end_offset
             cursor.skipped_bytes += len(batch.data)
+        elif cursor.records.open(batch.data):
+            cursor.is_reading = True
+            cursor.batch_end = batch.end_offset
+            cursor.skipped_bytes += cursor.records.decompressed_bytes
         else:
-            try:
-                cursor.records = RecordReader(batch.data)
-                cursor.batch_end = batch.end_offset
-            except CorruptData as error:
-                logger.error("a batch of stream %r makes no sense and is passed over: %s", self.name, error)
-                cursor.next_offset = batch.end_offset
+            cursor.next_offset = batch.end_offset
         return _MORE
+
+    def _skips(self, cursor: Cursor, data: bytes) -> bool:
+        """Whether a batch has nothing for a consumer."""
+        if not data:
+            return True
+        header = BatchHeader(data)
+        if header.is_transactional and self._log.is_aborted(header):
+            return True
+        # What is compressed does not show its values.
+        return header.attributes & COMPRESSION_MASK == 0 and cursor.subscription.skips(data)
 
     def advanced(self) -> None:
         """There is more to be read."""
@@ -361,10 +357,14 @@ class StreamQueue(MessageQueue, OpenBatch):
 
     def add_consumer(self, consumer: Consumer) -> None:
         subscription = Subscription(consumer.arguments, self.owner.queue_resource(self.name), int(self.turn.now_ms))
-        cursor = Cursor(consumer, subscription)
+        cursor = Cursor(consumer, subscription, self.name)
         self._cursors[consumer] = cursor
         self.consumers.append(consumer)
         log = self._log
+        if len(self.consumers) == 1:
+            # What anybody appends is made durable at once as long as there are consumers: they are shown it then.
+            log.add_listener(self._readers)
+            log.readers_waiting += 1
         start = subscription.start
         if start == START_FIRST:
             cursor.next_offset = log.start_offset
@@ -389,8 +389,11 @@ class StreamQueue(MessageQueue, OpenBatch):
         if cursor is not None:
             consumer.cancelled = True
             consumer.in_rotation = False
-            cursor.records = None
+            cursor.is_reading = False
+            cursor.records.close()
             self.consumers.remove(consumer)
+            if not self.consumers:
+                self._stop_listening()
             for cursors in (self._awake, self._at_end, self._loading):
                 if cursor in cursors:
                     cursors.remove(cursor)
@@ -409,20 +412,18 @@ class StreamQueue(MessageQueue, OpenBatch):
 
     def apply_settings(self, settings: QueueSettings) -> None:
         self.settings = settings
-        self._set_retention()
-        context = self.context
-        context.streams.retain(self._log)
-
-    def _set_retention(self) -> None:
-        self._log.age_max_ms = self.settings.age_max_ms
-        self._log.bytes_max = self.settings.length_bytes_max
-        self._log.segment_bytes = self.settings.segment_bytes
 
     def purge(self) -> int:
         raise NotImplementedHere(f"queue.purge not supported by stream queues {self.owner.queue_resource(self.name)}")
 
     def delete(self) -> None:
         self.deleted = True
+        self.cancel_consumers()
+
+    def cancel_consumers(self) -> None:
+        """The name does not mean this partition any more: whoever reads by it is told so."""
+        if self.consumers:
+            self._stop_listening()
         for consumer in self.consumers:
             consumer.cancelled = True
             consumer.in_rotation = False
@@ -432,7 +433,10 @@ class StreamQueue(MessageQueue, OpenBatch):
         self._awake = []
         self._at_end = []
         self._loading = []
-        self._log.delete()
+
+    def _stop_listening(self) -> None:
+        self._log.remove_listener(self._readers)
+        self._log.readers_waiting -= 1
 
 
 @final

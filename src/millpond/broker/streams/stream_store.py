@@ -487,6 +487,11 @@ class StreamStore(CommitWaiter):
             partial(log.read_run, offset, STREAM_READ_BYTES), partial(self._loaded, partition, log, offset)
         )
 
+    def load_now(self, partition: Partition, offset: int) -> None:
+        """As `load`, while everything waits: for who cannot be answered later."""
+        if not partition.deleted:
+            self._cache_run(partition, offset, self.log(partition).read_run(offset, STREAM_READ_BYTES))
+
     def _loaded(self, partition: Partition, log: StreamLog, offset: int, job: Future[BatchRun]) -> None:
         self._reads_under_way -= 1
         while self._reads_waiting and self._reads_under_way < STREAM_READS_MAX:

@@ -10,7 +10,7 @@ from mypy_extensions import i16, i32, i64
 from millpond.broker.message import Message, Properties
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
-from millpond.protocols.amqp.properties import EMPTY, FORMAT, BasicProperties, parse_properties
+from millpond.protocols.amqp.properties import FORMAT, BasicProperties, fitting_properties
 
 FRAME_METHOD: Final = 1
 FRAME_HEADER: Final = 2
@@ -23,6 +23,10 @@ FRAME_HEAD_BYTES: Final = 7
 FRAME_OVERHEAD_BYTES: Final = 8
 
 _CLASS_BASIC: Final = 60 << 16
+# Class, weight and body size in a header frame.
+_BEFORE_PROPERTIES_BYTES: Final[i64] = 12
+# What a number among the headers takes besides its name: lengths, type letter, flags that were not there.
+_NUMBER_BYTES: Final[i64] = 16
 
 
 def name_bytes(name: str) -> bytes:
@@ -47,7 +51,9 @@ def write_content(output: BytesWriter, channel: i64, message: Message, body_fram
     properties = message.properties
     if returns > 0:
         properties = properties.replaced({"x-delivery-count": int(returns)}, True)
-    raw = properties.raw if properties.format == FORMAT else EMPTY
+    raw = properties.raw
+    if properties.format != FORMAT or len(raw) > body_frame_bytes - _BEFORE_PROPERTIES_BYTES:
+        raw = fitting_properties(properties, body_frame_bytes - _BEFORE_PROPERTIES_BYTES).raw
     body = message.body
     output.append(FRAME_HEADER)
     write_i16_be(output, channel_bits(channel))
@@ -75,7 +81,7 @@ class NumberedHeader:
     ) -> None:
         """As `write_content`, with the header set to `number`."""
         if message.properties is not self._properties:
-            self._prepare(message.properties)
+            self._prepare(message.properties, body_frame_bytes)
         size: i64 = 20 + len(self._before) + len(self._after)
         if size > body_frame_bytes:
             # The publisher's own properties fill the frame, and a header cannot be split: the number is left out.
@@ -93,8 +99,12 @@ class NumberedHeader:
         output.append(FRAME_END)
         _write_body(output, channel, body, body_frame_bytes)
 
-    def _prepare(self, properties: Properties) -> None:
-        basic = properties if isinstance(properties, BasicProperties) else parse_properties(EMPTY)
+    def _prepare(self, properties: Properties, body_frame_bytes: i64) -> None:
+        if isinstance(properties, BasicProperties):
+            basic = properties
+        else:
+            taken: i64 = _BEFORE_PROPERTIES_BYTES + _NUMBER_BYTES + len(self._name)
+            basic = fitting_properties(properties, body_frame_bytes - taken)
         self._before, self._after = basic.around_number(self._name)
         self._properties = properties
 

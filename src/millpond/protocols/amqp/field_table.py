@@ -245,6 +245,12 @@ def _decode_value(raw: bytes, position: i64, end: i64, depth: i64) -> tuple[obje
     return raw[position + 5 : after], after
 
 
+def decode_value(raw: bytes, position: i64, end: i64) -> object:
+    """The value of a table's entry whose type letter is at `position`. Raises SyntaxFault, LimitExceeded."""
+    value, _ = _decode_value(raw, position, end, 1)
+    return value
+
+
 # --- Encoding ------------------------------------------------------------------------------------------------------
 
 

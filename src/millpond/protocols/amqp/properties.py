@@ -29,10 +29,12 @@ from typing import Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i32_be, write_i64_be
 from mypy_extensions import i64
 
-from millpond.base.errors import PreconditionFailed, SyntaxFault
+from millpond.base.errors import PeerError, PreconditionFailed, SyntaxFault
 from millpond.base.limits import EXPIRATION_MS_MAX, NAME_BYTES_MAX
 from millpond.broker.message import PROPERTIES_FORMATS, Properties
+from millpond.broker.record_properties import PROPERTY_HEADERS
 from millpond.protocols.amqp import field_table
+from millpond.protocols.amqp.record_headers import write_header, write_headers
 
 FORMAT: Final = 1
 
@@ -71,10 +73,17 @@ NAMES: Final[list[tuple[str, int]]] = [
     ("cluster_id", CLUSTER_ID),
 ]
 
+# What a record of a stream has as headers: all but delivery mode, timestamp and cluster.
+_SHOWN_AS: Final[dict[int, bytes]] = {flag: PROPERTY_HEADERS[name] for name, flag in NAMES if name in PROPERTY_HEADERS}
+_SHOWN: Final = sum(_SHOWN_AS)
+
 PERSISTENT: Final = 2
 
 # A number that takes 64 bits in a field table.
 _LARGEST: Final = (1 << 63) - 1
+
+# How many headers had no room.
+HEADERS_LEFT_OUT: Final = "x-headers-left-out"
 
 # Properties without any property: two bytes of flags.
 EMPTY: Final = b"\x00\x00"
@@ -176,6 +185,41 @@ class BasicProperties(Properties):
             timestamp_s = self.timestamp_s()
             return "" if timestamp_s is None else str(timestamp_s)
         return self.text(MESSAGE_ID if name == "message_id" else CORRELATION_ID) or ""
+
+    def write_record_headers(self, writer: BytesWriter) -> i64:
+        raw = self.raw
+        taken: list[bytes] = []
+        count: i64 = 0
+        if self._headers_end > self._headers_start:
+            count = write_headers(writer, raw, self._headers_start, self._headers_end, taken)
+            if count < 0:
+                return -1
+        if self._flags & _SHOWN == 0:
+            return count
+        position: i64 = 2
+        flag: i64 = CONTENT_TYPE
+        while flag >= APP_ID:
+            if self._flags & flag != 0:
+                if flag == HEADERS:
+                    position = self._headers_end
+                elif flag == TIMESTAMP:
+                    position += 8
+                elif flag == PRIORITY:
+                    if b"priority" not in taken:
+                        write_header(writer, b"priority", str(raw[position]).encode())
+                        count += 1
+                    position += 1
+                elif flag == DELIVERY_MODE:
+                    position += 1
+                else:
+                    end: i64 = position + 1 + raw[position]
+                    name = _SHOWN_AS[int(flag)]
+                    if name not in taken:
+                        write_header(writer, name, raw[position + 1 : end])
+                        count += 1
+                    position = end
+            flag >>= 1
+        return count
 
     def replaced(self, headers: dict[str, object], keep_expiration: bool) -> BasicProperties:
         drop_expiration = not keep_expiration and self._flags & EXPIRATION != 0
@@ -326,6 +370,71 @@ def parse_properties(raw: bytes) -> BasicProperties:
     if position < end:
         raise SyntaxFault(f"{end - position} bytes after the properties")
     return BasicProperties(raw, persistent, int(priority), expiration_ms, flags, headers_start, headers_end)
+
+
+def basic_properties(properties: Properties) -> BasicProperties:
+    """Any message's properties as AMQP has them. What AMQP has no encoding for is left out."""
+    return properties if isinstance(properties, BasicProperties) else _TRANSLATION.of(properties)
+
+
+def fitting_properties(properties: Properties, bytes_max: i64) -> BasicProperties:
+    """As `basic_properties`, in no more than `bytes_max`: the largest headers are left out where there is no room for
+    them all, since a header frame cannot be split, and a further one says how many."""
+    basic = basic_properties(properties)
+    if len(basic.raw) <= bytes_max:
+        return basic
+    entries = [(name, field_table.encode_entry(name, value)) for name, value in basic.headers().items()]
+    kept = dict(entries)
+    size: i64 = len(basic.raw) + len(field_table.encode_entry(HEADERS_LEFT_OUT, _LARGEST))
+    for name, entry in sorted(entries, key=_size_of, reverse=True):
+        if size <= bytes_max:
+            break
+        size -= len(entry)
+        del kept[name]
+    changes: dict[str, object] = {name: None for name, _ in entries if name not in kept}
+    changes[HEADERS_LEFT_OUT] = len(entries) - len(kept)
+    return basic.replaced(changes, True)
+
+
+def _size_of(entry: tuple[str, bytes]) -> int:
+    return len(entry[1])
+
+
+@final
+class _Translation:
+    """Properties of another protocol's in AMQP's encoding. The last ones are kept: a message goes to several queues."""
+
+    def __init__(self) -> None:
+        self._source: Properties | None = None
+        self._made: BasicProperties | None = None
+
+    def of(self, properties: Properties) -> BasicProperties:
+        made = self._made
+        if made is None or properties is not self._source:
+            made = self._made = _translated(properties)
+            self._source = properties
+        return made
+
+
+_TRANSLATION: Final = _Translation()
+
+
+def _translated(properties: Properties) -> BasicProperties:
+    values = properties.described()
+    try:
+        return parse_properties(encode_properties(**values))  # type: ignore[arg-type]
+    except (TypeError, ValueError, PeerError):
+        # One of the headers has no encoding: its number is too large, or it is nested too deep.
+        headers = values.pop("headers", None)
+        encodable: dict[str, object] = {}
+        if isinstance(headers, dict):
+            for name, value in headers.items():
+                try:
+                    field_table.encode_entry(name, value)
+                except (TypeError, ValueError):
+                    continue
+                encodable[name] = value
+        return parse_properties(encode_properties(headers=encodable or None, **values))  # type: ignore[arg-type]
 
 
 def _octet(raw: bytes, position: i64, end: i64) -> i64:

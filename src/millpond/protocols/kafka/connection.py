@@ -36,6 +36,7 @@ from millpond.broker.commits import Commits, CommitWaiter
 from millpond.broker.ledger import Ledger
 from millpond.broker.turn import Turn, TurnTask
 from millpond.broker.vhost import VirtualHost
+from millpond.protocols.kafka.fetch_session import FetchSession
 from millpond.protocols.kafka.wire import WireReader
 from millpond.protocols.transport import Transport
 
@@ -209,6 +210,9 @@ class Connection(ClientConnection, TurnTask):
         self._output_counted: i64 = 0
         self._holds: i64 = 0
         self._reading_paused = False
+        self.fetch_session: FetchSession | None = None
+        # Their ids.
+        self.fetch_sessions_begun: i64 = 0
         self._has_produced = False
         self._closed = False
         self._active_ms: i64 = broker.clock.monotonic_ms()

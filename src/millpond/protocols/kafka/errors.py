@@ -19,6 +19,7 @@ from millpond.base.errors import (
     StorageFailed,
 )
 from millpond.broker.groups import errors as groups
+from millpond.broker.shares import sessions as shares
 
 UNKNOWN_SERVER_ERROR: Final = -1
 NONE: Final = 0
@@ -72,12 +73,29 @@ GROUP_SUBSCRIBED_TO_TOPIC: Final = 86
 INVALID_RECORD: Final = 87
 RESOURCE_NOT_FOUND: Final = 91
 UNKNOWN_TOPIC_ID: Final = 100
+FETCH_SESSION_TOPIC_ID_ERROR: Final = 106
+FENCED_MEMBER_EPOCH: Final = 110
+UNRELEASED_INSTANCE_ID: Final = 111
+UNSUPPORTED_ASSIGNOR: Final = 112
+STALE_MEMBER_EPOCH: Final = 113
 MISMATCHED_ENDPOINT_TYPE: Final = 114
 UNSUPPORTED_ENDPOINT_TYPE: Final = 115
+INVALID_RECORD_STATE: Final = 121
+SHARE_SESSION_NOT_FOUND: Final = 122
+INVALID_SHARE_SESSION_EPOCH: Final = 123
+INVALID_REGULAR_EXPRESSION: Final = 128
+SHARE_SESSION_LIMIT_REACHED: Final = 133
 
 # The nearest class of an error's ancestry counts.
 _CODES: Final[dict[type[PeerError], int]] = {
     AccessRefused: TOPIC_AUTHORIZATION_FAILED,
+    groups.FencedMemberEpoch: FENCED_MEMBER_EPOCH,
+    groups.InvalidGroupRequest: INVALID_REQUEST,
+    groups.InvalidPattern: INVALID_REGULAR_EXPRESSION,
+    groups.OldClient: UNSUPPORTED_VERSION,
+    groups.StaleMemberEpoch: STALE_MEMBER_EPOCH,
+    groups.UnreleasedInstance: UNRELEASED_INSTANCE_ID,
+    groups.UnsupportedAssignor: UNSUPPORTED_ASSIGNOR,
     groups.FencedInstance: FENCED_INSTANCE_ID,
     groups.GroupFull: GROUP_MAX_SIZE_REACHED,
     groups.GroupNotEmpty: NON_EMPTY_GROUP,
@@ -94,6 +112,9 @@ _CODES: Final[dict[type[PeerError], int]] = {
     groups.RebalanceInProgress: REBALANCE_IN_PROGRESS,
     groups.TooManyOffsets: INVALID_COMMIT_OFFSET_SIZE,
     groups.UnknownMember: UNKNOWN_MEMBER_ID,
+    shares.InvalidShareSessionEpoch: INVALID_SHARE_SESSION_EPOCH,
+    shares.ShareSessionLimitReached: SHARE_SESSION_LIMIT_REACHED,
+    shares.ShareSessionNotFound: SHARE_SESSION_NOT_FOUND,
     AlreadyExists: TOPIC_ALREADY_EXISTS,
     InvalidCount: INVALID_PARTITIONS,
     InvalidName: INVALID_TOPIC_EXCEPTION,

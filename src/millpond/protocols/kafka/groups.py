@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
+from millpond.broker.groups.errors import GroupNotFound
 from millpond.protocols.kafka.apis.list_offsets import find_partition
-from millpond.protocols.kafka.errors import NONE, code_of
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, NONE, UNKNOWN_TOPIC_ID, code_of
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer
 
 if TYPE_CHECKING:
     from millpond.broker.groups.coordinator import GroupCoordinator
+    from millpond.broker.groups.group import Group
+    from millpond.broker.groups.modern import ModernGroup
+    from millpond.broker.groups.modern_records import Assignment
+    from millpond.broker.groups.modern_requests import MemberAnswer
     from millpond.protocols.kafka.connection import Call
+
+# Bits of AclOperation: read, delete, describe, describe and alter configs.
+ALL_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
 
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
 
@@ -43,18 +53,107 @@ def partition_error(call: Call, topic: str, partition: int) -> int:
     return find_partition(call.connection, topic, partition)[1]
 
 
-def by_topic(topics: Any, codes: dict[tuple[str, int], int]) -> list[Tree]:
+def topic_names(call: Call, topics: Any) -> list[str | None]:
+    """What the topics of a request are called, which newer versions of it tell by their ids; None for one that is not
+    there."""
+    if call.version < 10:
+        return [topic.name for topic in topics]
+    known = coordinator(call).topics
+    return [None if topic.topic_id is None else known.name(topic.topic_id.bytes) for topic in topics]
+
+
+def by_topic(topics: Any, names: list[str | None], codes: dict[tuple[str, int], int]) -> list[Tree]:
     """The answer for partitions that were asked for: each with its code."""
     return [
         {
-            "name": topic.name,
+            "name": name or "",
+            "topic_id": _topic_id(topic),
             "partitions": [
                 {
                     "partition_index": partition.partition_index,
-                    "error_code": codes.get((topic.name, partition.partition_index), NONE),
+                    "error_code": UNKNOWN_TOPIC_ID
+                    if name is None
+                    else codes.get((name, partition.partition_index), NONE),
                 }
                 for partition in topic.partitions
             ],
         }
-        for topic in topics
+        for topic, name in zip(topics, names, strict=True)
     ]
+
+
+def _topic_id(topic: Any) -> bytes | None:
+    found = getattr(topic, "topic_id", None)
+    return None if found is None else found.bytes
+
+
+def told_member(answer: MemberAnswer) -> Tree:
+    """The answer to a heartbeat of a group whose assignment the broker decides."""
+    tree: dict[str, object] = {
+        "member_id": answer.member_id,
+        "member_epoch": answer.epoch,
+        "heartbeat_interval": answer.heartbeat_interval_ms,
+    }
+    if answer.assigned is not None:
+        tree["assignment"] = {
+            "topic_partitions": [
+                {"topic_id": topic_id, "partitions": sorted(partitions)}
+                for topic_id, partitions in answer.assigned.items()
+            ]
+        }
+    return tree
+
+
+def told_error(error: PeerError) -> Tree:
+    """The answer to a heartbeat that was refused."""
+    return {"error_code": code_of(error), "error_message": str(error)}
+
+
+def placed(call: Call, assignment: Assignment) -> Tree:
+    """Partitions as operators are told of them: with the names of their topics, of those that are there."""
+    topics = coordinator(call).topics
+    return {
+        "topic_partitions": [
+            {"topic_id": topic_id, "topic_name": name, "partitions": sorted(partitions)}
+            for topic_id, partitions in assignment.items()
+            if (name := topics.name(topic_id)) is not None
+        ]
+    }
+
+
+def described_modern(
+    call: Call, request: Any, group_type: str, told: Callable[[Call, Group, ModernGroup], dict[str, object]]
+) -> list[Tree]:
+    """What operators are told of groups of a type; `told` adds what only this type has."""
+    return [
+        _described_modern(call, request, group_id, group_type, told) for group_id in dict.fromkeys(request.group_ids)
+    ]
+
+
+def _described_modern(
+    call: Call,
+    request: Any,
+    group_id: str,
+    group_type: str,
+    told: Callable[[Call, Group, ModernGroup], dict[str, object]],
+) -> Tree:
+    connection = call.connection
+    if not connection.apis.may(connection, Operation.READ, group_id, "group"):
+        return {"group_id": group_id, "error_code": GROUP_AUTHORIZATION_FAILED}
+    try:
+        group = coordinator(call).group(group_id)
+        if group.modern is None or group.type != group_type:
+            raise GroupNotFound(f"Group {group_id} is not a {group_type} group.")
+    except PeerError as error:
+        return {"group_id": group_id, **told_error(error)}
+    head = group.modern.head
+    tree: dict[str, object] = {
+        "group_id": group_id,
+        "group_state": group.state,
+        "group_epoch": head.epoch,
+        "assignment_epoch": head.assignment_epoch,
+        **told(call, group, group.modern),
+    }
+    if request.include_authorized_operations:
+        tree["authorized_operations"] = ALL_OPERATIONS
+    return tree

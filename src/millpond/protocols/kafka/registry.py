@@ -123,6 +123,8 @@ class ApiTable:
 
     def closed(self, connection: Connection) -> None:
         """A client is gone."""
+        if connection.vhost is not None:
+            connection.vhost.shares.lost(connection)
 
     def handle(self, call: Call) -> None:
         """Do what a request asks for. SyntaxFault where it cannot be read."""
@@ -237,6 +239,6 @@ def load(connections_max: int) -> ApiTable:
     # Importing a module fills the table, but for those that are compiled.
     for module in pkgutil.iter_modules(apis.__path__, f"{apis.__name__}."):
         importlib.import_module(module.name)
-    APIS[0] = Api(0, "Produce", 3, 12, 0, None, produce.produce)
-    APIS[1] = Api(1, "Fetch", 4, 12, 4, None, fetch.fetch)
+    APIS[0] = Api(0, "Produce", 3, 13, 0, None, produce.produce)
+    APIS[1] = Api(1, "Fetch", 4, 18, 4, None, fetch.fetch)
     return ApiTable(connections_max)

@@ -92,6 +92,11 @@ class WireReader:
             raise SyntaxFault("null where a string is needed")
         return text
 
+    def id(self) -> bytes:
+        """The 16 bytes of a UUID."""
+        start = self._advance(16)
+        return self.data[start : start + 16]
+
     def size_of_bytes(self) -> i64:
         """The length of what `position` then is at; -1 for null."""
         size = self.varint() - 1 if self.flexible else self.int32()

@@ -273,7 +273,7 @@ def check_serves(pond: Pond, attackers: list[Client]) -> None:
     vhost = pond.broker.vhost("/")
     pond.clock.advance(100)
     pond.rest()
-    for queue in list(vhost.queues.values()):
+    for queue in vhost.all_queues():
         assert queue.unsettled == 0, f"{queue.name} waits for somebody who is gone"
         assert not queue.consumers
         assert queue.ready == sum([page.live for page in queue.backlog.pages]), queue.name

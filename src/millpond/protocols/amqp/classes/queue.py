@@ -99,7 +99,7 @@ def unbind(channel: Channel, method: methods.QueueUnbind) -> None:
     name, exchange, routing_key = _ends(channel, method.queue, method.exchange, method.routing_key)
     vhost = channel.vhost
     # RabbitMQ: unbinding what does not exist is done already.
-    if exchange in vhost.router.exchanges and name in vhost.queues:
+    if exchange in vhost.router.exchanges and vhost.find_queue(name) is not None:
         vhost.unbind(vhost.exchange(exchange), vhost.queue(name, channel.connection), routing_key, method.arguments)
     channel.connection.send(channel.number, methods.QueueUnbindOk())
 
@@ -136,7 +136,7 @@ def delete(channel: Channel, method: methods.QueueDelete) -> None:
     # A client that deletes what it consumes from is answered first and then told of the cancel: py-amqp relies on it.
     connection.hold_cancels()
     try:
-        if name in vhost.queues:
+        if vhost.find_queue(name) is not None:
             queue = vhost.queue(name, connection)
             count = vhost.delete_queue(queue, method.if_unused, method.if_empty)
             if queue in connection.exclusive_queues:

@@ -1,10 +1,10 @@
-"""AlterConfigs and IncrementalAlterConfigs: another configuration for topics, which acts at once.
+"""AlterConfigs and IncrementalAlterConfigs: another configuration for topics and groups, which acts at once.
 
 Behaviour: AlterConfigs replaces all of a topic's own configuration; IncrementalAlterConfigs sets and deletes single
 entries, and adds to and takes from those that are lists. A resource that is named twice, or an entry, is refused, and
 so is a change of the node's own configuration: it is set where the node is started.
 Versions: they differ in encoding alone.
-Not implemented: the levels of loggers, client metrics, and groups' configuration.
+Not implemented: the levels of loggers, and client metrics.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
 from millpond.broker.access import Operation
+from millpond.broker.shares.settings import checked_group_config
 from millpond.broker.streams.topic_settings import LIST, TOPIC_CONFIGS, checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.create_topics import Refused
-from millpond.protocols.kafka.apis.describe_configs import BROKER, TOPIC, wrong_broker
+from millpond.protocols.kafka.apis.describe_configs import BROKER, GROUP, TOPIC, wrong_broker
 from millpond.protocols.kafka.apis.metadata import NODE_ID
 from millpond.protocols.kafka.errors import (
+    GROUP_AUTHORIZATION_FAILED,
     INVALID_CONFIG,
     INVALID_REQUEST,
     NONE,
@@ -63,6 +65,8 @@ def _alter(call: Call, request: Any, is_incremental: bool) -> None:
             _check_entries(asked, is_incremental)
             if asked.resource_type == TOPIC:
                 _alter_topic(call.connection, asked, is_incremental, request.validate_only)
+            elif asked.resource_type == GROUP:
+                _alter_group(call.connection, asked, is_incremental, request.validate_only)
             elif asked.resource_type == BROKER:
                 _check_broker(asked, is_incremental)
             else:
@@ -136,6 +140,28 @@ def _alter_topic(connection: Connection, asked: Any, is_incremental: bool, valid
         checked_config(key, value)
     if not validate_only:
         topics.configure(topic, overrides)
+
+
+def _alter_group(connection: Connection, asked: Any, is_incremental: bool, validate_only: bool) -> None:
+    assert connection.vhost is not None
+    name, shares = asked.resource_name, connection.vhost.shares
+    if not connection.apis.may(connection, Operation.CONFIGURE, name, "group"):
+        raise Refused(GROUP_AUTHORIZATION_FAILED, "Group authorization failed.")
+    if not name:
+        raise Refused(INVALID_REQUEST, "Default group resources are not allowed.")
+    configs = dict(shares.configs(name)) if is_incremental else {}
+    for config in asked.configs:
+        operation = _operation(config)
+        if operation == DELETE:
+            configs.pop(config.name, None)
+        elif operation == SET:
+            configs[config.name] = checked_group_config(config.name, config.value)
+        else:
+            raise Refused(
+                INVALID_CONFIG, f"Can't {_VERBS[operation]} to key {config.name} because its type is not LIST."
+            )
+    if not validate_only:
+        shares.configure(name, configs)
 
 
 def _changed(topic: Topic, config: Any) -> str | None:

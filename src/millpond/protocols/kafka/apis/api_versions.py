@@ -2,8 +2,7 @@
 
 Behaviour: any client asks this first. A version of it that is not known is answered in version 0 with error 35
 (KIP-511). The header of the response is never flexible.
-Versions: 3 says which client it is. 4 may say that the oldest version of a feature is 0.
-Not implemented: features and their epochs; there are none to be finalized.
+Versions: 3 says which client it is, and tells the features; 4 may say that the oldest version of a feature is 0.
 """
 
 from __future__ import annotations
@@ -18,6 +17,15 @@ from millpond.protocols.kafka.registry import APIS, api
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
 
+# What clients look at besides versions, each with the newest version that is spoken here, which is in use. Where the
+# oldest is 0, it is left out of answers that cannot say so.
+FEATURES: Final[dict[str, tuple[int, int]]] = {
+    # (oldest, newest). The consumer protocol of KIP-848.
+    "group.version": (0, 1),
+    # Share groups, KIP-932.
+    "share.version": (0, 1),
+}
+
 # KIP-511's rule for what a client calls itself.
 _SOFTWARE: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 
@@ -30,7 +38,25 @@ def api_versions(call: Call, request: Any) -> Tree:
         if not _SOFTWARE.fullmatch(name) or not _SOFTWARE.fullmatch(version):
             return {"error_code": INVALID_REQUEST, "api_keys": []}
         call.connection.client_software = f"{name} {version}"[:256]
-    return {"api_keys": listed()}
+    return {"api_keys": listed(), **_features(int(call.version))}
+
+
+def _features(version: int) -> dict[str, object]:
+    """The features, from version 3 on."""
+    if version < 3:
+        return {}
+    return {
+        "supported_features": [
+            {"name": name, "min_version": oldest, "max_version": newest}
+            for name, (oldest, newest) in FEATURES.items()
+            if oldest > 0 or version >= 4
+        ],
+        "finalized_features_epoch": 1,
+        "finalized_features": [
+            {"name": name, "min_version_level": newest, "max_version_level": newest}
+            for name, (_, newest) in FEATURES.items()
+        ],
+    }
 
 
 def listed() -> list[Tree]:

@@ -1,10 +1,10 @@
-"""DescribeConfigs: the configuration of topics, and of this node; ListConfigResources: which of them there are.
+"""DescribeConfigs: the configuration of topics, groups and this node; ListConfigResources: which of them there are.
 
 Behaviour: all entries, or those that are asked for by name; each with its source: the topic's own configuration, or the
 node's, which are the defaults. A topic's entry has the node's as a synonym. What is asked for twice is answered once.
 Versions: DescribeConfigs 3 and later tell types and documentation. ListConfigResources 0 is about client metrics, of
 which there are none.
-Not implemented: the levels of loggers, client metrics, and groups' configuration.
+Not implemented: the levels of loggers, and client metrics.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
+from millpond.broker.shares import settings
+from millpond.broker.shares.settings import GROUP_CONFIGS
 from millpond.broker.streams.topic_settings import BOOLEAN, DOUBLE, INT, LIST, LONG, STRING, TOPIC_CONFIGS
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.metadata import NODE_ID
 from millpond.protocols.kafka.errors import (
+    GROUP_AUTHORIZATION_FAILED,
     INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
     TOPIC_AUTHORIZATION_FAILED,
@@ -34,15 +38,18 @@ if TYPE_CHECKING:
 # Kinds of resources.
 TOPIC: Final = 2
 BROKER: Final = 4
-# Those that may be asked for: the levels of loggers, client metrics and groups have no configuration here.
-_LISTED: Final = {TOPIC, BROKER, 8, 16, 32}
+GROUP: Final = 32
+# Those that may be asked for: the levels of loggers and client metrics have no configuration here.
+_LISTED: Final = {TOPIC, BROKER, 8, 16, GROUP}
 
 # Sources of a value.
 TOPIC_CONFIG: Final = 1
+GROUP_CONFIG: Final = 8
 STATIC_BROKER_CONFIG: Final = 4
 DEFAULT_CONFIG: Final = 5
 
 _TYPES: Final = {BOOLEAN: 1, STRING: 2, INT: 3, LONG: 5, DOUBLE: 6, LIST: 7}
+_GROUP_TYPES: Final = {settings.BOOLEAN: 1, settings.STRING: 2, settings.INT: 3}
 
 
 def effective_configs(overrides: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -73,18 +80,20 @@ def list_config_resources(call: Call, request: Any) -> Tree:
     assert connection.vhost is not None
     if call.version == 0:
         return {"config_resources": []}
-    asked = set(request.resource_types) or {TOPIC, BROKER}
+    asked = set(request.resource_types) or {TOPIC, BROKER, GROUP}
     if asked - _LISTED:
         return {"error_code": UNSUPPORTED_VERSION, "config_resources": []}
     found: list[Tree] = []
     if TOPIC in asked:
         found += [
-            {"resource_name": name, "resource_type": TOPIC}
-            for name in connection.vhost.topics.by_name
-            if connection.apis.may_see(connection, name)
+            {"resource_name": topic.name, "resource_type": TOPIC}
+            for topic in connection.vhost.topics.known_to_kafka()
+            if connection.apis.may_see(connection, topic.name)
         ]
     if BROKER in asked:
         found.append({"resource_name": str(NODE_ID), "resource_type": BROKER})
+    if GROUP in asked:
+        found += [{"resource_name": name, "resource_type": GROUP} for name in connection.vhost.shares.configured()]
     return {"config_resources": found}
 
 
@@ -103,6 +112,13 @@ def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str
         except PeerError as error:
             return INVALID_TOPIC_EXCEPTION, str(error), []
         return UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.", []
+    if asked.resource_type == GROUP:
+        assert connection.vhost is not None
+        if not connection.apis.may(connection, Operation.CONFIGURE, name, "group"):
+            return GROUP_AUTHORIZATION_FAILED, "Group authorization failed.", []
+        if not name:
+            return INVALID_REQUEST, "Group name must not be empty", []
+        return 0, None, _group_configs(connection.vhost.shares.configs(name), names, request)
     if asked.resource_type != BROKER:
         return INVALID_REQUEST, f"Unsupported resource type: {asked.resource_type}", []
     if not name:
@@ -142,6 +158,26 @@ def _topic_configs(topic: Topic, names: set[str], request: Any) -> list[Tree]:
                 "synonyms": synonyms if request.include_synonyms else [],
                 "config_type": _TYPES[entry.kind],
                 "documentation": entry.text if getattr(request, "include_documentation", False) else None,
+            }
+        )
+    return configs
+
+
+def _group_configs(overrides: Mapping[str, str], names: set[str], request: Any) -> list[Tree]:
+    configs: list[Tree] = []
+    for name, entry in GROUP_CONFIGS.items():
+        if names and name not in names:
+            continue
+        synonyms: list[Tree] = [{"name": f"group.{name}", "value": entry.default, "source": DEFAULT_CONFIG}]
+        if name in overrides:
+            synonyms.insert(0, {"name": name, "value": overrides[name], "source": GROUP_CONFIG})
+        configs.append(
+            {
+                "name": name,
+                "value": overrides.get(name, entry.default),
+                "config_source": GROUP_CONFIG if name in overrides else DEFAULT_CONFIG,
+                "synonyms": synonyms if request.include_synonyms else [],
+                "config_type": _GROUP_TYPES[entry.kind],
             }
         )
     return configs

@@ -1,27 +1,26 @@
 """DescribeGroups: state and members of groups.
 
-Behaviour: what members say of themselves is told of a stable group only, as it is the chosen protocol's.
+Behaviour: what members say of themselves is told of a stable group only, as it is the chosen protocol's. Groups of
+other types are not found here.
 Versions: up to 5 a group that is not there is described as dead; from 6 on it is an error, too (KIP-1043).
 Not implemented: there are no permissions for groups, so that every operation is authorized (from version 3 on).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.group import Group
 from millpond.broker.groups.records import DEAD, STABLE
 from millpond.protocols.kafka.errors import NONE, code_of
-from millpond.protocols.kafka.groups import answer_for_group, coordinator
+from millpond.protocols.kafka.groups import ALL_OPERATIONS, answer_for_group, coordinator
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
-
-# Bits of AclOperation: read, delete, describe, describe and alter configs.
-ALL_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
 
 
 @api(15, "DescribeGroups", 0, 6)
@@ -33,6 +32,8 @@ def describe_groups(call: Call, request: Any) -> None:
 def _described(call: Call, group_id: str, tells_operations: bool) -> Tree:
     try:
         group = coordinator(call).group(group_id)
+        if group.modern is not None:
+            raise GroupNotFound(f"Group {group_id} is not a classic group.")
     except PeerError as error:
         code, message = (code_of(error), str(error)) if call.version >= 6 else (NONE, None)
         return {"error_code": code, "error_message": message, "group_id": group_id, "group_state": DEAD}

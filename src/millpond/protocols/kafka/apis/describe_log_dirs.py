@@ -26,7 +26,7 @@ def describe_log_dirs(call: Call, request: Any) -> None:
     if request.topics is not None:
         asked = {(topic.topic, number) for topic in request.topics for number in topic.partitions}
     found: list[tuple[str, int, Partition]] = []
-    for topic in connection.vhost.topics.by_name.values():
+    for topic in connection.vhost.topics.known_to_kafka():
         if connection.apis.may_see(connection, topic.name):
             found += [
                 (topic.name, number, partition)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def describe_topic_partitions(call: Call, request: Any) -> Tree:
     connection = call.connection
     assert connection.vhost is not None
-    topics = connection.vhost.topics.by_name
+    topics = {topic.name: topic for topic in connection.vhost.topics.known_to_kafka()}
     cursor = request.cursor
     first, index = ("", 0) if cursor is None else (cursor.topic_name, int(cursor.partition_index))
     asked = {topic.name for topic in request.topics}

@@ -4,15 +4,16 @@ Behaviour: whole batches, as they lie in the log, from the one that has the offs
 records before it. What is shown is durable. A request that finds less than `min bytes` waits for more, up to `max
 wait`; not where nothing is asked for that could come, or where a partition cannot be read from there. The first batch
 is sent however large it is, and waited for where it must come from the disk, for a while longer than `max wait`.
-Versions: 4 to 12. From 13 on topics would be named by their ids.
-Not implemented: fetch sessions (KIP-227): a client that goes on with one is told that there is none, and names its
-partitions each time. No partition ever has a diverging epoch, as there is one leader epoch.
+Versions: 4 to 18. From 13 on topics are named by their ids; from 7 on there are sessions (`fetch_session.py`).
+No partition ever has a diverging epoch, as there is one leader epoch.
 
-    request     replica i32 | max wait i32 | min bytes i32 | max bytes i32 | isolation i8 | [session id i32 | epoch i32]
-                | topics (name | partitions (index i32 | [leader epoch i32] | offset i64 | [last fetched epoch i32]
-                | [log start i64] | max bytes i32)) | [forgotten topics (name | partitions i32)] | [rack string]
-    response    throttle time i32 | [error i16 | session id i32] | topics (name | partitions (index i32 | error i16
-                | high watermark i64 | last stable offset i64 | [log start i64] | aborted transactions
+    request     [replica i32] | max wait i32 | min bytes i32 | max bytes i32 | isolation i8
+                | [session id i32 | session epoch i32]
+                | topics (name or id | partitions (index i32 | [leader epoch i32] | offset i64
+                | [last fetched epoch i32] | [log start i64] | max bytes i32))
+                | [forgotten topics (name or id | partitions i32)] | [rack string]
+    response    throttle time i32 | [error i16 | session id i32] | topics (name or id | partitions (index i32
+                | error i16 | high watermark i64 | last stable offset i64 | [log start i64] | aborted transactions
                 | [preferred replica i32] | records))
 """
 
@@ -32,94 +33,100 @@ from millpond.base.limits import (
     KAFKA_FETCH_WAIT_MS_MAX,
     KAFKA_PARTITIONS_PER_REQUEST_MAX,
 )
-from millpond.broker.streams.partition import Batch, Partition, PartitionListener
+from millpond.broker.streams.partition import Partition, PartitionListener
+from millpond.broker.streams.topic import Topic
 from millpond.protocols.kafka.connection import Call, Connection, Waiting
 from millpond.protocols.kafka.errors import (
     FENCED_LEADER_EPOCH,
     FETCH_SESSION_ID_NOT_FOUND,
+    FETCH_SESSION_TOPIC_ID_ERROR,
+    INVALID_FETCH_SESSION_EPOCH,
     NONE,
     OFFSET_OUT_OF_RANGE,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_LEADER_EPOCH,
+    UNKNOWN_TOPIC_ID,
     UNKNOWN_TOPIC_OR_PARTITION,
 )
+from millpond.protocols.kafka.fetch_session import FetchSession, Wanted
 from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags, write_text
 
 _FLEXIBLE_FROM: Final = 12
+_IDS_FROM: Final = 13
 _LEADER_EPOCH: Final[i64] = 0
 _READ_COMMITTED: Final = 1
 
 
 @final
-class Wanted:
-    """What a request asks of one partition, and what there is."""
-
-    def __init__(self, topic: str, index: i64, leader_epoch: i64, offset: i64, bytes_max: i64) -> None:
-        self.topic: Final = topic
-        self.index: Final[i64] = index
-        self.leader_epoch: Final[i64] = leader_epoch
-        self.offset: Final[i64] = offset
-        self.bytes_max: Final[i64] = bytes_max
-        self.partition: Partition | None = None
-        self.error: i64 = NONE
-        self.batches: list[Batch] = []
-        self.size: i64 = 0
-        # There is more than may be brought.
-        self.has_more = False
-
-
-@final
 class FetchRequest:
-    """A request, read to its end before anything is done."""
+    """A request, read to its end before anything is done. `wanted` are the partitions that it names, or, in a session,
+    all that the session has."""
 
     def __init__(self, call: Call) -> None:
         version = call.version
         reader = WireReader(call.data, call.position, call.end, version >= _FLEXIBLE_FROM)
         reader.skip_tags()
-        reader.int32()
+        if version < 15:
+            reader.int32()
         self.max_wait_ms: Final[i64] = reader.int32()
         self.min_bytes: i64 = reader.int32()
         self.max_bytes: i64 = reader.int32()
         self.is_committed_only: Final = reader.int8() == _READ_COMMITTED
         self.session_id: Final[i64] = reader.int32() if version >= 7 else 0
         self.session_epoch: Final[i64] = reader.int32() if version >= 7 else -1
-        self.topics: Final[list[tuple[str, int]]] = []
-        self.wanted: Final[list[Wanted]] = []
+        self.has_ids: Final = version >= _IDS_FROM
+        self.wanted: list[Wanted] = []
+        # The partitions that a session no longer has.
+        self.forgotten: Final[list[tuple[str, bytes, i64]]] = []
+        # What the request goes on with, and what the answer tells of it.
+        self.session: FetchSession | None = None
+        self.is_incremental = False
+        # Topics and partitions that the request names.
+        count: i64 = 0
         topics = reader.count()
         while topics > 0:
             topics -= 1
-            name = reader.name()
+            name = "" if self.has_ids else reader.name()
+            topic_id = reader.id() if self.has_ids else b""
             partitions = reader.count()
-            self.topics.append((name, max(0, int(partitions))))
-            if len(self.topics) + len(self.wanted) + partitions > KAFKA_PARTITIONS_PER_REQUEST_MAX:
-                raise SyntaxFault("a request of too many partitions")
+            count = _counted(count, partitions)
             while partitions > 0:
                 partitions -= 1
-                index = reader.int32()
-                leader_epoch = reader.int32() if version >= 9 else i64(-1)
-                offset = reader.int64()
+                wanted = Wanted(name, topic_id, reader.int32())
+                if version >= 9:
+                    wanted.leader_epoch = reader.int32()
+                wanted.offset = reader.int64()
                 if version >= 12:
                     reader.int32()
                 if version >= 5:
                     reader.int64()
-                self.wanted.append(Wanted(name, index, leader_epoch, offset, reader.int32()))
+                wanted.bytes_max = reader.int32()
+                self.wanted.append(wanted)
                 reader.skip_tags()
             reader.skip_tags()
         if version >= 7:
-            _skip_forgotten(reader)
+            topics = reader.count()
+            while topics > 0:
+                topics -= 1
+                name = "" if self.has_ids else reader.name()
+                topic_id = reader.id() if self.has_ids else b""
+                partitions = reader.count()
+                count = _counted(count, partitions)
+                while partitions > 0:
+                    partitions -= 1
+                    self.forgotten.append((name, topic_id, reader.int32()))
+                reader.skip_tags()
         if version >= 11:
             reader.text()
         reader.skip_tags()
 
 
-def _skip_forgotten(reader: WireReader) -> None:
-    topics = reader.count()
-    while topics > 0:
-        topics -= 1
-        reader.name()
-        partitions = reader.count()
-        reader.skip(4 * max(0, partitions))
-        reader.skip_tags()
+def _counted(count: i64, partitions: i64) -> i64:
+    """So many topics and partitions a request names by now."""
+    count += 1 + max(0, partitions)
+    if count > KAFKA_PARTITIONS_PER_REQUEST_MAX:
+        raise SyntaxFault("a request of too many partitions")
+    return count
 
 
 def fetch(call: Call) -> None:
@@ -127,20 +134,31 @@ def fetch(call: Call) -> None:
     request = FetchRequest(call)
     # All is told that is needed from here on.
     call.data = b""
-    if request.session_epoch > 0:
-        # There is none to be gone on with, as we give none. Others begin one, or end it, and name all they want.
-        call.answer([_encode(call, request, FETCH_SESSION_ID_NOT_FOUND)], call.version >= _FLEXIBLE_FROM)
+    error = _begin(call.connection, request)
+    if error != NONE:
+        call.answer([_encode(call, error)], call.version >= _FLEXIBLE_FROM)
         return
     connection = call.connection
     vhost = connection.vhost
     allowed_topic = ""
     for wanted in request.wanted:
+        wanted.error = NONE
+        wanted.partition = None
+        topic: Topic | None = None
+        if vhost is not None:
+            if request.has_ids:
+                topic = vhost.topics.by_id.get(wanted.topic_id)
+                wanted.topic = topic.name if topic is not None else ""
+            else:
+                topic = vhost.topics.by_name.get(wanted.topic)
+        if request.has_ids and topic is None:
+            wanted.error = UNKNOWN_TOPIC_ID
+            continue
         if wanted.topic != allowed_topic:
             if not connection.apis.may_read(connection, wanted.topic):
                 wanted.error = TOPIC_AUTHORIZATION_FAILED
                 continue
             allowed_topic = wanted.topic
-        topic = vhost.topics.by_name.get(wanted.topic) if vhost is not None else None
         if topic is None or wanted.index < 0 or wanted.index >= len(topic.partitions):
             wanted.error = UNKNOWN_TOPIC_OR_PARTITION
         elif wanted.leader_epoch > _LEADER_EPOCH:
@@ -154,6 +172,41 @@ def fetch(call: Call) -> None:
     fetching = Fetching(call, request)
     if not fetching.is_satisfied():
         fetching.wait()
+
+
+def _begin(connection: Connection, request: FetchRequest) -> i64:
+    """Begin a session, go on with it, or end it, as the request wants; or why that cannot be."""
+    session = connection.fetch_session
+    if request.session_epoch <= 0:
+        # Whatever session there was is over, and all partitions are named.
+        if session is not None and (request.session_epoch == 0 or request.session_id == session.id):
+            connection.fetch_session = None
+        if request.session_epoch == 0 and request.wanted:
+            connection.fetch_sessions_begun += 1
+            session = FetchSession(connection.fetch_sessions_begun, request.has_ids)
+            for wanted in request.wanted:
+                session.want(wanted)
+            # One that names a partition twice gets it once.
+            request.wanted = list(session.wanted.values())
+            connection.fetch_session = request.session = session
+        return NONE
+    if session is None or session.id != request.session_id:
+        return FETCH_SESSION_ID_NOT_FOUND
+    if session.epoch != request.session_epoch:
+        return INVALID_FETCH_SESSION_EPOCH
+    if session.has_ids != request.has_ids:
+        return FETCH_SESSION_TOPIC_ID_ERROR
+    for name, topic_id, index in request.forgotten:
+        session.forget(name, topic_id, index)
+    for wanted in request.wanted:
+        session.want(wanted)
+    if len(session.wanted) > KAFKA_PARTITIONS_PER_REQUEST_MAX:
+        raise SyntaxFault("a fetch session of too many partitions")
+    session.advance()
+    request.session = session
+    request.is_incremental = True
+    request.wanted = list(session.wanted.values())
+    return NONE
 
 
 def _bytes_max(connection: Connection) -> i64:
@@ -309,15 +362,21 @@ def _chunks(call: Call, request: FetchRequest) -> list[bytes]:
     """The response's body, in which the batches are as they lie in memory."""
     version = call.version
     flexible = version >= _FLEXIBLE_FROM
+    session = request.session
+    chosen = request.wanted
+    if request.is_incremental:
+        chosen = [wanted for wanted in chosen if wanted.is_news()]
+    runs = _runs(chosen)
     chunks: list[bytes] = []
-    writer = _head(version, NONE, len(request.topics), flexible)
-    position: i64 = 0
-    for name, count in request.topics:
-        write_text(writer, name, flexible)
-        write_count(writer, count, flexible)
-        for _ in range(count):
-            wanted = request.wanted[position]
-            position += 1
+    found: list[Wanted] = []
+    writer = _head(version, NONE, session.id if session is not None else 0, len(runs), flexible)
+    for run in runs:
+        if request.has_ids:
+            writer.write(run[0].topic_id)
+        else:
+            write_text(writer, run[0].topic, flexible)
+        write_count(writer, len(run), flexible)
+        for wanted in run:
             _write_partition(writer, wanted, version, flexible, request.is_committed_only)
             if wanted.error != NONE:
                 call.connection.apis.count_error(call, wanted.error)
@@ -327,27 +386,45 @@ def _chunks(call: Call, request: FetchRequest) -> list[bytes]:
                 writer = BytesWriter()
                 for batch in wanted.batches:
                     chunks.append(batch.data)
+                found.append(wanted)
             write_no_tags(writer, flexible)
         write_no_tags(writer, flexible)
     write_no_tags(writer, flexible)
     chunks.append(writer.getvalue())
+    if session is not None:
+        for wanted in request.wanted:
+            wanted.told()
+        session.served(found)
     return chunks
 
 
-def _encode(call: Call, request: FetchRequest, error: i64) -> bytes:
+def _runs(chosen: list[Wanted]) -> list[list[Wanted]]:
+    """The partitions by their topics, as far as they come one after the other."""
+    runs: list[list[Wanted]] = []
+    last: Wanted | None = None
+    for wanted in chosen:
+        if last is not None and wanted.topic_id == last.topic_id and (wanted.topic_id or wanted.topic == last.topic):
+            runs[len(runs) - 1].append(wanted)
+        else:
+            runs.append([wanted])
+        last = wanted
+    return runs
+
+
+def _encode(call: Call, error: i64) -> bytes:
     """A response without any topic."""
     flexible = call.version >= _FLEXIBLE_FROM
-    writer = _head(call.version, error, 0, flexible)
+    writer = _head(call.version, error, 0, 0, flexible)
     write_no_tags(writer, flexible)
     return writer.getvalue()
 
 
-def _head(version: i64, error: i64, topics: i64, flexible: bool) -> BytesWriter:
+def _head(version: i64, error: i64, session_id: i64, topics: i64, flexible: bool) -> BytesWriter:
     writer = BytesWriter()
     write_i32_be(writer, 0)
     if version >= 7:
         write_i16_be(writer, i16(error))
-        write_i32_be(writer, 0)
+        write_i32_be(writer, i32(session_id))
     write_count(writer, topics, flexible)
     return writer
 

@@ -1,19 +1,17 @@
 """ListGroups: the groups of the virtual host.
 
-Versions: from 4 on with their states, and those in some states only; from 5 on by type: all of them are classic groups.
+Versions: from 4 on with their states, and those in some states only; from 5 on by type: classic, consumer, share.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from millpond.protocols.kafka.groups import answer_for_group, coordinator
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
-
-TYPE_CLASSIC: Final = "classic"
 
 
 @api(16, "ListGroups", 0, 5)
@@ -23,11 +21,11 @@ def list_groups(call: Call, request: Any) -> None:
     groups = [
         {
             "group_id": group.id,
-            "protocol_type": group.head.protocol_type or "",
+            "protocol_type": group.protocol_type or "",
             "group_state": group.state,
-            "group_type": TYPE_CLASSIC,
+            "group_type": group.type,
         }
         for group in coordinator(call).groups()
-        if (not states or group.state.lower() in states) and (not types or TYPE_CLASSIC in types)
+        if (not states or group.state.lower() in states) and (not types or group.type in types)
     ]
     answer_for_group(call, {"groups": groups})

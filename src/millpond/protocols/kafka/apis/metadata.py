@@ -59,7 +59,7 @@ def metadata(call: Call, request: Any) -> Tree | None:
     others: list[Tree] = []
     if request.topics is None or (call.version == 0 and not request.topics):
         assert connection.vhost is not None
-        topics = connection.vhost.topics.by_name.values()
+        topics = connection.vhost.topics.known_to_kafka()
         found = [topic for topic in topics if connection.apis.may_see(connection, topic.name)]
     elif call.version < _BY_ID_FROM and any(map(_is_by_id, request.topics)):
         others = [{"error_code": INVALID_REQUEST, "name": asked.name or ""} for asked in request.topics]

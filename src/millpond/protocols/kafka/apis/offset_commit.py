@@ -2,10 +2,11 @@
 
 Behaviour: by a member of the present generation, or by anybody (generation -1, no member) for a group that has no
 members; such a group is made where there is none. Partitions that do not exist, or that the user may not read, are
-refused one by one.
+refused one by one. In a group whose assignment the broker decides the generation is the member's epoch.
 Versions: 2 to 4 say how long the offsets are to be kept. From 6 on with the leader's epoch, from 7 on with the instance
-id of a static member, from 9 on a group that is not there is called so.
-Not implemented: versions 0 and 1, as in Apache Kafka 4; topics by their ids (10).
+id of a static member, from 9 on a group that is not there is called so, and members of the new protocol may commit.
+From 10 on topics are told by their ids.
+Not implemented: versions 0 and 1, as in Apache Kafka 4.
 """
 
 from __future__ import annotations
@@ -16,31 +17,39 @@ from millpond.base.errors import PeerError
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
 from millpond.protocols.kafka.errors import ILLEGAL_GENERATION, code_of
-from millpond.protocols.kafka.groups import answer_for_group, by_topic, coordinator, milliseconds, partition_error
+from millpond.protocols.kafka.groups import (
+    answer_for_group,
+    by_topic,
+    coordinator,
+    milliseconds,
+    partition_error,
+    topic_names,
+)
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
 
 
-@api(8, "OffsetCommit", 2, 9)
+@api(8, "OffsetCommit", 2, 10)
 def offset_commit(call: Call, request: Any) -> None:
     codes: dict[tuple[str, int], int] = {}
     offsets: list[OffsetCommit] = []
-    for topic in request.topics:
+    names = topic_names(call, request.topics)
+    for topic, name in zip(request.topics, names, strict=True):
+        if name is None:
+            continue
         for asked in topic.partitions:
-            error = partition_error(call, topic.name, asked.partition_index)
+            error = partition_error(call, name, asked.partition_index)
             if error:
-                codes[topic.name, asked.partition_index] = error
+                codes[name, asked.partition_index] = error
                 continue
             leader_epoch = getattr(asked, "committed_leader_epoch", -1)
             metadata = asked.committed_metadata or ""
-            offsets.append(
-                OffsetCommit(topic.name, asked.partition_index, asked.committed_offset, leader_epoch, metadata)
-            )
+            offsets.append(OffsetCommit(name, asked.partition_index, asked.committed_offset, leader_epoch, metadata))
     if offsets:
         codes.update(_commit(call, request, offsets))
-    answer_for_group(call, {"topics": by_topic(request.topics, codes)})
+    answer_for_group(call, {"topics": by_topic(request.topics, names, codes)})
 
 
 def _commit(call: Call, request: Any, offsets: list[OffsetCommit]) -> dict[tuple[str, int], int]:
@@ -52,6 +61,7 @@ def _commit(call: Call, request: Any, offsets: list[OffsetCommit]) -> dict[tuple
         generation=request.generation_id_or_member_epoch,
         instance_id=getattr(request, "group_instance_id", None),
         retention_ms=milliseconds(request.retention_time) if call.version < 5 else -1,
+        knows_epochs=call.version >= 9,
     )
     try:
         refused = coordinator(call).offsets.commit(asked)

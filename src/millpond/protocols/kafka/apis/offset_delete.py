@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
 from millpond.protocols.kafka.errors import code_of
-from millpond.protocols.kafka.groups import answer_for_group, by_topic, coordinator, partition_error
+from millpond.protocols.kafka.groups import answer_for_group, by_topic, coordinator, partition_error, topic_names
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
@@ -33,4 +33,4 @@ def offset_delete(call: Call, request: Any) -> None:
         answer_for_group(call, {"error_code": code_of(error)})
         return
     codes.update({place: code_of(error) for place, error in refused.items()})
-    answer_for_group(call, {"topics": by_topic(request.topics, codes)})
+    answer_for_group(call, {"topics": by_topic(request.topics, topic_names(call, request.topics), codes)})

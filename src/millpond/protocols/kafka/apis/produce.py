@@ -3,13 +3,14 @@
 Behaviour: a batch is checked and appended as it came, with its offsets and the leader epoch filled in. For each
 partition a request has one batch. acks=all (-1) is answered when the commit that covers it is durable, acks=1 at the
 end of the turn, acks=0 not at all. A batch that an idempotent producer sends again is answered as it was then.
-Versions: 3 to 12. It is advertised from 0, as librdkafka otherwise does not compress with lz4; like Kafka 4, older ones
-are refused. zstd needs version 7.
+Versions: 3 to 13, in the last of which topics are named by their ids. It is advertised from 0, as librdkafka otherwise
+does not compress with lz4; like Kafka 4, older ones are refused. zstd needs version 7.
 Not implemented: transactions.
 
-    request     [transactional id string] | acks i16 | timeout i32 | topics (name | partitions (index i32 | records))
-    response    topics (name | partitions (index i32 | error i16 | base offset i64 | append time i64 | start offset i64
-                | record errors (index i32 | message string) | message string)) | throttle time i32
+    request     [transactional id string] | acks i16 | timeout i32
+                | topics (name or id | partitions (index i32 | records))
+    response    topics (name or id | partitions (index i32 | error i16 | base offset i64 | append time i64
+                | start offset i64 | record errors (index i32 | message string) | message string)) | throttle time i32
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from millpond.protocols.kafka.errors import (
     OUT_OF_ORDER_SEQUENCE_NUMBER,
     TOPIC_AUTHORIZATION_FAILED,
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    UNKNOWN_TOPIC_ID,
     UNKNOWN_TOPIC_OR_PARTITION,
     UNSUPPORTED_COMPRESSION_TYPE,
 )
@@ -47,6 +49,7 @@ from millpond.storage.record_batch import COMPRESSION_MASK, CONTROL, HEADER_BYTE
 
 _FLEXIBLE_FROM: Final = 9
 _ZSTD_FROM: Final = 7
+_IDS_FROM: Final = 13
 # Of a record without key, value and headers.
 _RECORD_BYTES_MIN: Final[i64] = 7
 _TRANSACTIONAL: Final[i64] = 0x10
@@ -56,8 +59,10 @@ _TRANSACTIONAL: Final[i64] = 0x10
 class Item:
     """What a request has for one partition, and what became of it."""
 
-    def __init__(self, topic: str, index: i64, start: i64, size: i64) -> None:
-        self.topic: Final = topic
+    def __init__(self, topic: str, topic_id: bytes, index: i64, start: i64, size: i64) -> None:
+        # Found by the id where the request has ids.
+        self.topic = topic
+        self.topic_id: Final = topic_id
         self.index: Final[i64] = index
         self.start: Final[i64] = start
         self.size: Final[i64] = size
@@ -81,22 +86,23 @@ class ProduceRequest:
         self.transactional_id: Final = reader.text()
         self.acks: Final[i64] = reader.int16()
         self.timeout_ms: Final[i64] = reader.int32()
-        # The names of topics with the number of their items, in the order of the request.
-        self.topics: Final[list[tuple[str, int]]] = []
+        # The topics, by name or by id, with the number of their items, in the order of the request.
+        self.topics: Final[list[tuple[str, bytes, int]]] = []
         self.items: Final[list[Item]] = []
         topics = reader.count()
         while topics > 0:
             topics -= 1
-            name = reader.name()
+            name = "" if call.version >= _IDS_FROM else reader.name()
+            topic_id = reader.id() if call.version >= _IDS_FROM else b""
             partitions = reader.count()
-            self.topics.append((name, max(0, int(partitions))))
+            self.topics.append((name, topic_id, max(0, int(partitions))))
             if len(self.topics) + len(self.items) + partitions > KAFKA_PARTITIONS_PER_REQUEST_MAX:
                 raise SyntaxFault("a request of too many partitions")
             while partitions > 0:
                 partitions -= 1
                 index = reader.int32()
                 size = reader.size_of_bytes()
-                self.items.append(Item(name, index, reader.position, size))
+                self.items.append(Item(name, topic_id, index, reader.position, size))
                 reader.skip(max(0, size))
                 reader.skip_tags()
             reader.skip_tags()
@@ -115,12 +121,20 @@ def produce(call: Call) -> None:
         if error != NONE:
             item.error = error
             continue
+        topic: Topic | None = None
+        if vhost is not None and item.topic_id:
+            topic = vhost.topics.by_id.get(item.topic_id)
+            if topic is None:
+                item.error = UNKNOWN_TOPIC_ID
+                continue
+            item.topic = topic.name
+        elif vhost is not None:
+            topic = vhost.topics.by_name.get(item.topic)
         if item.topic != allowed_topic:
             if not connection.apis.may_write(connection, item.topic):
                 item.error = TOPIC_AUTHORIZATION_FAILED
                 continue
             allowed_topic = item.topic
-        topic = vhost.topics.by_name.get(item.topic) if vhost is not None else None
         if topic is None or item.index < 0 or item.index >= len(topic.partitions):
             item.error = UNKNOWN_TOPIC_OR_PARTITION
             continue
@@ -269,8 +283,11 @@ def _encode(call: Call, request: ProduceRequest) -> bytes:
     writer = BytesWriter()
     write_count(writer, len(request.topics), flexible)
     position: i64 = 0
-    for name, count in request.topics:
-        write_text(writer, name, flexible)
+    for name, topic_id, count in request.topics:
+        if topic_id:
+            writer.write(topic_id)
+        else:
+            write_text(writer, name, flexible)
         write_count(writer, count, flexible)
         for _ in range(count):
             item = request.items[position]

@@ -1,0 +1,1 @@
+"""Share groups: several readers work off one stream together. See `delivery_state.py`."""

@@ -1,0 +1,99 @@
+"""Share sessions (KIP-932): what a member of a share group wants to be given, so that it need not say it each time.
+
+    epoch    0 begins a session, then every request has the next number; -1 ends it
+
+A session belongs to a connection: with it everything ends that the member holds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from millpond.base.errors import PeerError
+from millpond.base.limits import SHARE_SESSIONS_MAX
+
+INITIAL_EPOCH: Final = 0
+FINAL_EPOCH: Final = -1
+_EPOCH_MAX: Final = 0x7FFFFFFF
+
+
+class ShareSessionNotFound(PeerError):
+    """The member has no session here."""
+
+
+class InvalidShareSessionEpoch(PeerError):
+    """The request is not the one that should come next."""
+
+
+class ShareSessionLimitReached(PeerError):
+    """There are as many sessions as there may be."""
+
+
+class ShareSession:
+    """One member's session. `partitions` are (topic id, number), those first that are to be looked at first."""
+
+    def __init__(self, group: str, member: str, connection: object) -> None:
+        self.group: Final = group
+        self.member: Final = member
+        self.connection: Final = connection
+        self.epoch = 1
+        self.partitions: Final[dict[tuple[bytes, int], None]] = {}
+
+    def rotate(self, place: tuple[bytes, int]) -> None:
+        """Let a partition be the last one to be looked at next time: it has just been served."""
+        if place in self.partitions:
+            del self.partitions[place]
+            self.partitions[place] = None
+
+
+class ShareSessions:
+    """The sessions of one virtual host."""
+
+    def __init__(self) -> None:
+        self._sessions: Final[dict[tuple[str, str], ShareSession]] = {}
+        self._by_connection: Final[dict[object, dict[ShareSession, None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def of_group(self, group: str) -> list[ShareSession]:
+        return [session for session in self._sessions.values() if session.group == group]
+
+    def begin(self, group: str, member: str, connection: object) -> ShareSession:
+        """A new session, in place of the one that the member may have. ShareSessionLimitReached."""
+        current = self._sessions.get((group, member))
+        if current is not None:
+            self.end(current)
+        if len(self._sessions) >= SHARE_SESSIONS_MAX:
+            raise ShareSessionLimitReached(f"there are {SHARE_SESSIONS_MAX} share sessions already")
+        session = self._sessions[group, member] = ShareSession(group, member, connection)
+        self._by_connection.setdefault(connection, {})[session] = None
+        return session
+
+    def go_on(self, group: str, member: str, epoch: int) -> ShareSession:
+        """The member's session, whose next request has this epoch, or which is to end now. ShareSessionNotFound,
+        InvalidShareSessionEpoch."""
+        session = self._sessions.get((group, member))
+        if session is None:
+            raise ShareSessionNotFound("The share session was not found.")
+        if epoch != FINAL_EPOCH:
+            if epoch != session.epoch:
+                raise InvalidShareSessionEpoch("The share session epoch is invalid.")
+            session.epoch = 1 if epoch == _EPOCH_MAX else epoch + 1
+        return session
+
+    def end(self, session: ShareSession) -> None:
+        """Forget a session."""
+        self._sessions.pop((session.group, session.member), None)
+        together = self._by_connection.get(session.connection)
+        if together is not None:
+            together.pop(session, None)
+            if not together:
+                del self._by_connection[session.connection]
+
+    def lost(self, connection: object) -> list[ShareSession]:
+        """A connection is gone, and its sessions with it: which they were."""
+        sessions = list(self._by_connection.get(connection, ()))
+        for session in sessions:
+            self.end(session)
+        return sessions
