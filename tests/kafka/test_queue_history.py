@@ -78,10 +78,10 @@ def test_rewound_to_an_offset_the_work_is_done_again(channel: BlockingChannel, k
     publish(channel, "work", *numbered(10))
     assert drain(channel, "work") == numbered(10)
     publish(channel, "work", b"new")
-    assert rewind(kafka_process, "work", "--to-offset", "6") == "6 to be done again, from offset 6"
+    assert rewind(kafka_process, "work", "--to-offset", "6") == "4 to be done again, from offset 6"
     wait_ready(channel, "work", 5)
     first = get(channel, "work")
-    assert (first.body, first.redelivered) == (numbered(10)[6], True)
+    assert first.body == numbered(10)[6]
     assert drain(channel, "work") == [*numbered(10)[7:], b"new"]
 
 
@@ -124,6 +124,8 @@ def test_history_and_what_is_still_to_be_done_survive_a_kill(kafka_process: Brok
     # A declaration answered after the acknowledgements: they are on the disk with it.
     publish(channel, "work", b"last")
     kafka_process.kill()
+    with suppress(pika.exceptions.AMQPError):
+        channel.connection.close()
     kafka_process.start()
     channel = connected(kafka_process)
     declare(channel)
@@ -133,6 +135,7 @@ def test_history_and_what_is_still_to_be_done_survive_a_kill(kafka_process: Brok
     assert len(records) == 51
     rewind(kafka_process, "work", "--to-offset", "0")
     wait_ready(channel, "work", 51)
+    channel.connection.close()
 
 
 def test_poison_goes_to_the_dead_letter_queue_and_can_be_worked_off_again(
