@@ -28,8 +28,11 @@ from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
+from millpond.broker.quotas import ClientQuotas
 from millpond.broker.shares.coordinator import ShareGroups
 from millpond.broker.streams.stream_store import StreamStore
+from millpond.broker.streams.topic_routing import TopicRouting
+from millpond.broker.transactions.coordinator import Transactions, TransactionSettings
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import PartitionRow, VhostRow
@@ -122,6 +125,7 @@ class Broker:
         queues_max: int = QUEUES_MAX,
         consumer_timeout_ms: int = 0,
         group_settings: GroupSettings = DEFAULT_SETTINGS,
+        transaction_settings: TransactionSettings | None = None,
     ) -> None:
         """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
         self.turn: Final = turn
@@ -138,16 +142,21 @@ class Broker:
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
+        self.producer_ids: Final = ProducerIds(catalog, turn)
+        self.transactions: Final = Transactions(clock, turn, ledger, self.producer_ids, transaction_settings)
         # In the order in which recovery tells them that it is over.
         self.shares: Final = ShareGroups(clock, turn, ledger)
-        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares]
+        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares, self.transactions]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
+        self.routing: Final = TopicRouting(self.context, alarms)
+        # Last: what is routed goes on where queues and streams are what they were.
+        self.keepers.append(self.routing)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
-        self.producer_ids: Final = ProducerIds(catalog, turn)
+        self.quotas: Final = ClientQuotas(catalog)
         # Tells this node's data from those of other nodes; known when `restore` is through.
         self.cluster_id = ""
         # In the order in which they were opened.
@@ -166,6 +175,7 @@ class Broker:
     def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
         self.producer_ids.restore(state.settings)
+        self.quotas.load(state.quotas)
         self.cluster_id = state.settings.get(CLUSTER_ID, "")
         if not self.cluster_id:
             # As Kafka makes it: a UUID in base64.
@@ -173,7 +183,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.shares)
+            vhost = self._new_vhost(row.name)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -192,9 +202,14 @@ class Broker:
             self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
+        for binding in state.topic_bindings:
+            self.vhosts[binding.vhost].restore_topic_binding(binding)
         for vhost in self.vhosts.values():
             vhost.attach_share_queues()
         return queues
+
+    def _new_vhost(self, name: str) -> VirtualHost:
+        return VirtualHost(name, self.context, self.catalog, self.groups, self.shares, self.routing, self.transactions)
 
     def log_ids(self) -> set[int]:
         """The ids of all logs that there should be."""
@@ -217,9 +232,10 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.shares)
+            vhost = self._new_vhost(name)
             vhost.groups.clear()
             vhost.shares.clear()
+            vhost.transactions.clear()
             self.vhosts[name] = vhost
         return vhost
 
@@ -240,6 +256,7 @@ class Broker:
         for connection in list(self.connections):
             if connection.vhost_name() == name:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
+        self.transactions.remove(name)
         self.groups.remove(name)
         self.shares.remove(name)
         for queue in list(vhost.queues.values()):
@@ -252,6 +269,7 @@ class Broker:
         self.access.forget_vhost(name)
         self.parameters.forget_vhost(name)
         self.turn.touch()
+        self.routing.remove(name)
         del self.vhosts[name]
 
     def delete_user(self, name: str) -> None:

@@ -131,12 +131,11 @@ def test_every_group_is_looked_after_here(client: Client, version: int) -> None:
 @pytest.mark.parametrize(
     ("key_type", "code"),
     [
-        (1, ErrorCode.transactional_id_authorization_failed),
         (2, ErrorCode.invalid_request),
         (9, ErrorCode.invalid_request),
     ],
 )
-def test_there_are_coordinators_of_groups_only(client: Client, key_type: int, code: ErrorCode) -> None:
+def test_there_are_coordinators_of_groups_and_transactions_only(client: Client, key_type: int, code: ErrorCode) -> None:
     (found,) = client.call(FIND_COORDINATOR, 6, key_type=key_type, coordinator_keys=["k"]).coordinators
     assert (found.error_code, found.node_id, found.port) == (code, -1, -1)
 
@@ -376,7 +375,7 @@ def test_who_may_not_read_a_topic_has_no_offsets_in_it(pond: Pond, client: Clien
     for name in (TOPIC, "secret"):
         pond.topic(name)
     client.call(OFFSET_COMMIT, 9, **commit_tree((TOPIC, 0, 5), ("secret", 0, 6)))
-    pond.broker.access.set_permission("guest", "/", ".*", ".*", f"^{TOPIC}$")
+    pond.broker.access.set_permission("guest", "/", *3 * (f"^({TOPIC}|{GROUP})$",))
     response = client.call(OFFSET_COMMIT, 9, **commit_tree((TOPIC, 0, 7), ("secret", 0, 8)))
     assert codes_of(response) == [ErrorCode.none, ErrorCode.topic_authorization_failed]
     named = {"group_id": GROUP, "topics": [{"name": "secret", "partition_indexes": [0]}]}
