@@ -25,6 +25,7 @@ from millpond.admin import (
     topic_permissions,
     topics,
     topology,
+    transactions,
     views,
 )
 from millpond.admin.messages import MakeProperties
@@ -87,6 +88,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         topics.routes(broker),
         messages.routes(broker, make_properties),
         groups.routes(broker),
+        transactions.routes(broker),
     ):
         made.include_router(routes)
     add_error_handlers(made)

@@ -80,7 +80,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _application() -> typer.Typer:
-    from millpond.cli import definitions, messages, permission, policy, redrive, serve, status, topic, user
+    from millpond.cli import definitions, messages, permission, policy, redrive, serve, status, topic, transaction, user
 
     application = typer.Typer(
         help="Millpond: one broker for queues and streams.",
@@ -106,4 +106,5 @@ def _application() -> typer.Typer:
     application.add_typer(permission.commands, name="permission")
     application.add_typer(policy.commands, name="policy")
     application.add_typer(topic.commands, name="topic")
+    application.add_typer(transaction.commands, name="transaction")
     return application
