@@ -135,6 +135,20 @@ class TestDeclaring:
         assert "q" not in life.vhost.queues
         assert not life.vhost.shares.groups
 
+    def test_it_goes_with_its_virtual_host(self, lives: Lives) -> None:
+        life = lives.life
+        vhost = life.broker.create_vhost("other")
+        vhost.topics.create("t", 1, {})
+        arguments: dict[str, object] = {"x-queue-type": "share", "x-source-topic": "t"}
+        vhost.declare_queue("q", True, False, False, arguments, None)
+        life.settle_down()
+        life.broker.delete_vhost("other")
+        life.settle_down()
+        assert life.broker.shares.partition_count == 0
+        assert not life.broker.create_vhost("other").shares.groups
+        life.settle_down()
+        assert not lives.cut_power().broker.vhost("other").shares.groups
+
     def test_another_queue_of_its_name_begins_anew(self, lives: Lives, life: Life) -> None:
         declare(life, stream_offset="first")
         fill(life, *range(3))

@@ -22,6 +22,8 @@ from millpond.admin import (
     nodes,
     parameters,
     policies,
+    quotas,
+    shares,
     topic_permissions,
     topics,
     topology,
@@ -83,11 +85,13 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         parameters.routes(broker),
         definitions.routes(broker),
         topic_permissions.routes(broker),
+        quotas.routes(broker),
         clients.routes(broker, node),
         topology.routes(broker, node),
         topics.routes(broker),
         messages.routes(broker, make_properties),
         groups.routes(broker),
+        shares.routes(broker),
         transactions.routes(broker),
     ):
         made.include_router(routes)

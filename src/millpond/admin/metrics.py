@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from millpond.broker.broker import Broker
+    from millpond.broker.shares.share_partition import SharePartition
     from millpond.broker.streams.partition import Partition
+    from millpond.broker.streams.record_router import RecordRouter
     from millpond.broker.streams.stream_store import StreamStore
     from millpond.broker.streams.topic import Topic
 
@@ -97,6 +99,51 @@ TOPIC_METRICS: Final[list[tuple[Family, str, str, Callable[[StreamStore, Partiti
 ]
 
 
+def _share_counter(name: str) -> Callable[[SharePartition], int]:
+    return lambda place: 0 if place.state is None else int(getattr(place.state, name))
+
+
+SHARE_METRICS: Final[list[tuple[Family, str, str, Callable[[SharePartition], int]]]] = [
+    (GaugeMetricFamily, "millpond_share_ready", "Records that wait for a share group", lambda place: place.ready),
+    (GaugeMetricFamily, "millpond_share_acquired", "Records in the hands of a share group", lambda place: place.held),
+    (GaugeMetricFamily, "millpond_share_lag", "Records that are not settled", lambda place: max(0, place.lag)),
+    (CounterMetricFamily, "millpond_share_delivered", "Deliveries", _share_counter("delivered_total")),
+    (CounterMetricFamily, "millpond_share_accepted", "Records done with", _share_counter("accepted_total")),
+    (CounterMetricFamily, "millpond_share_released", "Records given back", _share_counter("released_total")),
+    (CounterMetricFamily, "millpond_share_rejected", "Records refused for good", _share_counter("rejected_total")),
+    (CounterMetricFamily, "millpond_share_exhausted", "Delivered too often", _share_counter("exhausted_total")),
+    (CounterMetricFamily, "millpond_share_timed_out", "Held for too long", _share_counter("timed_out_total")),
+]
+
+
+ROUTING_METRICS: Final[list[tuple[Family, str, str, Callable[[RecordRouter], int]]]] = [
+    (
+        GaugeMetricFamily,
+        "millpond_topic_routing_lag",
+        "Records that are still to be routed to what is bound to their topic",
+        lambda router: int(router.lag),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_records_routed",
+        "Records that went to at least one queue",
+        lambda router: int(router.routed_total),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_records_unroutable",
+        "Records that no binding led anywhere",
+        lambda router: int(router.unroutable_total),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_records_missed",
+        "Records that were deleted before they were routed",
+        lambda router: int(router.missed_total),
+    ),
+]
+
+
 class BrokerCollector(Collector):
     """The core's state. With `per_queue`, what queues and topics have is told for each, labelled; otherwise summed."""
 
@@ -123,6 +170,7 @@ class BrokerCollector(Collector):
         topics = [(vhost.name, topic) for vhost in broker.vhosts.values() for topic in vhost.topics.by_name.values()]
         yield GaugeMetricFamily("millpond_topics", "Topics", len(topics))
         yield from self._topic_metrics(topics)
+        yield from self._routing_metrics()
         yield from self._request_metrics()
         holders = [holder for vhost in broker.vhosts.values() for holder in vhost.delay_queues.values()]
         delayed = sum(int(holder.delayed) for holder in holders)
@@ -134,6 +182,7 @@ class BrokerCollector(Collector):
         yield CounterMetricFamily("millpond_pages_read", "Pages brought back from disk", store.pages_read_total)
         yield from self._group_metrics()
         yield from self._transaction_metrics()
+        yield from self._share_metrics()
         streams = broker.streams
         yield CounterMetricFamily("millpond_stream_reads", "Reads of streams from disk", streams.reads_total)
         yield CounterMetricFamily("millpond_stream_writes", "Writes of streams to their logs", streams.writes_total)
@@ -193,6 +242,30 @@ class BrokerCollector(Collector):
         late = totals.timed_out_total
         yield CounterMetricFamily("millpond_transactions_timed_out", "Those aborted for their timeout", late)
 
+    def _share_metrics(self) -> Iterator[Metric]:
+        """What share groups have yet to do and what they have done: of each, labelled, or of all together."""
+        vhosts = self._broker.vhosts.values()
+        sessions = sum(len(vhost.shares.sessions) for vhost in vhosts)
+        yield GaugeMetricFamily("millpond_share_sessions", "Sessions of share consumers", sessions)
+        places = [
+            (_label(vhost.name), place)
+            for vhost in vhosts
+            for group in vhost.shares.groups.values()
+            for place in group.partitions.values()
+        ]
+        for family, name, text, value_of in SHARE_METRICS:
+            if not self._per_queue:
+                yield family(name, text, sum(value_of(place) for _, place in places))
+                continue
+            values: dict[tuple[str, str, str], int] = {}
+            for vhost, place in places:
+                key = (vhost, _label(place.group.id), _label(place.topic.name))
+                values[key] = values.get(key, 0) + value_of(place)
+            metric = family(name, text, labels=LAG_LABELS)
+            for key, value in values.items():
+                metric.add_metric(list(key), value)
+            yield metric
+
     def _topic_metrics(self, topics: list[tuple[str, Topic]]) -> Iterator[Metric]:
         streams = self._broker.streams
         for family, name, text, value_of in TOPIC_METRICS:
@@ -206,8 +279,31 @@ class BrokerCollector(Collector):
                 partitions = [partition for _, topic in topics for partition in topic.partitions]
                 yield family(name, text, sum(value_of(streams, partition) for partition in partitions))
 
+    def _routing_metrics(self) -> Iterator[Metric]:
+        """What becomes of the records of topics that queues are bound to."""
+        broker = self._broker
+        read = [(vhost, topic, list(vhost.sources.routers_of(topic)))
+                for vhost in broker.vhosts.values() for topic in vhost.topics.by_name.values()]  # fmt: skip
+        read = [one for one in read if one[2]]
+        for family, name, text, value_of in ROUTING_METRICS:
+            if self._per_queue:
+                metric = family(name, text, labels=["vhost", "topic"])
+                for vhost, topic, routers in read:
+                    value = sum(value_of(router) for router in routers)
+                    metric.add_metric([_label(vhost.name), _label(topic.name)], value)
+                yield metric
+            else:
+                yield family(name, text, sum(value_of(router) for _, _, routers in read for router in routers))
+
     def _request_metrics(self) -> Iterator[Metric]:
         """By the names and codes of the protocol, which are few, whatever clients send."""
+        throttled = CounterMetricFamily("millpond_throttled", "Answers that told to wait", labels=["quota"])
+        throttled_s = CounterMetricFamily("millpond_throttled_seconds", "How long they told to wait", labels=["quota"])
+        for name, count in self._broker.quotas.throttled.items():
+            throttled.add_metric([name], count)
+            throttled_s.add_metric([name], self._broker.quotas.throttled_ms[name] / 1000)
+        yield throttled
+        yield throttled_s
         requests = CounterMetricFamily("millpond_requests", "Requests", labels=["protocol", "api"])
         for (protocol, api), count in self._broker.requests.items():
             requests.add_metric([protocol, api], count)

@@ -185,6 +185,13 @@ class TestFetching:
         assert member.acknowledge([(0, 9, [ACCEPT])]) == 0
         assert sum(last - first + 1 for first, last, _ in acquired(other.client.take())) == 10
 
+    def test_marks_of_transactions_are_passed_over(self, pond: Pond, member: Member, topic: Topic) -> None:
+        topic.partitions[0].append(batch_of(b"mark", attributes=0x30))
+        produce(pond, 1)
+        assert member.acquire() == [(0, 9, 1), (11, 11, 1)]
+        assert member.acknowledge([(0, 9, [ACCEPT]), (11, 11, [ACCEPT])]) == 0
+        assert pond.broker.vhost("/").shares.group("g").of_topic("t")[0].start == 12
+
     def test_a_partition_that_is_not_there_is_told(self, member: Member) -> None:
         response = member.fetch(number=7)
         assert response.responses[0].partitions[0].error_code == UNKNOWN_TOPIC_OR_PARTITION
@@ -316,6 +323,12 @@ class TestSessions:
         member.fetch()
         member.client.drop()
         assert other.acquire() == [(0, 9, 2)]
+
+    def test_a_group_that_asked_for_nothing_leaves_nothing(self, pond: Pond, topic: Topic) -> None:
+        member = Member(pond, "a", topic, group="passing")
+        member.fetch(named=False)
+        member.client.drop()
+        assert "passing" not in pond.broker.vhost("/").shares.groups
 
     def test_another_session_of_a_member_takes_its_place(self, member: Member) -> None:
         member.fetch()

@@ -275,12 +275,19 @@ class Shares:
     def lost(self, connection: object) -> None:
         """A connection is gone: what its members hold is available again."""
         for session in self.sessions.lost(connection):
-            self.release_member(session.group, session.member)
+            self._session_over(session)
 
     def end_session(self, session: ShareSession) -> None:
         """A member is done."""
         self.sessions.end(session)
+        self._session_over(session)
+
+    def _session_over(self, session: ShareSession) -> None:
         self.release_member(session.group, session.member)
+        group = self.groups.get(session.group)
+        if group is not None and not group.partitions and group.queue is None and not self.is_read(group.id):
+            # Somebody had a look, and asked for nothing that there is.
+            del self.groups[group.id]
 
     def is_read(self, group_id: str) -> bool:
         """Whether anybody reads as this group: a member with a session, or a consumer of its queue."""

@@ -15,8 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.broker.transactions.coordinator import ProducerIdentity
-from millpond.protocols.kafka.errors import INVALID_REQUEST, TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
+    INVALID_REQUEST,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
 from millpond.protocols.kafka.groups import milliseconds
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer_when_durable, api
@@ -33,6 +38,10 @@ def init_producer_id(call: Call, request: Any) -> Tree | None:
     transactional_id = request.transactional_id
     if transactional_id is not None and not may_use(call, transactional_id):
         return _refused(TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    if transactional_id is None and not call.connection.apis.may(
+        call.connection, Operation.IDEMPOTENT_WRITE, CLUSTER_NAME, CLUSTER
+    ):
+        return _refused(CLUSTER_AUTHORIZATION_FAILED)
     producer_id = getattr(request, "producer_id", -1)
     epoch = getattr(request, "producer_epoch", -1)
     if (producer_id == -1) != (epoch == -1):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millpond.broker.access import Operation
-from millpond.protocols.kafka.apis.add_partitions_to_txn import CLUSTER_NAME
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.protocols.kafka.errors import (
     CLUSTER_AUTHORIZATION_FAILED,
     INVALID_PRODUCER_EPOCH,
@@ -29,7 +28,10 @@ if TYPE_CHECKING:
 @api(27, "WriteTxnMarkers", 1, 1)
 def write_txn_markers(call: Call, request: Any) -> Tree | None:
     connection = call.connection
-    is_allowed = connection.apis.may(connection, Operation.CONFIGURE, CLUSTER_NAME, "cluster")
+    is_allowed = any(
+        connection.apis.may(connection, operation, CLUSTER_NAME, CLUSTER)
+        for operation in (Operation.ALTER, Operation.CLUSTER_ACTION)
+    )
     markers: list[Tree] = []
     for marker in request.markers:
         topics: list[Tree] = []
