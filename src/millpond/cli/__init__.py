@@ -92,6 +92,7 @@ def _application() -> typer.Typer:
         serve,
         status,
         topic,
+        transaction,
         user,
     )
 
@@ -122,4 +123,5 @@ def _application() -> typer.Typer:
     application.add_typer(quota.commands, name="quota")
     application.add_typer(topic.commands, name="topic")
     application.add_typer(group.commands, name="group")
+    application.add_typer(transaction.commands, name="transaction")
     return application
