@@ -28,6 +28,7 @@ from millpond.broker.arguments import (
     compare_exchange_arguments,
     compare_flag,
     compare_queue_arguments,
+    keeps_history,
     queue_settings,
     queue_type,
 )
@@ -685,6 +686,8 @@ class VirtualHost(QueueOwner, TopicOwner):
         queue.auto_delete = auto_delete
         queue.arguments = arguments
         queue.exclusive_owner = connection if exclusive else None
+        if keeps_history(arguments):
+            self.topics.create_history(name, arguments)
         self._add_queue(queue)
         if isinstance(queue, ShareQueue):
             self._attach(queue)
@@ -703,10 +706,12 @@ class VirtualHost(QueueOwner, TopicOwner):
             raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
 
     def _attach(self, queue: ShareQueue) -> None:
-        source = queue.arguments.get("x-source-topic")
+        has_history = keeps_history(queue.arguments)
+        source = queue.name if has_history else queue.arguments.get("x-source-topic")
         topic = self.topics.by_name.get(source) if isinstance(source, str) else None
         if topic is None:
             raise CorruptData(f"{self.queue_resource(queue.name)} is over a topic that is not there")
+        topic.is_history = topic.is_history or has_history
         queue.attach(self.shares, topic, self.streams)
 
     def attach_share_queues(self) -> None:
@@ -787,6 +792,9 @@ class VirtualHost(QueueOwner, TopicOwner):
         queue.delete()
         if isinstance(queue, ShareQueue):
             self._forget_group_of(queue)
+            if queue.topic is not None and keeps_history(queue.arguments) and not queue.topic.deleted:
+                queue.topic.is_history = False
+                self.topics.delete(queue.topic)
         self.groups.offsets.topic_deleted(queue.name)
         self._bindings_removed(leading_here)
 

@@ -87,6 +87,7 @@ def _application() -> typer.Typer:
         policy,
         quota,
         redrive,
+        rewind,
         serve,
         status,
         topic,
@@ -113,6 +114,7 @@ def _application() -> typer.Typer:
     messages.register(application)
     status.register(application)
     redrive.register(application)
+    rewind.register(application)
     definitions.register(application)
     application.add_typer(user.commands, name="user")
     application.add_typer(permission.commands, name="permission")

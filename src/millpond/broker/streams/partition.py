@@ -66,6 +66,15 @@ class PartitionListener:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RetentionGuard:
+    """Who needs part of a log whatever its age: a queue whose messages it has."""
+
+    def needed_from(self) -> i64:
+        """Retention leaves alone what lies from this offset on; -1 for nothing."""
+        raise NotImplementedError
+
+
 @final
 class Partition:
     """One log. `log_id` names it, on the disk and in the journal; it is never used again."""
@@ -91,8 +100,8 @@ class Partition:
         self.age_max_ms: i64 = -1
         self.bytes_max: i64 = -1
         self.segment_bytes: i64 = -1
-        # What retention leaves alone, from this offset on: a queue's messages that are not settled. -1: nothing.
-        self.needed_from: i64 = -1
+        # Who needs what retention would else let go of.
+        self.guard: RetentionGuard | None = None
         # As Kafka's segment.ms. Where it is not -1, retention is Kafka's too: the segment that is written to goes when
         # it is too old.
         self.segment_ms: i64 = -1
@@ -220,6 +229,12 @@ class Partition:
         if not header.is_transactional or header.is_control:
             return False
         return self.transactions.aborted.covers(header.producer_id, header.base_offset)
+
+    @property
+    def needed_from(self) -> i64:
+        """Retention leaves alone what lies from this offset on; -1 where it need not."""
+        guard = self.guard
+        return -1 if guard is None else guard.needed_from()
 
     @property
     def has_pending(self) -> bool:
@@ -496,12 +511,13 @@ class Partition:
         """Retention where nothing is ever written: whole batches."""
         kept = self.hot_bytes
         start = self.start_offset
+        needed_from = self.needed_from
         for index in range(len(self.hot) - 1):
             batch = self.hot[index]
             is_too_old = self.age_max_ms >= 0 and batch.newest_ms < now_ms - self.age_max_ms
             if not is_too_old and not (self.bytes_max >= 0 and kept > self.bytes_max):
                 break
-            if 0 <= self.needed_from < batch.end_offset:
+            if 0 <= needed_from < batch.end_offset:
                 break
             kept -= len(batch.data)
             start = batch.end_offset

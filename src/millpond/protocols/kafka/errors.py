@@ -16,6 +16,7 @@ from millpond.base.errors import (
     LimitExceeded,
     NotFound,
     PeerError,
+    ReadOnlyTopic,
     StorageFailed,
 )
 from millpond.broker.groups import errors as groups
@@ -143,6 +144,8 @@ _CODES: Final[dict[type[PeerError], int]] = {
     InvalidSetting: INVALID_CONFIG,
     LimitExceeded: POLICY_VIOLATION,
     NotFound: UNKNOWN_TOPIC_OR_PARTITION,
+    # As Apache Kafka answers for topics of its own.
+    ReadOnlyTopic: INVALID_TOPIC_EXCEPTION,
 }
 
 

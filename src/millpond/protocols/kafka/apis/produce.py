@@ -34,6 +34,7 @@ from millpond.protocols.kafka.errors import (
     INVALID_RECORD,
     INVALID_REQUIRED_ACKS,
     INVALID_TIMESTAMP,
+    INVALID_TOPIC_EXCEPTION,
     INVALID_TXN_STATE,
     KAFKA_STORAGE_ERROR,
     MESSAGE_TOO_LARGE,
@@ -197,6 +198,9 @@ def _refusal(connection: Connection, request: ProduceRequest, data: bytes) -> i6
 def _append(call: Call, request: ProduceRequest, topic: Topic, partition: Partition, item: Item) -> i64:
     """Append one batch; the commit that makes it durable."""
     settings = topic.settings
+    if topic.is_history:
+        item.error = INVALID_TOPIC_EXCEPTION
+        return 0
     item.start_offset = partition.start_offset
     header = _checked(call, topic, item)
     if header is None:
