@@ -114,11 +114,22 @@ class Settings(BaseModel):
         default=None,
         description="Where Kafka clients are told to connect, HOST:PORT; off for the address they have connected to.",
     )
+    kafka_tls: Listener = Field(default=None, description="Where Kafka's protocol over TLS listens, or off.")
+    kafka_tls_advertised: Listener = Field(
+        default=None, description="Where Kafka clients that use TLS are told to connect, as kafka_advertised."
+    )
+    kafka_login: Literal["optional", "required"] = Field(
+        default="optional",
+        description="Whether Kafka clients must log in (SASL); if not, those that do not act as kafka_user.",
+    )
     kafka_vhost: str = Field(
         default="/", min_length=1, max_length=255, description="The virtual host of Kafka's topics and groups."
     )
     kafka_user: str = Field(
-        default="guest", min_length=1, max_length=255, description="The user that Kafka clients act as."
+        default="guest",
+        min_length=1,
+        max_length=255,
+        description="The user that Kafka clients act as who do not log in.",
     )
     kafka_auto_create_topics: bool = Field(
         default=True, description="Make a topic when a Kafka client asks for one that is not there."
@@ -292,8 +303,9 @@ class Settings(BaseModel):
         def refuse(field: str, text: str) -> NoReturn:
             raise PydanticCustomError("tls", "{text}", {"field": field, "text": text})
 
-        if self.amqps is not None and (self.tls_certificate is None or self.tls_key is None):
-            refuse("amqps", "needs tls_certificate and tls_key")
+        for name, listener in (("amqps", self.amqps), ("kafka_tls", self.kafka_tls)):
+            if listener is not None and (self.tls_certificate is None or self.tls_key is None):
+                refuse(name, "needs tls_certificate and tls_key")
         if self.tls_verify_client and self.tls_ca is None:
             refuse("tls_verify_client", "needs tls_ca")
         return self
@@ -317,10 +329,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _advertised_can_be_reached(self) -> Settings:
-        advertised = self.kafka_advertised
-        if advertised is not None and (advertised.port == 0 or advertised.host in ("0.0.0.0", "::")):  # noqa: S104
-            text = f"{str(advertised)!r} is not an address that a client can connect to"
-            raise PydanticCustomError("advertised", "{text}", {"field": "kafka_advertised", "text": text})
+        for name in ("kafka_advertised", "kafka_tls_advertised"):
+            advertised = getattr(self, name)
+            if advertised is not None and (advertised.port == 0 or advertised.host in ("0.0.0.0", "::")):  # noqa: S104
+                text = f"{str(advertised)!r} is not an address that a client can connect to"
+                raise PydanticCustomError("advertised", "{text}", {"field": name, "text": text})
         return self
 
     def certificate_login(self) -> CertificateLogin | None:

@@ -53,7 +53,7 @@ class BackgroundBroker:
             raise
         self._broker = broker
         # A restart comes back at the same address, where the clients look for it.
-        for listener in ("amqp", "amqps", "kafka", "admin"):
+        for listener in ("amqp", "amqps", "kafka", "kafka_tls", "admin"):
             if getattr(broker.settings, listener) is not None:
                 host, port = broker.address(listener)
                 self._settings[listener] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -278,7 +278,7 @@ def test_who_is_held_to_this_machine_is_a_setting(catalog: Catalog) -> None:
 # --- Permissions -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("operation", [Operation.CONFIGURE, Operation.WRITE, Operation.READ])
 @pytest.mark.parametrize("first", ["c", "w", "r", "x"])
 def test_each_operation_is_decided_by_its_own_pattern(access: Access, operation: Operation, first: str) -> None:
     assert allowed(access, operation, f"{first}-name") == operation.value.startswith(first)
@@ -411,7 +411,7 @@ def test_a_stored_pattern_that_does_not_compile_any_more_matches_nothing(catalog
 def test_the_default_user_may_do_anything_in_the_default_vhost(access: Access) -> None:
     assert access.user("guest") == User("guest", (ADMINISTRATOR,))
     access.check_vhost("guest", "/")
-    for operation in Operation:
+    for operation in (Operation.CONFIGURE, Operation.WRITE, Operation.READ):
         assert allowed(access, operation, "any", user="guest")
         assert allowed(access, operation, "", "exchange", user="guest")
 

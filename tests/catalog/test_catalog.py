@@ -86,6 +86,10 @@ def fill(catalog: Catalog) -> CatalogState:
         BindingRow("/", "e", DESTINATION_EXCHANGE, "e", "", {}),
         BindingRow("/", "e", DESTINATION_QUEUE, "q", "k.#", ARGUMENTS),
     ]
+    topic_bindings = [
+        BindingRow("/", "t", DESTINATION_EXCHANGE, "e", "", {}),
+        BindingRow("/", "t", DESTINATION_QUEUE, "q", "k.#", ARGUMENTS),
+    ]
     policy = PolicyRow("/", "ttl", "policy", "^q", "queues", {"message-ttl": 1000}, 7)
     parameter = ParameterRow("/", "shovel", "s", ["any", {"value": 1}])
     for vhost in vhosts:
@@ -100,14 +104,16 @@ def fill(catalog: Catalog) -> CatalogState:
     partitions = [replace(partition, id=catalog.add_partition(partition)) for partition in partitions]
     for binding in bindings:
         catalog.add_binding(binding)
+    for binding in topic_bindings:
+        catalog.add_topic_binding(binding)
     catalog.put_policy(policy)
     catalog.put_parameter(parameter)
     catalog.put_setting("cluster_name", "pond")
     settings = {**catalog.load().settings, "cluster_name": "pond"}
     stored = QueueRow("/", "q", durable=False, auto_delete=True, exclusive=True, arguments=ARGUMENTS, id=number)
     return CatalogState(
-        settings, vhosts, users, [permission], [topic], [exchange], [stored], [stream], partitions, bindings, [policy],
-        [parameter],
+        settings, vhosts, users, [permission], [topic], [exchange], [stored], [stream], partitions, bindings,
+        topic_bindings, [policy], [parameter],
     )  # fmt: skip
 
 
@@ -183,6 +189,23 @@ def test_deleting_a_queue_deletes_the_bindings_to_it(catalog: Catalog) -> None:
     ]
 
 
+def test_deleting_what_is_at_an_end_of_a_topics_binding_deletes_the_binding(catalog: Catalog) -> None:
+    number = catalog.add_queue(QueueRow("/", "q"))
+    for name in ("t", "u"):
+        catalog.put_topic(TopicRow("/", name, "00" * 16))
+        catalog.add_topic_binding(BindingRow("/", name, DESTINATION_QUEUE, "q", ""))
+        catalog.add_topic_binding(BindingRow("/", name, DESTINATION_EXCHANGE, "q", ""))
+    of_exchange = BindingRow("/", "t", DESTINATION_QUEUE, "other", "")
+    catalog.add_binding(of_exchange)
+    catalog.delete_topic("/", "t")
+    assert [row.source for row in catalog.load().topic_bindings] == ["u", "u"]
+    catalog.delete_queue(number)
+    assert [row.destination_type for row in catalog.load().topic_bindings] == [DESTINATION_EXCHANGE]
+    catalog.delete_exchange("/", "q")
+    assert catalog.load().topic_bindings == []
+    assert catalog.load().bindings == [of_exchange]
+
+
 def test_deleting_an_exchange_deletes_the_bindings_from_and_to_it(catalog: Catalog) -> None:
     catalog.add_exchange(ExchangeRow("/", "e", "fanout"))
     catalog.add_binding(BindingRow("/", "e", DESTINATION_QUEUE, "q", ""))
@@ -203,7 +226,8 @@ def test_deleting_a_vhost_deletes_all_that_is_in_it(catalog: Catalog) -> None:
     assert [row.name for row in state.vhosts] == ["v2"]
     assert [row.vhost for row in state.queues] == ["v2"]
     permissions = (state.permissions, state.topic_permissions)
-    for rows in (state.exchanges, state.bindings, *permissions, state.policies, state.parameters):
+    bindings = (state.bindings, state.topic_bindings)
+    for rows in (state.exchanges, *bindings, *permissions, state.policies, state.parameters):
         assert rows == []
     assert [row.name for row in state.users] == ["alice", "nopassword"]
 
@@ -220,13 +244,22 @@ def test_each_row_can_be_deleted(catalog: Catalog) -> None:
     state = fill(catalog)
     for binding in state.bindings:
         catalog.delete_binding(binding)
+    for binding in state.topic_bindings:
+        catalog.delete_topic_binding(binding)
     catalog.delete_permission("alice", "/")
     catalog.delete_topic_permission("alice", "/", "amq.topic")
     catalog.delete_policy("/", "ttl", "policy")
     catalog.delete_parameter("/", "shovel", "s")
     catalog.delete_topic("/", "t")
     state = catalog.load()
-    for rows in (state.bindings, state.permissions, state.topic_permissions, state.policies, state.parameters):
+    for rows in (
+        state.bindings,
+        state.topic_bindings,
+        state.permissions,
+        state.topic_permissions,
+        state.policies,
+        state.parameters,
+    ):
         assert rows == []
     assert (state.topics, state.partitions) == ([], [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from millpond.base.errors import CorruptData, UnsupportedFormat
+from millpond.broker.streams.stream_arguments import configs_of
 from millpond.catalog import migrate, sqlite_statements, tables
 from millpond.catalog.catalog import Catalog
 from millpond.catalog.rows import PermissionRow, QueueRow, TopicPermissionRow, VhostRow
@@ -120,6 +122,64 @@ def test_the_first_version_is_brought_up_to_date(path: Path) -> None:
     assert (state.permissions, state.topic_permissions) == ([PermissionRow("alice", "/", "a", "b", "c")], [row])
     catalog.close()
     assert version(path) == [(sqlite_statements.VERSIONS[-1],)]
+
+
+def test_stream_queues_become_topics_with_one_partition(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        migrate.upgrade(database, to="0003")
+        for number, (name, arguments) in enumerate(
+            [
+                ("work", {}),
+                ("orders", {"x-queue-type": "stream"}),
+                (
+                    "limited",
+                    {
+                        "x-queue-type": "stream",
+                        "x-max-age": "2h",
+                        "x-max-length-bytes": 5000,
+                        "x-stream-max-segment-size-bytes": 0,
+                    },
+                ),
+            ]
+        ):
+            database.execute(
+                "INSERT INTO queues VALUES ('/', ?, 1, 0, 0, ?, ?)", (name, json.dumps(arguments), 10 + number)
+            )
+        # A name that is not Unicode is stored as its bytes.
+        text = json.dumps({"x-queue-type": "stream"})
+        database.execute("INSERT INTO queues VALUES ('/', ?, 1, 0, 0, ?, 13)", (b"\xff", text))
+        database.execute("INSERT INTO topics VALUES ('/', 'events', ?, '{}')", ("0" * 32,))
+        database.execute("INSERT INTO partitions VALUES ('/', 'events', 0, 5)")
+        database.execute("INSERT INTO bindings VALUES ('/', 'in', 'queue', 'orders', 'key', '{}')")
+    catalog = Catalog(path)
+    catalog.open()
+    state = catalog.load()
+    assert [(row.name, row.id) for row in state.queues] == [("work", 10)]
+    topics = {row.name: row for row in state.topics}
+    assert {name: row.arguments for name, row in topics.items()} == {
+        "events": None,
+        "orders": {"x-queue-type": "stream"},
+        "limited": {
+            "x-queue-type": "stream",
+            "x-max-age": "2h",
+            "x-max-length-bytes": 5000,
+            "x-stream-max-segment-size-bytes": 0,
+        },
+        "\udcff": {"x-queue-type": "stream"},
+    }
+    for row in topics.values():
+        if row.arguments is not None:
+            assert row.configs == configs_of(row.arguments), "as when it is declared today"
+    assert len({row.id for row in topics.values()}) == len(topics)
+    assert {(row.topic, row.number): row.id for row in state.partitions} == {
+        ("events", 0): 5,
+        ("orders", 0): 11,
+        ("limited", 0): 12,
+        ("\udcff", 0): 13,
+    }
+    assert [(row.source, row.destination) for row in state.bindings] == [("in", "orders")]
+    assert catalog.add_queue(QueueRow("/", "next")) == 14
+    catalog.close()
 
 
 def test_a_failed_migration_leaves_the_catalog_as_it_was(

@@ -170,7 +170,9 @@ def _default_of(name: str) -> str:
     value = field.default
     if name in config.SECRETS:
         return str(value.get_secret_value())
-    if value is False or (value is None and field.metadata and name in {"amqp", "amqps", "kafka", "admin"}):
+    if value is False or (
+        value is None and field.metadata and name in {"amqp", "amqps", "kafka", "kafka_tls", "admin"}
+    ):
         return "off"
     if value is True:
         return "on"

@@ -13,12 +13,20 @@ from typing import Any
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from kio.schema.offset_commit.v9.request import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+)
 
 from tests.kafka.conftest import wait_for_topic
 from tests.support.broker_process import BrokerProcess
-from tests.support.kafka_client import ConfluentClient, numbered, quiet
+from tests.support.kafka_client import ConfluentClient, Message, numbered, quiet
 from tests.support.kafka_member import Assignment, ConfluentMember, Member
+from tests.support.raw_kafka import RawKafka
 from tests.support.waiting import DEADLINE_S, eventually
+
+STALE_MEMBER_EPOCH = 113
 
 # Members are heard of this often, and gone after this long.
 ARGUMENTS = ("--group-consumer-heartbeat-interval-ms", "150", "--group-consumer-session-timeout-ms", "3000",
@@ -121,3 +129,98 @@ class TestSeveralMembers:
             assert first.wait_for(6) == all_of(topic)
             assert set().union(*first.lost) <= all_of(topic)
         eventually(lambda: described(admin, group).state.name == "EMPTY", "an empty group")
+
+
+class TestStaticMembers:
+    def test_one_that_comes_back_has_what_it_had(
+        self, servers: str, admin: AdminClient, topic: str, group: str
+    ) -> None:
+        with NewMember(servers, group, topic) as other:
+            static = NewMember(servers, group, topic, instance_id="s")
+            until_shared([other, static], all_of(topic))
+            had = static.assignment
+            static.leave()
+            with NewMember(servers, group, topic, instance_id="s") as again:
+                assert again.wait_for(3) == had
+                assert other.assignment == all_of(topic) - had
+                assert all(not lost & (all_of(topic) - had) for lost in other.lost)
+
+
+class TestSubscriptions:
+    def test_a_regular_expression_is_matched_by_the_broker_with_topics_that_come_later(
+        self, servers: str, admin: AdminClient, topic: str, group: str
+    ) -> None:
+        with NewMember(servers, group, f"^{topic}.*") as member:
+            assert member.wait_for(6) == all_of(topic)
+            later = create(admin, f"{topic}-later", 2)
+            assert member.wait_for(8) == all_of(topic) | all_of(later, 2)
+
+
+class TestCommits:
+    def test_a_commit_with_an_epoch_that_is_over_is_refused(self, servers: str, topic: str, group: str) -> None:
+        with NewMember(servers, group, topic) as member, RawKafka(servers) as raw:
+            member.wait_for(6)
+            asked = OffsetCommitRequest(
+                group_id=group,
+                generation_id_or_member_epoch=99,
+                member_id=described_member(servers, group),
+                topics=(
+                    OffsetCommitRequestTopic(
+                        name=topic,
+                        partitions=(
+                            OffsetCommitRequestPartition(
+                                partition_index=0, committed_offset=1, committed_metadata=None
+                            ),
+                        ),
+                    ),
+                ),
+            )
+            answer = raw.ask(asked)
+        assert [part.error_code for part in answer.topics[0].partitions] == [STALE_MEMBER_EPOCH]
+
+
+class TestRestarts:
+    def test_members_go_on_after_the_broker_was_killed(self, tmp_path: Path) -> None:
+        arguments = (*ARGUMENTS[:2], "--group-consumer-session-timeout-ms", "20000")
+        with BrokerProcess(tmp_path / "broker", kafka=True, arguments=arguments) as process:
+            servers = process.kafka_address
+            admin = AdminClient(quiet(servers))
+            topic = create(admin, "restarts", 4)
+            with NewMember(servers, "crew", topic) as one, NewMember(servers, "crew", topic) as other:
+                until_shared([one, other], all_of(topic, 4))
+                eventually(lambda: described(admin, "crew").state.name == "STABLE", "a stable group")
+                had = one.assignment, other.assignment
+                lost = len(one.lost), len(other.lost)
+                process.kill()
+                process.start()
+                ConfluentClient(servers).produce(topic, [Message(b"%d" % n, partition=n) for n in range(4)])
+                eventually(lambda: len(one.records) + len(other.records) >= 4, "all records are read")
+                assert (one.assignment, other.assignment) == had
+                assert (len(one.lost), len(other.lost)) == lost, "nobody has rebalanced"
+
+
+class TestMigration:
+    def test_a_group_changes_to_the_new_protocol_and_back(
+        self, servers: str, admin: AdminClient, topic: str, group: str
+    ) -> None:
+        def type_of() -> str:
+            listed = admin.list_consumer_groups().result(DEADLINE_S).valid
+            return str(next(one.type.name for one in listed if one.group_id == group)).lower()
+
+        with ConfluentMember(servers, group, topic, session_timeout_ms=6_000) as classic:
+            classic.wait_for(6)
+            assert type_of() == "classic"
+            with NewMember(servers, group, topic) as new:
+                until_shared([classic, new], all_of(topic))
+                assert type_of() == "consumer"
+            assert classic.wait_for(6) == all_of(topic)
+            assert type_of() == "classic"
+        with NewMember(servers, group, topic) as new:
+            assert new.wait_for(6) == all_of(topic)
+            assert type_of() == "consumer"
+
+
+def described_member(servers: str, group: str) -> str:
+    """The id of a group's one member."""
+    (member,) = described(AdminClient(quiet(servers)), group).members
+    return str(member.member_id)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -29,6 +32,7 @@ from tests.support.pika_client import Inbox, publish, turn
 from tests.support.waiting import DEADLINE_S, eventually
 
 STREAM = {"x-queue-type": "stream"}
+OLDER_DATA = Path(__file__).parent / "data" / "streams-of-catalog-0003.tar.xz"
 
 
 @contextmanager
@@ -316,6 +320,9 @@ class TestTopicsWithSeveralPartitions:
         for number in range(3):
             assert channel.queue_declare(f"events-{number}", durable=True, arguments=STREAM).method.message_count == 1
             assert inbox(channel, f"events-{number}").wait(1)[0].body == b"%d" % number
+        assert channel.queue_declare("events", passive=True).method.consumer_count == 3
+        with refused(406, "in use"):
+            pond.channel().queue_delete("events", if_unused=True)
         with refused(404, "no queue 'events-3'"):
             channel.queue_declare("events-3", passive=True)
         with refused(406, "consume from each of them, by the names 'events-0' to 'events-2'"):
@@ -379,3 +386,27 @@ class TestSuperStreams:
         for number in range(3):
             assert inbox(channel, f"invoices-{number}").wait(1)[0].body == b"%d" % number
             assert pond.values(f"invoices-{number}") == [b"%d" % number]
+
+
+class TestOlderData:
+    def test_streams_of_a_catalog_that_had_them_among_the_queues_are_topics(self, tmp_path: Path) -> None:
+        """The data directory of a broker that was killed, with 200 messages in segments and five in the journal."""
+        with BrokerProcess(tmp_path / "broker", kafka=True) as process:
+            process.stop()
+            shutil.rmtree(process.data)
+            with tarfile.open(OLDER_DATA) as archive:
+                archive.extractall(process.data, filter="data")
+            process.start()
+            pond = Pond(process)
+            records = pond.records("orders")
+            assert [int((record.value or b"").split()[0]) for record in records] == list(range(205))
+            channel = pond.channel()
+            arguments = {"x-max-age": "36500D", "x-stream-max-segment-size-bytes": 4096}
+            channel.queue_declare("orders", durable=True, arguments=STREAM | arguments)
+            channel.basic_publish("in", "order.last", b"205", mandatory=True)
+            deliveries = inbox(channel, "orders", 200).wait(6)
+            assert [int(delivery.body.split()[0]) for delivery in deliveries] == list(range(200, 206))
+            assert deliveries[0].method.routing_key == "order.200"
+            assert deliveries[0].headers["n"] == 200
+            assert channel.queue_declare("work", passive=True).method.message_count == 1
+            pond.connection.close()

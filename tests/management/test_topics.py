@@ -241,6 +241,117 @@ def test_definitions_with_a_topic_that_cannot_be_change_nothing(call: Call, topi
     assert call("GET", "/api/queues/%2F").json == []
 
 
+# --- Streams of AMQP's ------------------------------------------------------------------------------------------------
+
+STREAM = {"x-queue-type": "stream"}
+
+
+def declare(call: Call, name: str, **arguments: object) -> int:
+    return call("PUT", f"/api/queues/%2F/{name}", {"durable": True, "arguments": {**STREAM, **arguments}}).status
+
+
+def named(call: Call, path: str) -> list[str]:
+    return sorted(one["name"] for one in call("GET", path).json)
+
+
+def test_a_topic_is_among_the_queues_and_a_stream_among_the_topics(call: Call) -> None:
+    assert declare(call, "events", **{"x-max-age": "1h"}) == 201
+    assert declare(call, "events", **{"x-max-age": "1h"}) == 204
+    call("PUT", f"{TOPICS}/orders", {"partitions": 2})
+    call("PUT", f"{TOPICS}/plain")
+    assert named(call, TOPICS) == ["events", "orders", "plain"]
+    assert named(call, "/api/queues/%2F") == ["events", "orders-0", "orders-1", "plain"]
+    assert {one["type"] for one in call("GET", "/api/queues").json} == {"stream"}
+    assert call("GET", f"{TOPICS}/events").json["configs"]["retention.ms"] == "3600000"
+    assert call("GET", "/api/queues/%2F/events").json["arguments"] == {**STREAM, "x-max-age": "1h"}
+    assert call("GET", "/api/queues/%2F/plain").json["arguments"] == STREAM
+    assert call("GET", "/api/queues/%2F/orders-1").json["committed_offset"] == -1
+    assert call("GET", "/api/queues/%2F/orders").json["partitions"] == 2
+    assert call("GET", "/api/queues/%2F/orders-2").status == 404
+    assert metric(call, "rabbitmq_queues") == 4
+    assert metric(call, "millpond_topics") == 3
+    assert metric(call, "millpond_topic_partitions") == 4
+    assert call("GET", "/api/overview").json["object_totals"]["queues"] == 4
+    assert call("DELETE", "/api/queues/%2F/orders-1").status == 400
+    assert call("DELETE", "/api/queues/%2F/orders").status == 204
+    assert call("DELETE", f"{TOPICS}/events").status == 204
+    assert named(call, TOPICS) == named(call, "/api/queues/%2F") == ["plain"]
+
+
+def test_messages_are_counted_once(call: Call, produce: Callable[..., None]) -> None:
+    declare(call, "events")
+    produce("events", b"1", b"2")
+    assert call("POST", "/api/exchanges/%2F/amq.default/publish", publication("events")).json == {"routed": True}
+    assert call("GET", "/api/queues/%2F/events").json["messages"] == 3
+    assert call("GET", f"{TOPICS}/events").json["messages"] == 3
+    assert metric(call, "rabbitmq_queue_messages") == 3
+    assert metric(call, "millpond_topic_messages") == 3
+
+
+def publication(key: str) -> dict[str, Any]:
+    return {"properties": {}, "routing_key": key, "payload": "3", "payload_encoding": "string"}
+
+
+def test_partitions_count_as_queues_against_the_limit_of_a_virtual_host(call: Call) -> None:
+    call("PUT", "/api/vhost-limits/%2F/max-queues", {"value": 3})
+    try:
+        assert call("PUT", f"{TOPICS}/orders", {"partitions": 2}).status == 201
+        assert call("PUT", f"{TOPICS}/plain", {"partitions": 2}).status == 400
+        assert declare(call, "events") == 201
+        assert declare(call, "more") == 400
+        assert call("POST", f"{TOPICS}/orders/partitions", {"count": 3}).status == 400
+        document = {"queues": [{"name": "more", "arguments": STREAM}]}
+        assert call("POST", "/api/definitions/%2F", document).status == 400
+    finally:
+        call("DELETE", "/api/vhost-limits/%2F/max-queues")
+
+
+def test_a_policy_acts_on_a_topic_whoever_made_it(call: Call) -> None:
+    declare(call, "events", **{"x-max-age": "1h"})
+    call("PUT", f"{TOPICS}/orders", {"partitions": 2, "configs": {"retention.ms": 5000}})
+    policy = {"pattern": "^(events|orders)$", "definition": {"max-age": "2h"}, "apply-to": "streams"}
+    assert call("PUT", "/api/policies/%2F/longer", policy).status == 201
+    for name in ("events", "orders"):
+        shown = call("GET", f"{TOPICS}/{name}").json["effective_configs"]["retention.ms"]
+        assert (shown["value"], shown["source"]) == ("7200000", "policy")
+    assert call("GET", "/api/queues/%2F/events").json["policy"] == "longer"
+    assert call("GET", "/api/queues/%2F/orders-1").json["policy"] == "longer"
+    assert call("DELETE", "/api/policies/%2F/longer").status == 204
+    shown = call("GET", f"{TOPICS}/orders").json["effective_configs"]["retention.ms"]
+    assert (shown["value"], shown["source"]) == ("5000", "topic")
+    assert call("GET", "/api/queues/%2F/events").json["policy"] is None
+
+
+def test_definitions_have_each_stream_once(call: Call) -> None:
+    declare(call, "events", **{"x-max-age": "1h"})
+    declare(call, "changed", **{"x-max-age": "1h"})
+    assert call("PATCH", f"{TOPICS}/changed", {"configs": {"cleanup.policy": "compact"}}).status == 204
+    call("PUT", f"{TOPICS}/orders", {"partitions": 2})
+    for destination in ("events", "orders", "orders-1"):
+        call("POST", f"/api/bindings/%2F/e/amq.fanout/q/{destination}", {})
+    document = call("GET", "/api/definitions/%2F").json
+    assert [one["name"] for one in document["queues"]] == ["events"]
+    assert document["queues"][0]["arguments"] == {**STREAM, "x-max-age": "1h"}
+    assert [one["name"] for one in document["topics"]] == ["changed", "orders"]
+    assert [one["destination"] for one in document["bindings"]] == ["events", "orders", "orders-1"]
+    for name in ("events", "changed", "orders"):
+        assert call("DELETE", f"{TOPICS}/{name}").status == 204
+    assert call("GET", "/api/definitions/%2F").json["bindings"] == []
+    assert call("POST", "/api/definitions/%2F", document).status == 204
+    assert call("POST", "/api/definitions/%2F", document).status == 204
+    again = call("GET", "/api/definitions/%2F").json
+    assert {key: again[key] for key in ("queues", "topics", "bindings")} == {
+        key: document[key] for key in ("queues", "topics", "bindings")
+    }
+    assert declare(call, "changed", **{"x-max-age": "1h"}) == 204
+
+
+def test_definitions_cannot_make_a_queue_of_a_topic(call: Call) -> None:
+    call("PUT", f"{TOPICS}/orders")
+    assert call("POST", "/api/definitions/%2F", {"queues": [{"name": "orders"}]}).status == 400
+    assert call("POST", "/api/definitions/%2F", {"queues": [{"name": "orders", "arguments": STREAM}]}).status == 204
+
+
 # --- Clients and counts -----------------------------------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ async def test_what_does_not_run_has_no_address() -> None:
         ({"kafka": "127.0.0.1:0"}, None),
         ({"kafka": "127.0.0.1:0", "kafka_user": "bob"}, "access to vhost '/' refused for user 'bob'"),
         ({"kafka": "127.0.0.1:0", "kafka_vhost": "shop"}, "access to vhost 'shop' refused for user 'guest'"),
-        ({"kafka": "0.0.0.0:0"}, "on other machines are refused until this is changed: user 'guest'"),
+        ({"kafka": "0.0.0.0:0"}, "on other machines are refused unless they log in: user 'guest'"),
         ({"kafka": "0.0.0.0:0", "default_user": "bob", "kafka_user": "bob"}, None),
     ],
 )

@@ -6,16 +6,18 @@ Raises `PeerError`s for what cannot be done, `StorageFailed` where the disk refu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from millpond.base.errors import StorageFailed
+from millpond.broker import scram_credentials
 from millpond.broker.commits import CommitWaiter
 from millpond.broker.redrive import Redrive
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
     from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
+    from millpond.broker.scram_credentials import ScramCredential
     from millpond.broker.streams.topic import Topic
     from millpond.broker.vhost import VirtualHost
 
@@ -25,9 +27,11 @@ async def put_user(
 ) -> None:
     """Create the user, or replace its password and tags; without a password nor a hash it cannot log in by one."""
     stored = hash_given or None
+    scram: Sequence[ScramCredential] = ()
     if password is not None:
         stored = await asyncio.to_thread(broker.access.hash_password, password.encode())
-    broker.access.put_user(name, stored, tags)
+        scram = await asyncio.to_thread(scram_credentials.of_password, password.encode())
+    broker.access.put_user(name, stored, tags, scram)
     await _make_durable(broker)
 
 
@@ -58,6 +62,11 @@ async def clear_topic_permissions(broker: Broker, user: str, vhost: str, exchang
     """Those at one exchange, or at all."""
     broker.vhost(vhost)
     broker.access.clear_topic_permissions(user, vhost, exchange)
+    await _make_durable(broker)
+
+
+async def alter_quotas(broker: Broker, entity: Mapping[str, str | None], quotas: Mapping[str, float | None]) -> None:
+    broker.quotas.alter(entity, quotas)
     await _make_durable(broker)
 
 

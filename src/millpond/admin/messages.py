@@ -95,7 +95,7 @@ def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
         body: Annotated[PublishBody, body_as(PublishBody)],
     ) -> Response:
         exchange = "" if exchange == "amq.default" else exchange
-        if exchange not in vhost.router.exchanges:
+        if vhost.found_exchange(exchange) is None:
             raise NotFound("exchange_not_found")
         properties = _properties(make_properties, body.properties)
         payload = _payload(broker, body)

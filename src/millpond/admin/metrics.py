@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from millpond.broker.broker import Broker
     from millpond.broker.shares.share_partition import SharePartition
     from millpond.broker.streams.partition import Partition
+    from millpond.broker.streams.record_router import RecordRouter
     from millpond.broker.streams.stream_store import StreamStore
     from millpond.broker.streams.topic import Topic
 
@@ -115,6 +116,34 @@ SHARE_METRICS: Final[list[tuple[Family, str, str, Callable[[SharePartition], int
 ]
 
 
+ROUTING_METRICS: Final[list[tuple[Family, str, str, Callable[[RecordRouter], int]]]] = [
+    (
+        GaugeMetricFamily,
+        "millpond_topic_routing_lag",
+        "Records that are still to be routed to what is bound to their topic",
+        lambda router: int(router.lag),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_records_routed",
+        "Records that went to at least one queue",
+        lambda router: int(router.routed_total),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_records_unroutable",
+        "Records that no binding led anywhere",
+        lambda router: int(router.unroutable_total),
+    ),
+    (
+        CounterMetricFamily,
+        "millpond_topic_records_missed",
+        "Records that were deleted before they were routed",
+        lambda router: int(router.missed_total),
+    ),
+]
+
+
 class BrokerCollector(Collector):
     """The core's state. With `per_queue`, what queues and topics have is told for each, labelled; otherwise summed."""
 
@@ -141,6 +170,7 @@ class BrokerCollector(Collector):
         topics = [(vhost.name, topic) for vhost in broker.vhosts.values() for topic in vhost.topics.by_name.values()]
         yield GaugeMetricFamily("millpond_topics", "Topics", len(topics))
         yield from self._topic_metrics(topics)
+        yield from self._routing_metrics()
         yield from self._request_metrics()
         holders = [holder for vhost in broker.vhosts.values() for holder in vhost.delay_queues.values()]
         delayed = sum(int(holder.delayed) for holder in holders)
@@ -237,8 +267,31 @@ class BrokerCollector(Collector):
                 partitions = [partition for _, topic in topics for partition in topic.partitions]
                 yield family(name, text, sum(value_of(streams, partition) for partition in partitions))
 
+    def _routing_metrics(self) -> Iterator[Metric]:
+        """What becomes of the records of topics that queues are bound to."""
+        broker = self._broker
+        read = [(vhost, topic, list(vhost.sources.routers_of(topic)))
+                for vhost in broker.vhosts.values() for topic in vhost.topics.by_name.values()]  # fmt: skip
+        read = [one for one in read if one[2]]
+        for family, name, text, value_of in ROUTING_METRICS:
+            if self._per_queue:
+                metric = family(name, text, labels=["vhost", "topic"])
+                for vhost, topic, routers in read:
+                    value = sum(value_of(router) for router in routers)
+                    metric.add_metric([_label(vhost.name), _label(topic.name)], value)
+                yield metric
+            else:
+                yield family(name, text, sum(value_of(router) for _, _, routers in read for router in routers))
+
     def _request_metrics(self) -> Iterator[Metric]:
         """By the names and codes of the protocol, which are few, whatever clients send."""
+        throttled = CounterMetricFamily("millpond_throttled", "Answers that told to wait", labels=["quota"])
+        throttled_s = CounterMetricFamily("millpond_throttled_seconds", "How long they told to wait", labels=["quota"])
+        for name, count in self._broker.quotas.throttled.items():
+            throttled.add_metric([name], count)
+            throttled_s.add_metric([name], self._broker.quotas.throttled_ms[name] / 1000)
+        yield throttled
+        yield throttled_s
         requests = CounterMetricFamily("millpond_requests", "Requests", labels=["protocol", "api"])
         for (protocol, api), count in self._broker.requests.items():
             requests.add_metric([protocol, api], count)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from millpond.admin import changes
+from millpond.admin import changes, views
 from millpond.admin.gate import Principal
 from millpond.admin.requests import Asking, InVhost, Json, Name, Paged, UsableVhost, Visible, body_as
 from millpond.admin.views import Shown
@@ -21,6 +21,7 @@ from millpond.base.errors import PreconditionFailed
 from millpond.broker.access import Operation
 from millpond.broker.broker import Broker
 from millpond.broker.streams.partition import Partition
+from millpond.broker.streams.record_router import STATES
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topic_settings import TOPIC_CONFIGS, checked_config
 from millpond.broker.vhost import VirtualHost
@@ -68,7 +69,7 @@ def _shown(made: APIRouter, broker: Broker) -> None:
         [vhost] = found
         topic = vhost.topics.topic(name)
         sizes = await _sizes(broker, topic.partitions)
-        return Json({**_summary(vhost.name, topic, sizes), **_details(topic, sizes)})
+        return Json({**_summary(vhost.name, topic, sizes), **_details(topic, sizes), **_routing(vhost, topic)})
 
 
 def _changed(made: APIRouter, broker: Broker) -> None:
@@ -165,6 +166,29 @@ def _summary(vhost: str, topic: Topic, sizes: dict[int, int]) -> Shown:
     }
 
 
+def _routing(vhost: VirtualHost, topic: Topic) -> Shown:
+    """What is bound to the topic as to an exchange, and how far its records have been routed there."""
+    source = vhost.sources.find(topic.name)
+    numbers = {int(partition.log_id): number for number, partition in enumerate(topic.partitions)}
+    return {
+        "bindings": [views.binding(vhost.name, binding) for binding in source.bindings()] if source is not None else [],
+        "cursors": [
+            {
+                # Empty for the one that all bindings share which do not say where they begin.
+                "name": router.source.cursor,
+                "partition": numbers[int(router.partition.log_id)],
+                "next_offset": int(router.next_offset),
+                "lag": int(router.lag),
+                "state": STATES[int(router.state)],
+                "routed": int(router.routed_total),
+                "unroutable": int(router.unroutable_total),
+                "missed": int(router.missed_total),
+            }
+            for router in vhost.sources.routers_of(topic)
+        ],
+    }
+
+
 def _details(topic: Topic, sizes: dict[int, int]) -> dict[str, Any]:
     return {
         "partition_details": [
@@ -179,11 +203,13 @@ def _details(topic: Topic, sizes: dict[int, int]) -> dict[str, Any]:
             for number, partition in enumerate(topic.partitions)
         ],
         "effective_configs": {
-            name: {
-                "value": topic.overrides.get(name, entry.default),
-                "source": "topic" if name in topic.overrides else "default",
-                "acts": entry.acts,
-            }
-            for name, entry in TOPIC_CONFIGS.items()
+            name: {**_effective(topic, name), "acts": entry.acts} for name, entry in TOPIC_CONFIGS.items()
         },
     }
+
+
+def _effective(topic: Topic, name: str) -> dict[str, str]:
+    limit = int(topic.limit_of(name))
+    if limit >= 0:
+        return {"value": str(limit), "source": "policy"}
+    return {"value": topic.config(name), "source": "topic" if name in topic.overrides else "default"}

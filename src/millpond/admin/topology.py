@@ -206,7 +206,7 @@ def _ends(vhost: VirtualHost, source: str, kind: str, destination: str) -> tuple
         raise NotFound(f"no kind of destination '{kind}': there are q and e")
     exchange = vhost.exchange(_exchange_name(source))
     if KINDS[kind] == "exchange":
-        return exchange, vhost.exchange(_exchange_name(destination))
+        return exchange, vhost.exchange_bound(_exchange_name(destination))
     queue = vhost.find_queue(destination)
     if queue is None:
         raise NotFound(f"no {vhost.queue_resource(destination)}")

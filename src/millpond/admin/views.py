@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 Shown = dict[str, Any]
 
 # A listener's setting -> what RabbitMQ calls its protocol.
-RABBITMQ_PROTOCOLS: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "kafka": "kafka", "admin": "http"}
+RABBITMQ_PROTOCOLS: Final = {
+    "amqp": "amqp",
+    "amqps": "amqp/ssl",
+    "kafka": "kafka",
+    "kafka_tls": "kafka/ssl",
+    "admin": "http",
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def queue(vhost_name: str, shown: MessageQueue, node: Node) -> Shown:
         "messages_unacknowledged": unsettled,
         "message_bytes_ready": int(shown.ready_bytes),
         "message_bytes_ram": int(shown.resident_bytes),
-        "consumers": len(shown.consumers),
+        "consumers": int(shown.consumer_count),
         **shown.details(),
         "message_stats": {
             "publish": int(shown.published_total),
@@ -222,7 +228,7 @@ def bindings(vhost: VirtualHost) -> Iterator[Shown]:
     """All bindings, first those of the default exchange, which every queue has by its name."""
     for found_queue in vhost.all_queues():
         yield default_binding(vhost.name, found_queue.name)
-    for source in vhost.router.exchanges.values():
+    for source in [*vhost.router.exchanges.values(), *vhost.sources.bound()]:
         for found in source.bindings():
             yield binding(vhost.name, found)
 

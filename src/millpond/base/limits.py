@@ -80,6 +80,13 @@ KAFKA_REQUEST_TIMEOUT_MS: Final = 60_000
 KAFKA_IDLE_CHECK_MS: Final = 30_000
 # What is still to be sent when a connection is closed has so long.
 KAFKA_CLOSE_TIMEOUT_MS: Final = 5_000
+# Of a client that has not logged in where it must: Kafka's sasl.server.max.receive.size is 512 KiB, for tickets of
+# Kerberos, which are not spoken here.
+KAFKA_LOGIN_REQUEST_BYTES_MAX: Final = 64 * KIB
+# What one step of a login may be: a password, a name, and what is around them.
+SASL_TOKEN_BYTES_MAX: Final = 16 * KIB
+# A login that fails is answered so much later, Kafka's connection.failed.authentication.delay.ms.
+KAFKA_LOGIN_FAILED_DELAY_MS: Final = 100
 # Kafka's max.request.partition.size.limit: so many partitions one answer to DescribeTopicPartitions tells.
 KAFKA_PARTITIONS_DESCRIBED_MAX: Final = 2_000
 # Producer ids that the catalog hands out at once: after a restart those that are left of them are not used.
@@ -156,6 +163,12 @@ STREAM_READ_BYTES: Final = 512 * KIB
 STREAM_CACHE_BYTES: Final = 16 * MIB
 # Reads of all streams that the reading thread has been given.
 STREAM_READS_MAX: Final = 8
+# What is routed to the queues that are bound to topics, of all topics together, before others get their turn: a few
+# milliseconds of work.
+ROUTED_RECORDS_PER_TURN_MAX: Final = 1024
+ROUTED_BYTES_PER_TURN_MAX: Final = 1 * MIB
+# How often a queue is asked again that has refused a topic's record, in ms.
+ROUTING_RETRY_MS: Final = 50
 # Messages delivered to one consumer of a stream before the others get their turn.
 STREAM_DELIVERIES_PER_TURN_MAX: Final = 1024
 # Messages that are looked at for it, of which its filter may let none pass, and batches.
@@ -316,6 +329,14 @@ PASSWORD_BYTES_MAX: Final = 4096
 PASSWORD_HASHES_AT_ONCE_MAX: Final = 4
 # Successful logins remembered, so that a storm of reconnects is not a storm of hashes. About 150 bytes each.
 LOGINS_CACHED_MAX: Final = 4096
+# Kafka's ACLs of all virtual hosts. Each is looked at when a decision is made that is not remembered.
+ACCESS_RULES_MAX: Final = 10_000
+# What Kafka's quotas are of: users, clients, pairs of them.
+QUOTA_ENTITIES_MAX: Final = 10_000
+# Users and clients whose use of quotas is measured; above it all are measured anew. Some 500 bytes each.
+QUOTA_CLIENTS_MAX: Final = 20_000
+# Nobody waits longer than this for a quota: what was used is forgotten after eleven seconds.
+QUOTA_WAIT_MS_MAX: Final = 60_000
 # Decisions on permissions remembered over all users; above it they are forgotten together. About 300 bytes each.
 ACCESS_DECISIONS_CACHED_MAX: Final = 16_384
 

@@ -10,6 +10,11 @@ only where it says so; the empty pattern matches the empty name only, that is no
 called "amq.default" here. At a topic exchange a user may have topic permissions besides: patterns for the routing keys
 that may be published with and bound by, in which {username} and {vhost} stand for those.
 
+Kafka's ACLs are rows of the same table: who (a user, or "*" for all) may do, or may not do, which operation to what
+(a literal name, "*" for all of them, or a prefix), from where. What a row denies is denied, whatever others allow. Each
+kind of row counts for all protocols: a regular expression for topics, groups and transactional ids as for queues and
+exchanges, and an ACL of a topic for the queue of that name.
+
 Patterns are Python's, with ASCII classes, where RabbitMQ's are PCRE: docs/security.md says where they differ. They come
 from administrators, who are trusted not to write one that backtracks without end.
 """
@@ -29,11 +34,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from millpond.base import limits
-from millpond.base.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, StorageFailed
-from millpond.broker import password_hashes
+from millpond.base.errors import AccessRefused, LimitExceeded, NotAllowed, NotFound, PreconditionFailed, StorageFailed
+from millpond.broker import password_hashes, scram_credentials
 from millpond.broker.patterns import compile_pattern
+from millpond.broker.scram_credentials import ScramCredential
 from millpond.catalog.catalog import Catalog
-from millpond.catalog.rows import CatalogState, PermissionRow, TopicPermissionRow, UserRow
+from millpond.catalog.rows import CatalogState, PermissionRow, RuleRow, ScramRow, TopicPermissionRow, UserRow
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -50,6 +56,29 @@ DEFAULT_VHOST: Final = "/"
 DEFAULT_HASH: Final = (
     "$argon2id$v=19$m=19456,t=3,p=1$iTyJXF+CUd5Ciy+TIjdYWQ$nP1bXdsgqL/+9/kJXBbbbjYQV1MWs/mk2nvdw6lr76M"
 )
+# The same for SCRAM.
+DEFAULT_SCRAM: Final = (
+    ScramCredential(
+        scram_credentials.SHA256,
+        8_192,
+        bytes.fromhex("71abf20e38ed68848c27daacf6f9ee74"),
+        bytes.fromhex("973d839fe945f484f5525203c2a6810446c91f7803547704255dff089b46bc22"),
+        bytes.fromhex("85bdba0ffdf6d7b6f356a9728021c9596b30d713a381642eb383245dd9933c93"),
+    ),
+    ScramCredential(
+        scram_credentials.SHA512,
+        8_192,
+        bytes.fromhex("548ee3090e751eab57b37850cc3dac22"),
+        bytes.fromhex(
+            "c527ca5eece512157ea778e79c07f6c1687dde1d257573f41a08cf7e6d8ee7a3"
+            "4031a3f738597b03e2ca1f55c37237cd3810a7490f1dd2c0228c2ec678673463"
+        ),
+        bytes.fromhex(
+            "5ed5a382881a777977256d2ff3a2c43d9df8aefd1bae762da18ad9a8f5af5573"
+            "c625fc00db6e3c298b40208e60462536215d28b2935b2beecf193dbc7119ba3f"
+        ),
+    ),
+)
 
 # argon2id with 19 MiB of memory as OWASP's cheat sheet advises, and one pass more: 20 to 50 ms of a core.
 ARGON2_PASSES: Final = 3
@@ -58,11 +87,62 @@ ARGON2_LANES: Final = 1
 
 
 class Operation(Enum):
-    """What a permission is for. The value is RabbitMQ's word for it."""
+    """What a permission is for: RabbitMQ's three, two of which are Kafka's too, and Kafka's others."""
 
     CONFIGURE = "configure"
     WRITE = "write"
     READ = "read"
+    ALL = "all"
+    CREATE = "create"
+    DELETE = "delete"
+    ALTER = "alter"
+    DESCRIBE = "describe"
+    CLUSTER_ACTION = "cluster_action"
+    DESCRIBE_CONFIGS = "describe_configs"
+    ALTER_CONFIGS = "alter_configs"
+    IDEMPOTENT_WRITE = "idempotent_write"
+
+
+# What permissions speak of. A queue is a topic to Kafka's rows; of exchanges they do not speak.
+TOPIC: Final = "topic"
+GROUP: Final = "group"
+TRANSACTIONAL_ID: Final = "transactional_id"
+CLUSTER: Final = "cluster"
+CLUSTER_NAME: Final = "kafka-cluster"
+_KINDS: Final = {"queue": TOPIC}
+
+LITERAL: Final = "literal"
+PREFIX: Final = "prefix"
+ALLOW: Final = "allow"
+DENY: Final = "deny"
+# Any user, any host, any name.
+ANY: Final = "*"
+
+# An operation -> the rows that allow it, beside those of all operations. Others are allowed by their own.
+_ALLOWED_BY: Final = {
+    Operation.DESCRIBE: frozenset({"describe", "read", "write", "delete", "alter"}),
+    Operation.DESCRIBE_CONFIGS: frozenset({"describe_configs", "alter_configs"}),
+    Operation.CONFIGURE: frozenset[str](),
+}
+# The same for those that deny it.
+_DENIED_BY: Final = {Operation.CONFIGURE: frozenset({"create", "delete", "alter", "alter_configs"})}
+# An operation -> which of a user's three patterns allow it.
+_ANY_PATTERN: Final = (Operation.READ, Operation.WRITE, Operation.CONFIGURE)
+_PATTERNS_FOR: Final[dict[Operation, tuple[Operation, ...]]] = {
+    Operation.CONFIGURE: (Operation.CONFIGURE,),
+    Operation.WRITE: (Operation.WRITE,),
+    Operation.READ: (Operation.READ,),
+    Operation.CREATE: (Operation.CONFIGURE,),
+    Operation.DELETE: (Operation.CONFIGURE,),
+    Operation.ALTER: (Operation.CONFIGURE,),
+    Operation.ALTER_CONFIGS: (Operation.CONFIGURE,),
+    Operation.DESCRIBE: _ANY_PATTERN,
+    Operation.DESCRIBE_CONFIGS: _ANY_PATTERN,
+    Operation.IDEMPOTENT_WRITE: (Operation.WRITE,),
+    # This is for brokers.
+    Operation.CLUSTER_ACTION: (),
+    Operation.ALL: (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +195,19 @@ class Access:
         self._permissions: Final[dict[tuple[str, str], _Patterns]] = {}
         # By user and vhost, then by exchange.
         self._topic_permissions: Final[dict[tuple[str, str], dict[str, _TopicPatterns]]] = {}
-        self._decisions: Final[dict[tuple[str, str, Operation, str], bool]] = {}
+        # By user, or "*", and vhost.
+        self._rules: Final[dict[tuple[str, str], dict[RuleRow, None]]] = {}
+        self._rule_count = 0
+        # By user, then by mechanism.
+        self._scram: Final[dict[str, dict[str, ScramCredential]]] = {}
+        # With the peer's address, and the kind of the resource before its name.
+        self._decisions: Final[dict[tuple[str, str, str, Operation, str, str], bool]] = {}
         # With the routing key behind the exchange.
         self._topic_decisions: Final[dict[tuple[str, str, Operation, str, str], bool]] = {}
         self._logins: Final = _Logins()
         # Of users whose password was seen in clear: the hash they have, and one that is harder to crack.
         self._better_hashes: Final[dict[str, tuple[str, str]]] = {}
+        self._pretending: Final = secrets.token_bytes(32)
         self._hashing: Final = threading.BoundedSemaphore(limits.PASSWORD_HASHES_AT_ONCE_MAX)
 
     def load(self, state: CatalogState) -> None:
@@ -131,6 +218,19 @@ class Access:
         self._permissions.update(
             ((row.user, row.vhost), _Patterns(row, _compiled_or_nothing)) for row in state.permissions
         )
+        self._rules.clear()
+        for rule in state.rules:
+            self._rules.setdefault((rule.user, rule.vhost), {})[rule] = None
+        self._rule_count = len(state.rules)
+        self._scram.clear()
+        for scram in state.scram_credentials:
+            self._scram.setdefault(scram.user, {})[scram.mechanism] = ScramCredential(
+                scram.mechanism,
+                scram.iterations,
+                bytes.fromhex(scram.salt),
+                bytes.fromhex(scram.stored_key),
+                bytes.fromhex(scram.server_key),
+            )
         self._topic_permissions.clear()
         for row in state.topic_permissions:
             patterns = _TopicPatterns(row)
@@ -146,6 +246,8 @@ class Access:
         """
         stored = DEFAULT_HASH if password == DEFAULT_PASSWORD else self.hash_password(password)
         self.put_user(name, stored, (ADMINISTRATOR,))
+        known = DEFAULT_SCRAM if password == DEFAULT_PASSWORD else scram_credentials.of_password(password)
+        self.set_scram_credentials(name, known)
         self.set_permission(name, vhost, ".*", ".*", ".*")
         self._logins.remember(self._logins.key(name, password, stored))
 
@@ -208,6 +310,13 @@ class Access:
             raise PreconditionFailed(f"a password has 1 to {limits.PASSWORD_BYTES_MAX} bytes")
         return _hasher().hash(password)
 
+    def scram_credential(self, name: str, mechanism: str) -> ScramCredential:
+        """The user's, or one that is nobody's where there is none."""
+        return self._scram.get(name, {}).get(mechanism) or self.pretended_scram_credential(name, mechanism)
+
+    def pretended_scram_credential(self, name: str, mechanism: str) -> ScramCredential:
+        return scram_credentials.pretended(mechanism, name, self._pretending)
+
     def exists(self, name: str) -> bool:
         """Whether there is such a user, for who has proved to be it without a password."""
         return name in self._users
@@ -229,7 +338,9 @@ class Access:
 
     def has_vhost(self, user: str, vhost: str) -> bool:
         """Whether the user may connect to the vhost."""
-        return (user, vhost) in self._permissions
+        return (user, vhost) in self._permissions or any(
+            rule.effect == ALLOW for rule in self._rules.get((user, vhost), ())
+        )
 
     def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str) -> None:
         """Raises AccessRefused where the user may not do `operation` to the `kind` ("queue" or "exchange") `name`.
@@ -238,18 +349,80 @@ class Access:
         """
         if not name and kind == "exchange":
             name = "amq.default"
-        decision = (user, vhost, operation, name)
-        allowed = self._decisions.get(decision)
-        if allowed is None:
-            patterns = self._permissions.get((user, vhost))
-            allowed = patterns is not None and patterns.by_operation[operation].search(name) is not None
-            if len(self._decisions) >= limits.ACCESS_DECISIONS_CACHED_MAX:
-                self._decisions.clear()
-            self._decisions[decision] = allowed
+        allowed = self.allows(user, vhost, "", operation, _KINDS.get(kind, kind), name)
         if not allowed:
             raise AccessRefused(
                 f"{operation.value} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'"
             )
+
+    def allows(self, user: str, vhost: str, host: str, operation: Operation, resource: str, name: str) -> bool:
+        """Whether the user, who is at the address `host` ("" where that is not told), may do this."""
+        decision = (user, vhost, host, operation, resource, name)
+        allowed = self._decisions.get(decision)
+        if allowed is None:
+            allowed = self._is_allowed(user, vhost, host, operation, resource, name)
+            if len(self._decisions) >= limits.ACCESS_DECISIONS_CACHED_MAX:
+                self._decisions.clear()
+            self._decisions[decision] = allowed
+        return allowed
+
+    def _is_allowed(self, user: str, vhost: str, host: str, operation: Operation, resource: str, name: str) -> bool:
+        is_allowed = self._rules_allow(user, vhost, host, operation, resource, name)
+        if is_allowed is not None:
+            return is_allowed
+        if operation is Operation.IDEMPOTENT_WRITE:
+            return self._may_write_something(user, vhost, host)
+        patterns = self._permissions.get((user, vhost))
+        return patterns is not None and any(
+            patterns.by_operation[one].search(name) is not None for one in _PATTERNS_FOR[operation]
+        )
+
+    def _rules_allow(
+        self, user: str, vhost: str, host: str, operation: Operation, resource: str, name: str
+    ) -> bool | None:
+        """What Kafka's rows say: False where one denies, True where one allows, None where there is none."""
+        if not self._rule_count:
+            return None
+        allowed_by = _ALLOWED_BY.get(operation) or {operation.value}
+        denied_by = _DENIED_BY.get(operation) or {operation.value}
+        is_allowed = None
+        for principal in (user, ANY):
+            for rule in self._rules.get((principal, vhost), ()):
+                if rule.resource_type != resource or rule.host not in {ANY, host} or not _names(rule, name):
+                    continue
+                if rule.effect == DENY:
+                    if rule.operation in denied_by or rule.operation == Operation.ALL.value:
+                        return False
+                elif rule.operation in allowed_by or rule.operation == Operation.ALL.value:
+                    is_allowed = True
+        return is_allowed
+
+    def _may_write_something(self, user: str, vhost: str, host: str) -> bool:
+        """Whether there is a topic that the user may write to: that is enough for an idempotent producer."""
+        is_allowed = False
+        for principal in (user, ANY):
+            for rule in self._rules.get((principal, vhost), ()):
+                if (
+                    rule.resource_type == TOPIC
+                    and rule.host in {ANY, host}
+                    and rule.operation in {Operation.WRITE.value, Operation.ALL.value}
+                ):
+                    if rule.effect == ALLOW:
+                        is_allowed = True
+                    elif rule.pattern_type == LITERAL and rule.pattern == ANY:
+                        return False
+        patterns = self._permissions.get((user, vhost))
+        return is_allowed or (patterns is not None and patterns.row.write not in {"", "^$"})
+
+    def is_administrator(self, name: str) -> bool:
+        row = self._users.get(name)
+        return row is not None and ADMINISTRATOR in row.tags
+
+    def rules_allow(
+        self, user: str, vhost: str, host: str, operation: Operation, resource: str, name: str
+    ) -> bool | None:
+        """What Kafka's rows alone say: None where none of them speaks of this."""
+        return self._rules_allow(user, vhost, host, operation, resource, name)
 
     def check_any(self, user: str, vhost: str, kind: str, name: str) -> None:
         """Raises AccessRefused where the user may do nothing at all to it; in the words of a refused `configure`."""
@@ -299,13 +472,52 @@ class Access:
         """All users with their hashes, which are for definitions only."""
         return [row for _, row in sorted(self._users.items())]
 
-    def put_user(self, name: str, password_hash: str | None, tags: Sequence[str] = ()) -> None:
+    def put_user(
+        self,
+        name: str,
+        password_hash: str | None,
+        tags: Sequence[str] = (),
+        scram: Iterable[ScramCredential] = (),
+    ) -> None:
         """Create the user, or replace its password and tags.
 
-        `password_hash` comes from `hash_password`; without one the user cannot log in with a password. Raises
-        PreconditionFailed where a value is not acceptable.
+        `password_hash` comes from `hash_password`, `scram` from `scram_credentials.of_password`; without them the user
+        cannot log in by that. Those of another password are forgotten. Raises PreconditionFailed where a value is not
+        acceptable.
         """
-        self._store(self.check_user(name, password_hash, tags))
+        row = self.check_user(name, password_hash, tags)
+        old = self._users.get(name)
+        if old is None or old.password_hash != password_hash:
+            self._forget_scram(name)
+        self._store(row)
+        self.set_scram_credentials(name, scram)
+
+    def set_scram_credentials(self, name: str, credentials: Iterable[ScramCredential]) -> None:
+        """Have a user log in by these, and by those of other mechanisms that there are. Raises NotFound."""
+        self._existing(name)
+        for one in credentials:
+            self._catalog.put_scram_credential(
+                ScramRow(
+                    name, one.mechanism, one.iterations, one.salt.hex(), one.stored_key.hex(), one.server_key.hex()
+                )
+            )
+            self._scram.setdefault(name, {})[one.mechanism] = one
+
+    def delete_scram_credential(self, name: str, mechanism: str) -> None:
+        """Raises NotFound where there is none."""
+        credentials = self._scram.get(name, {})
+        if mechanism not in credentials:
+            raise NotFound(f"user '{name}' has no credential for {mechanism}")
+        self._catalog.delete_scram_credential(name, mechanism)
+        del credentials[mechanism]
+
+    def _forget_scram(self, name: str) -> None:
+        for mechanism in self._scram.pop(name, {}):
+            self._catalog.delete_scram_credential(name, mechanism)
+
+    def list_scram_credentials(self) -> dict[str, list[ScramCredential]]:
+        """All users who have any, in the order of their names."""
+        return {name: list(found.values()) for name, found in sorted(self._scram.items()) if found}
 
     def check_user(self, name: str, password_hash: str | None, tags: Sequence[str]) -> UserRow:
         """What `put_user` would store, which is not stored. Raises PreconditionFailed."""
@@ -315,7 +527,9 @@ class Access:
 
     def set_password_hash(self, name: str, password_hash: str | None) -> None:
         """Change the password only. Raises NotFound."""
-        self._store(replace(self._existing(name), password_hash=_checked_hash(password_hash)))
+        row = replace(self._existing(name), password_hash=_checked_hash(password_hash))
+        self._forget_scram(name)
+        self._store(row)
 
     def set_tags(self, name: str, tags: Sequence[str]) -> None:
         """Change the tags only. Raises NotFound."""
@@ -326,6 +540,9 @@ class Access:
         self._existing(name)
         self._catalog.delete_user(name)
         del self._users[name]
+        self._scram.pop(name, None)
+        for key in [key for key in self._rules if key[0] == name]:
+            self._rule_count -= len(self._rules.pop(key))
         for key in [key for key in self._permissions if key[0] == name]:
             del self._permissions[key]
         for key in [key for key in self._topic_permissions if key[0] == name]:
@@ -362,6 +579,39 @@ class Access:
         self._existing(user)
         self._catalog.delete_permission(user, vhost)
         self._permissions.pop((user, vhost), None)
+        self._forget_decisions()
+
+    def list_rules(self, vhost: str) -> list[RuleRow]:
+        """Kafka's rows in a vhost."""
+        return [rule for key, rules in sorted(self._rules.items()) if key[1] == vhost for rule in rules]
+
+    def check_rule(self, rule: RuleRow) -> None:
+        """Raises LimitExceeded where there are too many, PreconditionFailed for one that is too long."""
+        if self._rule_count >= limits.ACCESS_RULES_MAX:
+            raise LimitExceeded(f"there are {limits.ACCESS_RULES_MAX} permissions already")
+        for text in (rule.user, rule.pattern, rule.host):
+            if not 0 < len(text.encode(errors="surrogatepass")) <= limits.NAME_BYTES_MAX:
+                raise PreconditionFailed(f"a name has 1 to {limits.NAME_BYTES_MAX} bytes")
+
+    def add_rule(self, rule: RuleRow) -> None:
+        """Add one of Kafka's rows; one that is there stays as it is. The user need not exist.
+
+        Raises as `check_rule` does.
+        """
+        rules = self._rules.setdefault((rule.user, rule.vhost), {})
+        if rule in rules:
+            return
+        self.check_rule(rule)
+        self._catalog.put_rule(rule)
+        rules[rule] = None
+        self._rule_count += 1
+        self._forget_decisions()
+
+    def delete_rule(self, rule: RuleRow) -> None:
+        """Delete one of Kafka's rows that is there."""
+        self._catalog.delete_rule(rule)
+        del self._rules[rule.user, rule.vhost][rule]
+        self._rule_count -= 1
         self._forget_decisions()
 
     def list_topic_permissions(self, user: str | None = None, vhost: str | None = None) -> list[TopicPermissionRow]:
@@ -405,6 +655,8 @@ class Access:
         """Forget the permissions in a vhost that is deleted; `Catalog.delete_vhost` deletes them there."""
         for key in [key for key in self._permissions if key[1] == vhost]:
             del self._permissions[key]
+        for key in [key for key in self._rules if key[1] == vhost]:
+            self._rule_count -= len(self._rules.pop(key))
         for key in [key for key in self._topic_permissions if key[1] == vhost]:
             del self._topic_permissions[key]
         self._forget_decisions()
@@ -481,6 +733,12 @@ def is_loopback(address: str | None) -> bool:
         return False
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_loopback
+
+
+def _names(rule: RuleRow, name: str) -> bool:
+    if rule.pattern_type == PREFIX:
+        return name.startswith(rule.pattern)
+    return rule.pattern in {ANY, name}
 
 
 def _expanded(pattern: str, row: TopicPermissionRow) -> str:

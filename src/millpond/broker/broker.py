@@ -28,8 +28,10 @@ from millpond.broker.producer_ids import ProducerIds
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
+from millpond.broker.quotas import ClientQuotas
 from millpond.broker.shares.coordinator import ShareGroups
 from millpond.broker.streams.stream_store import StreamStore
+from millpond.broker.streams.topic_routing import TopicRouting
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import PartitionRow, VhostRow
@@ -143,11 +145,15 @@ class Broker:
         self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
+        self.routing: Final = TopicRouting(self.context, alarms)
+        # Last: what is routed goes on where queues and streams are what they were.
+        self.keepers.append(self.routing)
         self.pager: Final = Pager(memory, store, turn, self.all_backlogs)
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
         self.producer_ids: Final = ProducerIds(catalog, turn)
+        self.quotas: Final = ClientQuotas(catalog)
         # Tells this node's data from those of other nodes; known when `restore` is through.
         self.cluster_id = ""
         # In the order in which they were opened.
@@ -166,6 +172,7 @@ class Broker:
     def restore(self, state: CatalogState) -> list[MessageQueue]:
         """Build what the catalog remembers. The durable queues, still empty."""
         self.producer_ids.restore(state.settings)
+        self.quotas.load(state.quotas)
         self.cluster_id = state.settings.get(CLUSTER_ID, "")
         if not self.cluster_id:
             # As Kafka makes it: a UUID in base64.
@@ -173,7 +180,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.shares)
+            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.shares, self.routing)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -192,6 +199,8 @@ class Broker:
             self.vhosts[topic.vhost].topics.restore(topic, partitions.get((topic.vhost, topic.name), []))
         for binding in state.bindings:
             self.vhosts[binding.vhost].restore_binding(binding)
+        for binding in state.topic_bindings:
+            self.vhosts[binding.vhost].restore_topic_binding(binding)
         for vhost in self.vhosts.values():
             vhost.attach_share_queues()
         return queues
@@ -217,7 +226,7 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.shares)
+            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.shares, self.routing)
             vhost.groups.clear()
             vhost.shares.clear()
             self.vhosts[name] = vhost
@@ -252,6 +261,7 @@ class Broker:
         self.access.forget_vhost(name)
         self.parameters.forget_vhost(name)
         self.turn.touch()
+        self.routing.remove(name)
         del self.vhosts[name]
 
     def delete_user(self, name: str) -> None:

@@ -36,6 +36,7 @@ from millpond.broker.exchanges.delayed import DelayedExchange
 from millpond.broker.exchanges.exchange import Binding, Destination, Exchange
 from millpond.broker.exchanges.registry import create_exchange
 from millpond.broker.exchanges.router import Router
+from millpond.broker.exchanges.topic_source import TopicSource
 from millpond.broker.groups.coordinator import ConsumerGroups
 from millpond.broker.groups.topic_directory import VhostTopics
 from millpond.broker.message import Address, Message, Properties
@@ -54,10 +55,12 @@ from millpond.broker.streams.stream_arguments import compare_with_topic, configs
 from millpond.broker.streams.stream_names import StreamNames, topic_behind
 from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.streams.topic import Topic
+from millpond.broker.streams.topic_routing import TopicRouting
 from millpond.broker.streams.topics import TopicOwner, Topics
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
+    from millpond.broker.streams.topic import Topic
     from millpond.catalog.catalog import Catalog
 
 logger = logging.getLogger(__name__)
@@ -104,7 +107,13 @@ class VirtualHost(QueueOwner, TopicOwner):
     """
 
     def __init__(
-        self, name: str, context: QueueContext, catalog: Catalog, groups: ConsumerGroups, shares: ShareGroups
+        self,
+        name: str,
+        context: QueueContext,
+        catalog: Catalog,
+        groups: ConsumerGroups,
+        shares: ShareGroups,
+        routing: TopicRouting,
     ) -> None:
         self.name: Final = name
         self.context: Final = context
@@ -123,6 +132,8 @@ class VirtualHost(QueueOwner, TopicOwner):
         self.policies: Final = Policies()
         self.streams: Final = StreamNames(self, context, self.policies, self.queues, self.topics.by_name)
         self.router: Final = Router(self.queues, self.streams)
+        # Topics as exchanges.
+        self.sources: Final = routing.add(self)
         # What administrators say about it; nothing is done with it.
         self.description = ""
         self.tags: tuple[str, ...] = ()
@@ -169,6 +180,34 @@ class VirtualHost(QueueOwner, TopicOwner):
         return Route(address, exchange, queues, self.router.version)
 
     def _reached(
+        self,
+        exchange: Exchange,
+        address: Address,
+        headers: dict[str, object] | None,
+        copies: list[str] | None,
+        properties: Properties | None,
+    ) -> list[MessageQueue]:
+        if isinstance(exchange, TopicSource):
+            return self._appended(exchange.name)
+        return self._matched(exchange, address, headers, copies, properties)
+
+    def _appended(self, topic: str) -> list[MessageQueue]:
+        """What is published to a topic as to an exchange becomes its record, and comes later to what is bound to it."""
+        self.router.cacheable = True
+        queue = self.streams.stream(topic)
+        return [queue] if queue is not None else []
+
+    def route_record(self, source: TopicSource, address: Address, properties: Properties | None) -> Route:
+        """As `route`, for a record of a topic: to what is bound to it. It never comes back to the topic."""
+        headers = properties.headers() if properties is not None else None
+        queues: list[MessageQueue] = []
+        for queue in self._matched(source, address, headers, None, properties):
+            topic = topic_behind(queue)
+            if topic is None or not self.sources.leads_back(topic, source.name):
+                queues.append(queue)
+        return Route(address, source, queues, self.router.version)
+
+    def _matched(
         self,
         exchange: Exchange,
         address: Address,
@@ -227,14 +266,14 @@ class VirtualHost(QueueOwner, TopicOwner):
 
     def dead_letter(self, queue: MessageQueue, message: Message, reason: str) -> None:
         name = queue.settings.dead_letter_exchange
-        exchange = self.router.exchanges.get(name) if name is not None else None
+        exchange = self.found_exchange(name) if name is not None else None
         if exchange is not None:
             dead = self._dead(queue, message, reason, exchange)
             self._publish_unless_refused(self._dead_letter_queues(queue, dead, reason, exchange), dead.message)
 
     def dead_letter_surely(self, queue: MessageQueue, message: Message, reason: str, done: set[str]) -> bool:
         name = queue.settings.dead_letter_exchange
-        exchange = self.router.exchanges.get(name) if name is not None else None
+        exchange = self.found_exchange(name) if name is not None else None
         if exchange is None:
             return False
         dead = self._dead(queue, message, reason, exchange)
@@ -275,11 +314,22 @@ class VirtualHost(QueueOwner, TopicOwner):
     # --- Exchanges ----------------------------------------------------------------------------------------------
 
     def exchange(self, name: str) -> Exchange:
-        """The exchange called `name`. NotFound where there is none."""
-        exchange = self.router.exchanges.get(name)
+        """The exchange called `name`, or the topic where there is no such exchange. NotFound where there is neither."""
+        exchange = self.found_exchange(name)
         if exchange is None:
             raise NotFound(f"no {self.exchange_resource(name)}")
         return exchange
+
+    def found_exchange(self, name: str) -> Exchange | None:
+        """As `exchange`; None where there is none."""
+        return self.router.exchanges.get(name) or self.sources.find(name)
+
+    def exchange_bound(self, name: str) -> Destination:
+        """The exchange called `name` as a destination; where there is none such, the topic, of which what comes there
+        becomes records. NotFound where there is neither."""
+        exchange = self.exchange(name)
+        stream = self.streams.stream(name) if isinstance(exchange, TopicSource) else None
+        return stream if stream is not None else exchange
 
     def declare_exchange(
         self,
@@ -295,6 +345,11 @@ class VirtualHost(QueueOwner, TopicOwner):
         if current is None:
             if name.startswith(RESERVED_PREFIX):
                 raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
+            if self.sources.is_bound(name):
+                # Nobody could tell any more whose bindings are meant.
+                raise PreconditionFailed(
+                    f"cannot declare {self.exchange_resource(name)}: there is a topic of this name that has bindings"
+                )
             alternate = arguments.get("alternate-exchange")
             if alternate is not None and not isinstance(alternate, str):
                 raise PreconditionFailed(f"invalid type for arg 'alternate-exchange' in {self.exchange_resource(name)}")
@@ -367,6 +422,8 @@ class VirtualHost(QueueOwner, TopicOwner):
             raise AccessRefused(f"deletion of system {self.exchange_resource(name)} not allowed")
         exchange = self.router.exchanges.get(name)
         if exchange is None:
+            if name in self.topics.by_name:
+                raise PreconditionFailed(f"{self.exchange_resource(name)} is a topic, and is deleted as one")
             return
         if if_unused and not exchange.is_unbound:
             raise PreconditionFailed(f"{self.exchange_resource(name)} in use")
@@ -389,22 +446,46 @@ class VirtualHost(QueueOwner, TopicOwner):
         if not source.name:
             raise AccessRefused("operation not permitted on the default exchange")
         source.validate(routing_key, arguments)
+        if isinstance(source, TopicSource):
+            self.sources.check(source, arguments)
         if source.bind(destination, routing_key, arguments):
             self.router.changed()
-            if source.durable and self._is_durable(destination):
+            if isinstance(source, TopicSource):
+                self._bound_to_topic(source, destination, routing_key, arguments)
+            elif source.durable and self._is_durable(destination):
                 self.catalog.add_binding(
                     BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
                 )
                 self.context.turn.touch()
 
+    def _bound_to_topic(
+        self, source: TopicSource, destination: Destination, routing_key: str, arguments: dict[str, object]
+    ) -> None:
+        self.sources.bindings_changed(source)
+        if self._is_durable(destination):
+            self.catalog.add_topic_binding(
+                BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+            )
+            self.context.turn.touch()
+
+    def restore_topic_binding(self, row: BindingRow) -> None:
+        """A binding to a topic that the catalog remembers. It is read when recovery is over."""
+        topic = self.topics.by_name.get(row.source)
+        destination = self._destination(row)
+        if topic is not None and destination is not None:
+            self.sources.of(topic).bind(destination, row.routing_key, row.arguments)
+
     def restore_binding(self, row: BindingRow) -> None:
         """A binding that the catalog remembers."""
         source = self.router.exchanges.get(row.source)
-        destination: Destination | None = self.find_queue(row.destination)
-        if row.destination_type == "exchange":
-            destination = self.router.exchanges.get(row.destination)
+        destination = self._destination(row)
         if source is not None and destination is not None:
             source.bind(destination, row.routing_key, row.arguments)
+
+    def _destination(self, row: BindingRow) -> Destination | None:
+        if row.destination_type == "exchange":
+            return self.router.exchanges.get(row.destination)
+        return self.find_queue(row.destination)
 
     def unbind(
         self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]
@@ -414,12 +495,21 @@ class VirtualHost(QueueOwner, TopicOwner):
             raise AccessRefused("operation not permitted on the default exchange")
         if source.unbind(destination, routing_key, arguments):
             self.router.changed()
-            if source.durable and self._is_durable(destination):
-                self.catalog.delete_binding(
-                    BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
-                )
-                self.context.turn.touch()
+            self._forget_binding(source, destination, routing_key, arguments)
             self._delete_if_unbound(source)
+
+    def _forget_binding(
+        self, source: Exchange, destination: Destination, routing_key: str, arguments: dict[str, object]
+    ) -> None:
+        """Let the catalog forget a binding, if it knows it."""
+        if not source.durable or not self._is_durable(destination):
+            return
+        row = BindingRow(self.name, source.name, destination.kind, destination.name, routing_key, arguments)
+        if isinstance(source, TopicSource):
+            self.catalog.delete_topic_binding(row)
+        else:
+            self.catalog.delete_binding(row)
+        self.context.turn.touch()
 
     def _is_durable(self, destination: Destination) -> bool:
         if isinstance(destination, MessageQueue):
@@ -431,7 +521,9 @@ class VirtualHost(QueueOwner, TopicOwner):
             self._delete_if_unbound(binding.source)
 
     def _delete_if_unbound(self, source: Exchange) -> None:
-        if source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
+        if isinstance(source, TopicSource):
+            self.sources.bindings_changed(source)
+        elif source.auto_delete and source.is_unbound and source.name in self.router.exchanges:
             self._remove_exchange(source)
 
     # --- Policies -----------------------------------------------------------------------------------------------
@@ -666,7 +758,7 @@ class VirtualHost(QueueOwner, TopicOwner):
 
     def delete_queue(self, queue: MessageQueue, if_unused: bool, if_empty: bool) -> int:
         """Delete a queue, its messages and its bindings. How many messages were ready."""
-        if if_unused and queue.consumers:
+        if if_unused and queue.consumer_count > 0:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} in use")
         if if_empty and queue.ready + queue.delayed > 0:
             raise PreconditionFailed(f"{self.queue_resource(queue.name)} not empty")
@@ -727,12 +819,7 @@ class VirtualHost(QueueOwner, TopicOwner):
     def _unbind_stream(self, stream: MessageQueue) -> None:
         leading_here = self.router.unbind_destination(stream)
         for binding in leading_here:
-            source, destination = binding.source, binding.destination
-            if source.durable:
-                row = BindingRow(
-                    self.name, source.name, destination.kind, destination.name, binding.routing_key, binding.arguments
-                )
-                self.catalog.delete_binding(row)
+            self._forget_binding(binding.source, binding.destination, binding.routing_key, binding.arguments)
         self._bindings_removed(leading_here)
 
     def topic_grows(self, topic: Topic) -> None:
@@ -748,12 +835,14 @@ class VirtualHost(QueueOwner, TopicOwner):
                     # The catalog knows it by the name, which stays.
                     binding.source.bind(whole, binding.routing_key, binding.arguments)
             partition.cancel_consumers()
+        self.sources.topics_changed()
         self.router.changed()
 
     def topic_deleted(self, topic: Topic) -> None:
         for stream in self.streams.forget_topic(topic):
             self._unbind_stream(stream)
             stream.delete()
+        self.sources.deleted(topic)
         self.groups.offsets.topic_deleted(topic.name)
         for queue in list(self.queues.values()):
             if isinstance(queue, ShareQueue) and queue.topic is topic:

@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,9 @@ from millpond.catalog.rows import (
     PermissionRow,
     PolicyRow,
     QueueRow,
+    QuotaRow,
+    RuleRow,
+    ScramRow,
     TopicPermissionRow,
     TopicRow,
     UserRow,
@@ -55,6 +59,10 @@ from millpond.catalog.rows import (
 APPLICATION_ID: Final = 0x4D504354
 # Should nobody call `sync`, a commit still keeps the WAL from growing without end, at this many pages of 4 KiB.
 AUTOCHECKPOINT_PAGES: Final = 8 * limits.CATALOG_WAL_BYTES // (4 * limits.KIB)
+
+# What RabbitMQ's permissions are in the table of all permissions.
+_REGEX: Final = "regex"
+_REGEX_OPERATIONS: Final = ("configure", "write", "read")
 
 _Values = tuple[object, ...]
 _synchronize: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
@@ -330,6 +338,7 @@ class Catalog:
     def load(self) -> CatalogState:
         """Everything, as of now. Raises CorruptData where the database does not hold what was written."""
         try:
+            permissions, rules = self._permissions()
             return CatalogState(
                 settings=dict(self._rows(sql.SELECT_SETTINGS, str, str)),
                 vhosts=[
@@ -340,8 +349,14 @@ class Catalog:
                     UserRow(name, password_hash, _tags(tags))
                     for name, password_hash, tags in self._rows(sql.SELECT_USERS, str, _OptionalText, str)
                 ],
-                permissions=[
-                    PermissionRow(*row) for row in self._rows(sql.SELECT_PERMISSIONS, str, str, str, str, str)
+                permissions=permissions,
+                rules=rules,
+                scram_credentials=[
+                    ScramRow(*row) for row in self._rows(sql.SELECT_SCRAM_CREDENTIALS, str, str, int, str, str, str)
+                ],
+                quotas=[
+                    QuotaRow(decode_table(entity), name, decode(value))
+                    for entity, name, value in self._rows(sql.SELECT_QUOTAS, str, str, str)
                 ],
                 topic_permissions=[
                     TopicPermissionRow(*row)
@@ -366,12 +381,8 @@ class Catalog:
                     )
                 ],
                 partitions=[PartitionRow(*row) for row in self._rows(sql.SELECT_PARTITIONS, str, str, int, int)],
-                bindings=[
-                    BindingRow(vhost, source, destination_type, destination, routing_key, decode_table(text))
-                    for vhost, source, destination_type, destination, routing_key, text in self._rows(
-                        sql.SELECT_BINDINGS, str, str, str, str, str, str
-                    )
-                ],
+                bindings=self._bindings(sql.SELECT_BINDINGS),
+                topic_bindings=self._bindings(sql.SELECT_TOPIC_BINDINGS),
                 policies=[
                     PolicyRow(vhost, name, kind, pattern, apply_to, decode_table(text), priority)
                     for vhost, name, kind, pattern, apply_to, text, priority in self._rows(
@@ -388,6 +399,28 @@ class Catalog:
             if _code(error) in {sqlite3.SQLITE_OK, sqlite3.SQLITE_ERROR}:
                 raise CorruptData(f"the catalog {self._path} is damaged: {error}") from error
             raise self._translated(error, "read") from error
+
+    def _bindings(self, statement: str) -> list[BindingRow]:
+        return [
+            BindingRow(vhost, source, destination_type, destination, routing_key, decode_table(text))
+            for vhost, source, destination_type, destination, routing_key, text in self._rows(
+                statement, str, str, str, str, str, str
+            )
+        ]
+
+    def _permissions(self) -> tuple[list[PermissionRow], list[RuleRow]]:
+        """RabbitMQ's permissions, each of which is three rows, and the other rows."""
+        patterns: dict[tuple[str, str], dict[str, str]] = {}
+        rules: list[RuleRow] = []
+        for row in self._rows(sql.SELECT_PERMISSIONS, str, str, str, str, str, str, str, str):
+            rule = RuleRow(*row)
+            if rule.pattern_type == _REGEX:
+                patterns.setdefault((rule.user, rule.vhost), {})[rule.operation] = rule.pattern
+            else:
+                rules.append(rule)
+        if any(found.keys() != set(_REGEX_OPERATIONS) for found in patterns.values()):
+            raise CorruptData("the catalog holds a permission without one of its three patterns")
+        return [PermissionRow(user, vhost, **found) for (user, vhost), found in patterns.items()], rules
 
     def _rows(self, statement: str, *types: type) -> Iterator[tuple[Any, ...]]:
         """The rows, whose columns have these types: SQLite itself takes any value in any column."""
@@ -409,6 +442,7 @@ class Catalog:
         """Delete a vhost with all that is in it."""
         for statement in (
             sql.DELETE_BINDINGS_OF_VHOST,
+            sql.DELETE_TOPIC_BINDINGS_OF_VHOST,
             sql.DELETE_EXCHANGES_OF_VHOST,
             sql.DELETE_QUEUES_OF_VHOST,
             sql.DELETE_PARTITIONS_OF_VHOST,
@@ -428,14 +462,36 @@ class Catalog:
         """Delete a user with all permissions and limits."""
         self.delete_parameter("", "user-limits", name)
         self._change(sql.DELETE_PERMISSIONS_OF_USER, (name,))
+        self._change(sql.DELETE_SCRAM_CREDENTIALS_OF_USER, (name,))
         self._change(sql.DELETE_TOPIC_PERMISSIONS_OF_USER, (name,))
         self._change(sql.DELETE_USERS, (name,))
 
     def put_permission(self, row: PermissionRow) -> None:
-        self._change(sql.PUT_PERMISSIONS, (row.user, row.vhost, row.configure, row.write, row.read))
+        self.delete_permission(row.user, row.vhost)
+        for operation, pattern in zip(_REGEX_OPERATIONS, (row.configure, row.write, row.read), strict=True):
+            self.put_rule(RuleRow(row.user, row.vhost, "any", _REGEX, pattern, operation))
 
     def delete_permission(self, user: str, vhost: str) -> None:
-        self._change(sql.DELETE_PERMISSIONS, (user, vhost))
+        self._change(sql.DELETE_PERMISSIONS_OF_PATTERN_TYPE, (user, vhost, _REGEX))
+
+    def put_rule(self, row: RuleRow) -> None:
+        """Add one row. One that exists already stays as it is."""
+        self._change(sql.PUT_PERMISSIONS, astuple(row))
+
+    def delete_rule(self, row: RuleRow) -> None:
+        self._change(sql.DELETE_PERMISSIONS, astuple(row))
+
+    def put_scram_credential(self, row: ScramRow) -> None:
+        self._change(sql.PUT_SCRAM_CREDENTIALS, astuple(row))
+
+    def delete_scram_credential(self, user: str, mechanism: str) -> None:
+        self._change(sql.DELETE_SCRAM_CREDENTIALS, (user, mechanism))
+
+    def put_quota(self, row: QuotaRow) -> None:
+        self._change(sql.PUT_QUOTAS, (_entity(row.entity), row.name, encode(row.value)))
+
+    def delete_quota(self, entity: dict[str, str | None], name: str) -> None:
+        self._change(sql.DELETE_QUOTAS, (_entity(entity), name))
 
     def put_topic_permission(self, row: TopicPermissionRow) -> None:
         self._change(sql.PUT_TOPIC_PERMISSIONS, (row.user, row.vhost, row.exchange, row.write, row.read))
@@ -455,6 +511,7 @@ class Catalog:
         """Delete an exchange with the bindings from and to it."""
         self._change(sql.DELETE_BINDINGS_OF_SOURCE, (vhost, name))
         self._change(sql.DELETE_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_EXCHANGE, name))
+        self._change(sql.DELETE_TOPIC_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_EXCHANGE, name))
         self._change(sql.DELETE_EXCHANGES, (vhost, name))
 
     def add_queue(self, row: QueueRow) -> int:
@@ -480,6 +537,7 @@ class Catalog:
         assert self._database is not None
         for vhost, name in self._database.execute(sql.SELECT_QUEUE_NAME, (id,)).fetchall():
             self._change(sql.DELETE_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_QUEUE, name))
+            self._change(sql.DELETE_TOPIC_BINDINGS_OF_DESTINATION, (vhost, DESTINATION_QUEUE, name))
             self._change(sql.DELETE_QUEUES, (id,))
 
     def put_topic(self, row: TopicRow) -> None:
@@ -494,7 +552,8 @@ class Catalog:
         return partition_id
 
     def delete_topic(self, vhost: str, name: str) -> None:
-        """Delete a topic with its partitions."""
+        """Delete a topic with its partitions and the bindings to it."""
+        self._change(sql.DELETE_TOPIC_BINDINGS_OF_SOURCE, (vhost, name))
         self._change(sql.DELETE_PARTITIONS_OF_TOPIC, (vhost, name))
         self._change(sql.DELETE_TOPICS, (vhost, name))
 
@@ -504,6 +563,13 @@ class Catalog:
 
     def delete_binding(self, row: BindingRow) -> None:
         self._change(sql.DELETE_BINDINGS, _binding_values(row))
+
+    def add_topic_binding(self, row: BindingRow) -> None:
+        """As `add_binding`, to a topic."""
+        self._change(sql.PUT_TOPIC_BINDINGS, _binding_values(row))
+
+    def delete_topic_binding(self, row: BindingRow) -> None:
+        self._change(sql.DELETE_TOPIC_BINDINGS, _binding_values(row))
 
     def put_policy(self, row: PolicyRow) -> None:
         values = (row.vhost, row.name, row.kind, row.pattern, row.apply_to, encode(row.definition), row.priority)
@@ -517,6 +583,10 @@ class Catalog:
 
     def delete_parameter(self, vhost: str, component: str, name: str) -> None:
         self._change(sql.DELETE_PARAMETERS, (vhost, component, name))
+
+
+def _entity(entity: dict[str, str | None]) -> str:
+    return encode(dict(sorted(entity.items())))
 
 
 def _binding_values(row: BindingRow) -> _Values:

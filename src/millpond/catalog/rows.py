@@ -42,6 +42,42 @@ class PermissionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleRow:
+    """One permission: `user`, or "*" for everybody, may do (`effect` "allow") or may not do ("deny") one operation to
+    what `pattern` names, from `host` or from everywhere ("*"). `pattern_type` is "literal" or "prefix"."""
+
+    user: str
+    vhost: str
+    resource_type: str
+    pattern_type: str
+    pattern: str
+    operation: str
+    effect: str = "allow"
+    host: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class ScramRow:
+    """How `user` logs in by SCRAM: bytes are hexadecimal digits."""
+
+    user: str
+    mechanism: str
+    iterations: int
+    salt: str = field(repr=False)
+    stored_key: str = field(repr=False)
+    server_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRow:
+    """`entity` has a name, or None for the default, for each of "user" and "client-id" that the quota speaks of."""
+
+    entity: dict[str, str | None]
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class TopicPermissionRow:
     """Regular expressions for the routing keys that `user` may write to and read from at the topic exchange."""
 
@@ -100,7 +136,9 @@ class PartitionRow:
 
 @dataclass(frozen=True, slots=True)
 class BindingRow:
-    """All columns together are the key: bindings that differ in their arguments only are different bindings."""
+    """`source` is an exchange, or a topic where the row is one of `topic_bindings`.
+
+    All columns together are the key: bindings that differ in their arguments only are different bindings."""
 
     vhost: str
     source: str
@@ -148,5 +186,9 @@ class CatalogState:
     topics: list[TopicRow]
     partitions: list[PartitionRow]
     bindings: list[BindingRow]
+    topic_bindings: list[BindingRow]
     policies: list[PolicyRow]
     parameters: list[ParameterRow]
+    rules: list[RuleRow] = field(default_factory=list)
+    scram_credentials: list[ScramRow] = field(default_factory=list)
+    quotas: list[QuotaRow] = field(default_factory=list)

@@ -48,14 +48,19 @@ users: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# All columns are the key: to allow and to deny the same are two rows. What RabbitMQ calls a permission is three of
+# them, with the pattern type "regex", for resources of "any" type, and the operations configure, write and read.
 permissions: Final = sa.Table(
     "permissions",
     metadata,
     sa.Column("user", sa.Text, primary_key=True),
     sa.Column("vhost", sa.Text, primary_key=True),
-    sa.Column("configure", sa.Text, nullable=False),
-    sa.Column("write", sa.Text, nullable=False),
-    sa.Column("read", sa.Text, nullable=False),
+    sa.Column("resource_type", sa.Text, primary_key=True),
+    sa.Column("pattern_type", sa.Text, primary_key=True),
+    sa.Column("pattern", sa.Text, primary_key=True),
+    sa.Column("operation", sa.Text, primary_key=True),
+    sa.Column("effect", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, primary_key=True),
     sqlite_with_rowid=False,
 )
 
@@ -67,6 +72,29 @@ topic_permissions: Final = sa.Table(
     sa.Column("exchange", sa.Text, primary_key=True),
     sa.Column("write", sa.Text, nullable=False),
     sa.Column("read", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# How users log in by SCRAM. Salt and keys are in hexadecimal digits.
+scram_credentials: Final = sa.Table(
+    "scram_credentials",
+    metadata,
+    sa.Column("user", sa.Text, primary_key=True),
+    sa.Column("mechanism", sa.Text, primary_key=True),
+    sa.Column("iterations", sa.Integer, nullable=False),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("stored_key", sa.Text, nullable=False),
+    sa.Column("server_key", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Kafka's quotas. `entity` has what they hold for, in a form that is the same for the same.
+quotas: Final = sa.Table(
+    "quotas",
+    metadata,
+    sa.Column("entity", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -136,6 +164,20 @@ bindings: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Bindings to topics, which may be called like exchanges.
+topic_bindings: Final = sa.Table(
+    "topic_bindings",
+    metadata,
+    sa.Column("vhost", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("destination_type", sa.Text, primary_key=True),
+    sa.Column("destination", sa.Text, primary_key=True),
+    sa.Column("routing_key", sa.Text, primary_key=True),
+    sa.Column("arguments", sa.Text, primary_key=True),
+    sa.Index("topic_bindings_by_destination", "vhost", "destination_type", "destination"),
+    sqlite_with_rowid=False,
+)
+
 policies: Final = sa.Table(
     "policies",
     metadata,
@@ -196,9 +238,10 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
         yield f"select_{table.name}", select(table)
     for table in (exchanges, queues, partitions, version):
         yield f"insert_{table.name}", insert(table)
-    for table in (settings, vhosts, users, permissions, topic_permissions, topics, policies, parameters):
+    for table in (settings, vhosts, users, scram_credentials, topic_permissions, topics, policies, parameters, quotas):
         yield f"put_{table.name}", put(table)
-    yield "put_bindings", insert(bindings).on_conflict_do_nothing()
+    for table in (bindings, topic_bindings, permissions):
+        yield f"put_{table.name}", insert(table).on_conflict_do_nothing()
     for table in metadata.sorted_tables:
         yield f"delete_{table.name}", delete(table)
     # Deleting takes along what hangs on the deleted. Rows of a vhost in all tables:
@@ -206,10 +249,13 @@ def statements() -> Iterator[tuple[str, sa.sql.ClauseElement]]:
         if "vhost" in table.columns:
             yield f"delete_{table.name}_of_vhost", delete(table, "vhost")
     yield "delete_permissions_of_user", delete(permissions, "user")
+    yield "delete_permissions_of_pattern_type", delete(permissions, "user", "vhost", "pattern_type")
+    yield "delete_scram_credentials_of_user", delete(scram_credentials, "user")
     yield "delete_topic_permissions_of_user", delete(topic_permissions, "user")
     yield "delete_topic_permissions_of_user_in_vhost", delete(topic_permissions, "user", "vhost")
-    yield "delete_bindings_of_source", delete(bindings, "vhost", "source")
-    yield "delete_bindings_of_destination", delete(bindings, "vhost", "destination_type", "destination")
+    for table in (bindings, topic_bindings):
+        yield f"delete_{table.name}_of_source", delete(table, "vhost", "source")
+        yield f"delete_{table.name}_of_destination", delete(table, "vhost", "destination_type", "destination")
     yield "delete_partitions_of_topic", delete(partitions, "vhost", "topic")
     yield "select_queue_name", sa.select(queues.c.vhost, queues.c.name).where(queues.c.id == sa.bindparam("id"))
     # What queues and partitions have been given so far, also those that are gone.

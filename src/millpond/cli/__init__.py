@@ -80,7 +80,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _application() -> typer.Typer:
-    from millpond.cli import definitions, messages, permission, policy, redrive, serve, status, topic, user
+    from millpond.cli import definitions, messages, permission, policy, quota, redrive, serve, status, topic, user
 
     application = typer.Typer(
         help="Millpond: one broker for queues and streams.",
@@ -105,5 +105,6 @@ def _application() -> typer.Typer:
     application.add_typer(user.commands, name="user")
     application.add_typer(permission.commands, name="permission")
     application.add_typer(policy.commands, name="policy")
+    application.add_typer(quota.commands, name="quota")
     application.add_typer(topic.commands, name="topic")
     return application

@@ -84,6 +84,12 @@ class Administration(ABC):
     def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None) -> None:
         """Those at one exchange, or at all."""
 
+    @abstractmethod
+    def quotas(self) -> list[dict[str, Any]]: ...
+
+    @abstractmethod
+    def alter_quotas(self, entity: dict[str, str | None], quotas: dict[str, float | None]) -> None: ...
+
     def user(self, name: str) -> dict[str, Any]:
         for user in self.users():
             if user["name"] == name:
@@ -142,6 +148,12 @@ class RunningBroker(Administration):
         path = f"/api/topic-permissions/{_quoted(vhost)}/{_quoted(user)}"
         self.request("DELETE", path if exchange is None else f"{path}/{_quoted(exchange)}")
 
+    def quotas(self) -> list[dict[str, Any]]:
+        return list(self.request("GET", "/api/quotas"))
+
+    def alter_quotas(self, entity: dict[str, str | None], quotas: dict[str, float | None]) -> None:
+        self.request("PUT", "/api/quotas", {"entity": entity, "quotas": quotas})
+
 
 class StoppedBroker(Administration):
     """The catalog of a broker that does not run. Each change is durable when the method returns."""
@@ -149,6 +161,7 @@ class StoppedBroker(Administration):
     def __init__(self, path: Path) -> None:
         from millpond.broker.access import Access
         from millpond.broker.exchanges.registry import PREDECLARED
+        from millpond.broker.quotas import ClientQuotas
         from millpond.catalog.catalog import Catalog
 
         self._catalog: Final = Catalog(path)
@@ -159,6 +172,8 @@ class StoppedBroker(Administration):
         self._exchanges.update((vhost, name) for vhost in self._vhosts for name, _ in PREDECLARED)
         self._access: Final = Access(self._catalog)
         self._access.load(state)
+        self._quotas: Final = ClientQuotas(self._catalog)
+        self._quotas.load(state.quotas)
 
     def close(self) -> None:
         self._catalog.close()
@@ -167,8 +182,11 @@ class StoppedBroker(Administration):
         return [{"name": user.name, "tags": list(user.tags)} for user in self._access.list_users()]
 
     def put_user(self, name: str, password: str | None, tags: Sequence[str]) -> None:
+        from millpond.broker import scram_credentials
+
         stored = None if password is None else self._access.hash_password(password.encode())
-        self._access.put_user(name, stored, tags)
+        scram = () if password is None else scram_credentials.of_password(password.encode())
+        self._access.put_user(name, stored, tags, scram)
         self._catalog.commit()
 
     def delete_user(self, name: str) -> None:
@@ -207,6 +225,13 @@ class StoppedBroker(Administration):
     def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None) -> None:
         self._check_vhost(vhost)
         self._access.clear_topic_permissions(user, vhost, exchange)
+        self._catalog.commit()
+
+    def quotas(self) -> list[dict[str, Any]]:
+        return [{"entity": entity, "quotas": quotas} for entity, quotas in self._quotas.items()]
+
+    def alter_quotas(self, entity: dict[str, str | None], quotas: dict[str, float | None]) -> None:
+        self._quotas.alter(entity, quotas)
         self._catalog.commit()
 
     def _check_vhost(self, vhost: str) -> None:

@@ -40,7 +40,7 @@ from millpond.broker.queues.page_store import PageStore
 from millpond.broker.recovery import JOURNAL_FOLDER, Recovery
 from millpond.broker.turn import Turn
 from millpond.catalog.catalog import Catalog
-from millpond.config import Settings
+from millpond.config import ListenAddress, Settings
 from millpond.protocols.amqp import registry as amqp
 from millpond.protocols.amqp.connection import Connection, ConnectionSettings
 from millpond.protocols.kafka import registry as kafka
@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 # interval in which an alarm that comes and goes is logged a few times only.
 HOUSEKEEPING_MS: Final = 1_000
 ALARM_LOG_ROUNDS: Final = 10
+TLS_LISTENERS: Final = ("amqps", "kafka_tls")
 
 
 class Node:
@@ -104,7 +105,7 @@ class Node:
 
     def _bind(self) -> None:
         """Take the addresses first: a second broker on the same ports must not touch the data."""
-        for name in ("amqp", "amqps", "kafka", "admin"):
+        for name in ("amqp", "amqps", "kafka", "kafka_tls", "admin"):
             address = getattr(self.settings, name)
             if address is not None:
                 self._sockets[name] = bind(name, address)
@@ -190,28 +191,37 @@ class Node:
 
         factory = partial(ServerProtocol, connect, self._protocols)
         factories = {"amqp": factory, "amqps": factory}
-        if "kafka" in self._sockets:
-            factories["kafka"] = partial(ServerProtocol, self._kafka(), self._protocols)
+        if "kafka" in self._sockets or "kafka_tls" in self._sockets:
+            apis = self._kafka_apis()
+            for name, advertised in (
+                ("kafka", settings.kafka_advertised),
+                ("kafka_tls", settings.kafka_tls_advertised),
+            ):
+                factories[name] = partial(ServerProtocol, self._kafka(apis, advertised), self._protocols)
         for name, sock in self._sockets.items():
             address = bound_address(sock)
             self.addresses[name] = (address.host, address.port)
             if name in factories:
-                context = tls_context(settings) if name == "amqps" else None
+                context = tls_context(settings) if name in TLS_LISTENERS else None
                 # The connection's own handshake begins when that of TLS is done.
                 timeout_s = settings.handshake_timeout_ms / 1000 if context is not None else None
                 server = await loop.create_server(
                     factories[name], sock=sock, ssl=context, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=timeout_s
                 )
                 self._servers.append(server)
-        if "kafka" in self.addresses:
+        if "kafka" in self.addresses and settings.kafka_login == "optional":
             self._tell_of_refused_clients()
         self._admin = administration(self.broker, settings, self._sockets.get("admin"), lambda: self.addresses)
         self._admin.start()
 
-    def _kafka(self) -> Callable[[Transport], KafkaConnection]:
-        """What makes a connection of a Kafka client."""
+    def _kafka_apis(self) -> kafka.ApiTable:
+        # Its messages take a while to import: that is over before the first client comes, or goes on beside it.
+        self._run_blocking(kafka.warm_up, _nothing)
+        return kafka.load(self.settings.connections_max)
+
+    def _kafka(self, apis: kafka.ApiTable, advertised: ListenAddress | None) -> Callable[[Transport], KafkaConnection]:
+        """What makes a connection of a Kafka client, which is told to connect where `advertised` says."""
         settings = self.settings
-        advertised = settings.kafka_advertised
         kafka_settings = KafkaSettings(
             settings.kafka_user,
             settings.kafka_vhost,
@@ -220,10 +230,10 @@ class Node:
             settings.kafka_partitions,
             (advertised.host, advertised.port) if advertised is not None else None,
             self.broker.cluster_id,
+            settings.kafka_login == "required",
+            settings.handshake_timeout_ms,
+            settings.certificate_login(),
         )
-        apis = kafka.load(settings.connections_max)
-        # Its messages take a while to import: that is over before the first client comes, or goes on beside it.
-        self._run_blocking(kafka.warm_up, _nothing)
 
         def connect(transport: Transport) -> KafkaConnection:
             return KafkaConnection(self.broker, transport, kafka_settings, apis)
@@ -231,8 +241,8 @@ class Node:
         return connect
 
     def _tell_of_refused_clients(self) -> None:
-        """Log where no client of Kafka's, or none from elsewhere, can come in: all that such a client is told is that
-        its connection is closed."""
+        """Log where no client of Kafka's, or none from elsewhere, can come in without a login: all that such a client
+        is told is that its connection is closed."""
         settings, access = self.settings, self.broker.access
         who = "Kafka's clients"
         try:
@@ -241,7 +251,7 @@ class Node:
                 who = "Kafka's clients on other machines"
                 access.check_address(settings.kafka_user, None)
         except PeerError as error:
-            logger.warning("%s are refused until this is changed: %s", who, error)
+            logger.warning("%s are refused unless they log in: %s", who, error)
 
     # --- What the core needs done elsewhere -------------------------------------------------------------------------
 

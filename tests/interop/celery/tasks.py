@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
+from celery.exceptions import Reject
 from kombu import Queue
 from kombu.common import Broadcast
 
@@ -65,6 +66,12 @@ def total(numbers: list[int]) -> int:
 @app.task(name="tests.fail")
 def fail(reason: str) -> None:
     raise ValueError(reason)
+
+
+@app.task(name="tests.poison")
+def poison() -> None:
+    """Nobody can do it, so it is not to be tried again."""
+    raise Reject("poison", requeue=False)
 
 
 @app.task(name="tests.third_time", bind=True, max_retries=3)

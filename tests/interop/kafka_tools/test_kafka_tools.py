@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 
 from tests.support.java import FETCH_DEADLINE_S, fetched, java
 from tests.support.kafka_client import CODECS, ConfluentClient, Message, numbered, read_to_the_end
+from tests.support.waiting import eventually
 
 HERE = Path(__file__).parent
 TOOL_DEADLINE_S = 60
@@ -229,3 +231,137 @@ def test_producer_and_consumer_performance(run: Run, topic: str, kafka: str, ack
     assert len(read_to_the_end(kafka, topic, partitions=range(3))) == 50_000
     output = run(f"{TOOLS}.ConsumerPerformance", "--topic", topic, "--num-records", "50000", "--timeout", "20000")
     assert int(float(output.splitlines()[1].split(",")[4])) == 50_000
+
+
+# --- What newer brokers have ------------------------------------------------------------------------------------------
+
+
+def test_a_share_group_is_read_described_reset_and_deleted(run: Run, topic: str, group: str, kafka: str) -> None:
+    """kafka-console-share-consumer, kafka-share-groups and kafka-configs for groups."""
+    configure = ("kafka.admin.ConfigCommand", "--entity-type", "groups", "--entity-name", group)
+    run(*configure, "--alter", "--add-config", "share.auto.offset.reset=earliest")
+    assert "share.auto.offset.reset=earliest" in run(*configure, "--describe")
+    ConfluentClient(kafka).produce(topic, numbered(5))
+    consume = (f"{TOOLS}.consumer.ConsoleShareConsumer", "--topic", topic, "--group", group)
+    output = run(*consume, "--max-messages", "5", "--formatter-property", "print.delivery=true")
+    assert [line.split("\t")[0] for line in output.splitlines() if line.startswith("Delivery")] == ["Delivery:1"] * 5
+    command = f"{TOOLS}.consumer.group.ShareGroupCommand"
+    assert group in run(command, "--list").split()
+    assert "Empty" in run(command, "--describe", "--group", group, "--state")
+    described = run(command, "--describe", "--group", group)
+    [line] = [line.split() for line in described.splitlines() if topic in line]
+    assert line[:3] == [group, topic, "0"]
+    assert line[4] == "0", "no lag"
+    run(command, "--reset-offsets", "--group", group, "--topic", topic, "--to-earliest", "--execute")
+    [line] = [line.split() for line in run(command, "--describe", "--group", group).splitlines() if topic in line]
+    assert line[3:5] == ["0", "5"]
+    assert len(run(*consume, "--max-messages", "5").splitlines()) == 5
+    run(command, "--delete-offsets", "--group", group, "--topic", topic)
+    run(command, "--delete", "--group", group)
+    assert group not in run(command, "--list").split()
+
+
+def test_a_group_of_the_consumer_protocol_is_described(run: Run, topic: str, group: str, kafka: str) -> None:
+    """kafka-consumer-groups and kafka-groups, while a member of KIP-848 is there."""
+    ConfluentClient(kafka).produce(topic, numbered(10))
+    consumer = confluent_kafka.Consumer(
+        {
+            "bootstrap.servers": kafka,
+            "group.id": group,
+            "group.protocol": "consumer",
+            "client.id": "the-member",
+            "auto.offset.reset": "earliest",
+            "log_level": 0,
+        }
+    )
+    consumer.subscribe([topic])
+    eventually(lambda: consumer.consume(10, timeout=0.1), "records")
+    command = f"{TOOLS}.consumer.group.ConsumerGroupCommand"
+    try:
+        described = run(command, "--describe", "--group", group, "--members", "--verbose")
+        assert "the-member" in described
+        assert f"{topic}(0)" in described or f"{topic}:0" in described
+        state = run(command, "--describe", "--group", group, "--state", "--verbose")
+        assert "Stable" in state
+        assert "uniform" in state
+        listed = run(f"{TOOLS}.GroupsCommand", "--list", "--group-type", "consumer")
+        assert re.search(rf"{re.escape(group)}\s+Consumer\s+consumer", listed), listed
+    finally:
+        consumer.close()
+
+
+def test_transactions_are_listed_described_and_aborted(run: Run, topic: str, kafka: str) -> None:
+    """kafka-transactions, as an operator uses it who looks for what holds up readers."""
+    transaction = f"tools-transaction-{uuid.uuid4().hex[:12]}"
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": kafka, "transactional.id": transaction, "log_level": 0, "transaction.timeout.ms": 60_000}
+    )
+    producer.init_transactions(TOOL_DEADLINE_S)
+    producer.begin_transaction()
+    producer.produce(topic, b"hanging", partition=0)
+    assert producer.flush(TOOL_DEADLINE_S) == 0
+    command = f"{TOOLS}.TransactionsCommand"
+    [listed] = [line.split() for line in run(command, "list").splitlines() if transaction in line]
+    assert listed[0] == transaction
+    assert listed[-1] == "Ongoing"
+    described = run(command, "describe", "--transactional-id", transaction)
+    assert f"{topic}-0" in described
+    assert "Ongoing" in described
+
+    def start_of_transaction() -> str:
+        """What the table shows of the only producer of the partition."""
+        output = run(command, "describe-producers", "--topic", topic, "--partition", "0")
+        names, values = (line.split("\t") for line in output.splitlines()[:2])
+        shown = {name.strip(): value.strip() for name, value in zip(names, values, strict=True)}
+        return shown["CurrentTransactionStartOffset"]
+
+    assert start_of_transaction() == "0"
+    run(command, "abort", "--topic", topic, "--partition", "0", "--start-offset", "0")
+    assert start_of_transaction() == "None"
+
+
+def test_acls(run: Run, topic: str) -> None:
+    """kafka-acls: what producers and consumers need is given and taken by one command each."""
+    command = f"{TOOLS}.AclCommand"
+    run(command, "--add", "--allow-principal", "User:bob", "--producer", "--topic", topic)
+    run(
+        command,
+        *("--add", "--allow-principal", "User:bob", "--consumer", "--group", "tools", "--topic", topic),
+        *("--resource-pattern-type", "prefixed"),
+    )
+    listed = run(command, "--list", "--principal", "User:bob", "--topic", topic)
+    assert "patternType=LITERAL" in listed
+    for operation in ("WRITE", "DESCRIBE", "CREATE"):
+        assert f"(principal=User:bob, host=*, operation={operation}, permissionType=ALLOW)" in listed
+    assert "patternType=PREFIXED" in run(command, "--list", "--topic", topic, "--resource-pattern-type", "match")
+    for pattern in ("literal", "prefixed"):
+        run(command, "--remove", "--force", "--topic", topic, "--resource-pattern-type", pattern)
+    run(command, "--remove", "--force", "--group", "tools", "--resource-pattern-type", "prefixed")
+    assert "User:bob" not in run(command, "--list", "--topic", topic, "--resource-pattern-type", "match")
+
+
+def test_credentials_and_quotas_of_users_and_clients(run: Run) -> None:
+    """kafka-configs for users and clients."""
+    user = f"tools-{uuid.uuid4().hex[:12]}"
+    entity = ("kafka.admin.ConfigCommand", "--entity-type", "users", "--entity-name", user)
+    run(*entity, "--alter", "--add-config", "SCRAM-SHA-512=[iterations=8192,password=secret]")
+    run(*entity, "--alter", "--add-config", "producer_byte_rate=1000,consumer_byte_rate=2000")
+    described = run(*entity, "--describe")
+    assert "SCRAM-SHA-512=iterations=8192" in described
+    assert "producer_byte_rate=1000.0" in described
+    client = ("kafka.admin.ConfigCommand", "--entity-type", "clients", "--entity-name", user)
+    run(*client, "--alter", "--add-config", "producer_byte_rate=500")
+    assert "producer_byte_rate=500.0" in run(*client, "--describe")
+    run(*client, "--alter", "--delete-config", "producer_byte_rate")
+    run(*entity, "--alter", "--delete-config", "SCRAM-SHA-512")
+    run(*entity, "--alter", "--delete-config", "producer_byte_rate,consumer_byte_rate")
+    described = run(*entity, "--describe")
+    assert "SCRAM" not in described
+    assert "byte_rate" not in described
+
+
+def test_features_are_described(run: Run) -> None:
+    output = run(f"{TOOLS}.FeatureCommand", "describe")
+    for feature in ("group.version", "share.version", "transaction.version"):
+        [line] = [line.split() for line in output.splitlines() if feature in line]
+        assert int(line[line.index("FinalizedVersionLevel:") + 1]) >= 1

@@ -42,7 +42,7 @@ def produced(*records: tuple[bytes | None, bytes | None, list[Header]]) -> bytes
 
 
 def append(pond: Pond, stream: str, batch: bytes) -> None:
-    queue = pond.broker.vhosts["/"].queues[stream]
+    queue = pond.broker.vhosts["/"].queue(stream, None)
     assert isinstance(queue, StreamQueue)
     assert queue.partition is not None
     queue.partition.append(batch)
@@ -121,7 +121,7 @@ def test_headers_that_a_program_of_kafka_s_added_to_a_message_need_not_fit_into_
     client.declare(1, back, durable=True, arguments={"x-queue-type": "stream"})
     client.publish(1, stream, b"m", properties=encode_properties(headers={"n": 7}, app_id="a"))
     pond.rest()
-    queue = pond.broker.vhosts["/"].queues[stream]
+    queue = pond.broker.vhosts["/"].queue(stream, None)
     assert queue.partition is not None
     reader = RecordReader(queue.partition.hot[0].data)
     assert reader.next()
@@ -173,7 +173,7 @@ def test_a_record_that_dies_says_so_to_amqp_and_to_kafka(pond: Pond, client: Cli
     assert (deaths[0]["queue"], deaths[0]["reason"]) == ("work", "rejected")
     assert isinstance(dead.method, methods.BasicDeliver)
     assert dead.method.routing_key == stream
-    queue = pond.broker.vhosts["/"].queues[stream]
+    queue = pond.broker.vhosts["/"].queue(stream, None)
     assert queue.partition is not None
     reader = RecordReader(queue.partition.hot[0].data)
     assert reader.next()

@@ -103,6 +103,8 @@ def random_value(random: Random, hint: Any, kafka_type: str | None, depth: int) 
         return random.randbytes(random.choice([0, 1, 20, 200]))
     if kafka_type == "uuid":
         return random.choice([bytes(16), random.randbytes(16)])
+    if kafka_type == "float64":
+        return random.choice([0.0, -1.5, 1e300, float("inf"), random.random()])
     assert kafka_type == "bool", kafka_type
     return random.random() < 0.5
 

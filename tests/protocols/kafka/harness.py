@@ -114,6 +114,7 @@ class Waters:
             int(options.get("partitions", 1)),
             None,
             "cluster",
+            bool(options.get("login_required", False)),
         )
 
     def rest(self) -> None:

@@ -200,7 +200,8 @@ def _binding_order(binding: Binding) -> tuple[str, str, str, str]:
 
 
 def _bindings(vhost: VirtualHost) -> Iterator[Object]:
-    for _, source in sorted(vhost.router.exchanges.items()):
+    sources: dict[str, Exchange] = {source.name: source for source in vhost.sources.bound()}
+    for _, source in sorted({**sources, **vhost.router.exchanges}.items()):
         for binding in sorted(source.bindings(), key=_binding_order):
             if binding.destination.kind == DESTINATION_QUEUE:
                 queue = vhost.find_queue(binding.destination.name)

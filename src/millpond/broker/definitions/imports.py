@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError, PreconditionFailed
 from millpond.base.limits import NAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX
-from millpond.broker import password_hashes
+from millpond.broker import password_hashes, scram_credentials
 from millpond.broker.arguments import check_queue_arguments, checked_default_queue_type, queue_type
 from millpond.broker.definitions.document import DefinedObject, listed
 from millpond.broker.exchanges.exchange import Exchange
 from millpond.broker.exchanges.registry import create_exchange, predeclared_exchanges
+from millpond.broker.exchanges.topic_source import START_ARGUMENT, TopicSource
 from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
 from millpond.broker.queues.settings import TYPE_SHARE, TYPE_STREAM
+from millpond.broker.scram_credentials import ScramCredential
 from millpond.broker.shares.share_queue import check_source
+from millpond.broker.streams.subscription import starting_place
 from millpond.broker.streams.topic_settings import checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.broker.vhost import RESERVED_PREFIX
@@ -38,14 +41,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def hashed_passwords(document: object, hash_password: Callable[[bytes], str]) -> dict[str, str]:
+# The hash of a password, and what SCRAM needs of it.
+HashedPassword = tuple[str, tuple[ScramCredential, ...]]
+
+
+def hashed_passwords(document: object, hash_password: Callable[[bytes], str]) -> dict[str, HashedPassword]:
     """The hashes of the passwords that a document has in clear, by user, for `Import`. Blocks for their time."""
     hashes = {}
     for one in listed(document, "users"):
         if "password" in one.fields:
-            with_password = one.text("password")
-            if with_password:
-                hashes[one.text("name")] = hash_password(with_password.encode(errors="surrogatepass"))
+            password = one.text("password").encode(errors="surrogatepass")
+            if password:
+                hashes[one.text("name")] = hash_password(password), scram_credentials.of_password(password)
     return hashes
 
 
@@ -57,7 +64,11 @@ class Import:
     """
 
     def __init__(
-        self, broker: Broker, document: object, vhost: str | None = None, passwords: Mapping[str, str] | None = None
+        self,
+        broker: Broker,
+        document: object,
+        vhost: str | None = None,
+        passwords: Mapping[str, HashedPassword] | None = None,
     ) -> None:
         self._broker: Final = broker
         self._document: Final = document
@@ -138,7 +149,7 @@ class Import:
         names = tuple(tag.strip() for tag in tags if tag.strip())
         if one.text("password", "") and one.text("password_hash", ""):
             raise PreconditionFailed("both a password and a password_hash are given")
-        stored = self._passwords.get(name)
+        stored, scram = self._passwords.get(name, (None, ()))
         if stored is None:
             stored = password_hashes.from_definitions(
                 one.text("password_hash", ""), one.text("hashing_algorithm", "") or None
@@ -149,7 +160,7 @@ class Import:
         if limits:
             self._parameters.add((GLOBAL, USER_LIMITS, name))
         self._users.add(name)
-        self._then(lambda: access.put_user(name, stored, names))
+        self._then(lambda: access.put_user(name, stored, names, scram))
         self._then(lambda: parameters.put_user_limits(name, dict(limits)))
 
     def _vhost(self, one: DefinedObject) -> None:
@@ -241,6 +252,8 @@ class Import:
             self._pass_over("exchange", vhost, name)
             return
         name = one.name()
+        if vhost in self._broker.vhosts and self._broker.vhosts[vhost].sources.is_bound(name):
+            raise PreconditionFailed("there is a topic of this name that has bindings")
         durable, auto_delete, internal = one.flag("durable", True), one.flag("auto_delete"), one.flag("internal")
         kind, arguments = one.text("type"), one.table("arguments")
         if not isinstance(arguments.get("alternate-exchange", ""), str):
@@ -338,6 +351,9 @@ class Import:
         if len(routing_key.encode(errors="surrogatepass")) > NAME_BYTES_MAX:
             raise PreconditionFailed(f"a routing key has at most {NAME_BYTES_MAX} bytes")
         source = self._exchanges.get((vhost, source_name))
+        if source is None and (vhost, source_name) in self._topics:
+            source = TopicSource(source_name)
+            starting_place(arguments.get(START_ARGUMENT), f"topic '{source_name}'", int(self._broker.turn.now_ms))
         if source is None:
             raise PreconditionFailed(f"no exchange '{source_name}' in vhost '{vhost}'")
         if not (self._has_queue(vhost, name) if kind == DESTINATION_QUEUE else (vhost, name) in self._exchanges):
@@ -346,7 +362,7 @@ class Import:
 
         def bind() -> None:
             where = self._broker.vhost(vhost)
-            destination = where.queue(name, None) if kind == DESTINATION_QUEUE else where.exchange(name)
+            destination = where.queue(name, None) if kind == DESTINATION_QUEUE else where.exchange_bound(name)
             where.bind(where.exchange(source_name), destination, routing_key, arguments)
 
         self._then(bind)

@@ -44,6 +44,8 @@ class Router:
         self._queues: Final = queues
         self._further: Final = further
         self.exchanges: Final[dict[str, Exchange]] = {exchange.name: exchange for exchange in predeclared_exchanges()}
+        # Topics that something is bound to, by their names. `route` does not begin at a name, so it asks none of them.
+        self.sources: Final[dict[str, Exchange]] = {}
         self.version: i64 = 0
         # About the last call of `route`: no exchange on its way looked at more than routing keys.
         self.cacheable = True
@@ -67,6 +69,8 @@ class Router:
         removed: list[Binding] = []
         for exchange in self.exchanges.values():
             removed += exchange.unbind_destination(destination)
+        for source in self.sources.values():
+            removed += source.unbind_destination(destination)
         self.changed()
         return removed
 
@@ -75,6 +79,8 @@ class Router:
         bindings: list[Binding] = []
         for exchange in self.exchanges.values():
             bindings += exchange.bindings_to(destination)
+        for source in self.sources.values():
+            bindings += source.bindings_to(destination)
         return bindings
 
     def needs_headers(self, exchange: Exchange) -> bool:

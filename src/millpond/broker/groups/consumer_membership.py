@@ -202,9 +202,7 @@ class ConsumerMembership:
         known = modern_of(group).members.get(member_id)
         before = ModernMemberState(member_id) if known is None else known.state
         pattern = before.pattern
-        if asked.pattern is not None and asked.pattern != pattern:
-            if asked.pattern:
-                check_pattern(asked.pattern)
+        if asked.pattern is not None:
             pattern = asked.pattern or None
         timeout_ms = asked.rebalance_timeout_ms
         return replace(
@@ -419,6 +417,8 @@ def _check(asked: ConsumerHeartbeat) -> None:
             raise InvalidGroupRequest(
                 "Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining."
             )
+    if asked.pattern:
+        check_pattern(asked.pattern)
     if asked.assignor is not None and asked.assignor not in assignors():
         raise UnsupportedAssignor(
             f"ServerAssignor {asked.assignor} is not supported. Supported assignors: {', '.join(assignors())}."

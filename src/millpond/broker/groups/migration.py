@@ -270,25 +270,26 @@ class MixedMembership(Membership):
             group.answer_sync(member, SyncResult(rebalancing))
         group.not_synced.clear()
         group.is_initial = group.has_grown = False
-        epoch = group.generation
+        epoch, is_stable = group.generation, group.state == STABLE
         modern = self._store.make_modern(group.id, CONSUMER, epoch)
-        for state, subscription in zip(states, subscriptions, strict=True):
+        taken: set[tuple[bytes, int]] = set()
+        assigned = [_without(taken, self._by_id(assigned_partitions(state.assignment) or {})) for state in states]
+        for number, (state, subscription) in enumerate(zip(states, subscriptions, strict=True)):
             assert subscription is not None
-            self._adopt(group, state, subscription, epoch)
+            has = assigned[number]
+            if not is_stable:
+                # In the middle of a rebalance assignments are unknown, or not yet known to the members, and cooperative
+                # ones go on reading what they had when they joined.
+                has = _united(has, _without(taken, self._by_id(subscription.owned)))
+            self._adopt(group, state, subscription, has, epoch)
         for one in modern.members.values():
             assert one.state.classic is not None
             self.consumers.expect(group, one, one.state.classic.session_timeout_ms)
         logger.info("group %s is a consumer group from now on", group.id)
         return True
 
-    def _adopt(self, group: Group, state: MemberState, subscription: Subscription, epoch: int) -> None:
-        """A member of the classic group keeps what that has assigned to it."""
-        owners = modern_of(group).owners
-        assigned = {
-            topic_id: frozenset([number for number in numbers if (topic_id, number) not in owners])
-            for topic_id, numbers in self._by_id(assigned_partitions(state.assignment) or {}).items()
-        }
-        assigned = {topic_id: numbers for topic_id, numbers in assigned.items() if numbers}
+    def _adopt(self, group: Group, state: MemberState, subscription: Subscription, has: Assignment, epoch: int) -> None:
+        """A member of the classic group keeps what it has."""
         made = ModernMemberState(
             state.member_id,
             state.instance_id,
@@ -300,8 +301,8 @@ class MixedMembership(Membership):
         )
         self._store.record(
             ModernMemberChanged(group.id, made),
-            CurrentChanged(group.id, made.member_id, CurrentAssignment(epoch, epoch, assigned=assigned)),
-            TargetChanged(group.id, made.member_id, assigned),
+            CurrentChanged(group.id, made.member_id, CurrentAssignment(epoch, epoch, assigned=has)),
+            TargetChanged(group.id, made.member_id, has),
         )
 
     def _may_downgrade(self, group: Group) -> bool:
@@ -368,6 +369,22 @@ class MixedMembership(Membership):
     def _by_name(self, assignment: Assignment) -> dict[str, list[int]]:
         names = {topic_id: self._topics.name(topic_id) for topic_id in assignment}
         return {name: sorted(assignment[topic_id]) for topic_id, name in names.items() if name is not None}
+
+
+def _without(taken: set[tuple[bytes, int]], assignment: Assignment) -> Assignment:
+    """What of it nobody has taken yet; it is taken from now on."""
+    free: dict[bytes, frozenset[int]] = {}
+    for topic_id, numbers in assignment.items():
+        left = frozenset([number for number in numbers if (topic_id, number) not in taken])
+        taken.update([(topic_id, number) for number in left])
+        if left:
+            free[topic_id] = left
+    return free
+
+
+def _united(one: Assignment, other: Assignment) -> Assignment:
+    none: frozenset[int] = frozenset()
+    return {topic_id: one.get(topic_id, none) | other.get(topic_id, none) for topic_id in sorted({*one, *other})}
 
 
 def _metadata(group: Group, state: MemberState) -> bytes:

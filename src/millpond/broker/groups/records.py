@@ -21,6 +21,7 @@ big-endian; a text or a byte string is its length as i32, -1 where there is none
     8 TOPIC_DELETED     topic text
                         No group of the virtual host has an offset of it any more.
     9 CLEARED           The virtual host is new: what earlier records say of one with this name is no longer so.
+    10 to 14            See `modern_records.py`: groups whose assignment the broker decides.
 """
 
 from __future__ import annotations

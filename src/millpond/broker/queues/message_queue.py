@@ -160,6 +160,11 @@ class MessageQueue(Destination, TurnTask):
         """Messages that wait for their time, and are not ready before."""
         return 0
 
+    @property
+    def consumer_count(self) -> i64:
+        """Who consumes from it, or from parts of it."""
+        return len(self.consumers)
+
     def backlogs(self) -> list[Backlog]:
         """Its messages, in pages: a list for each way they are kept apart."""
         raise NotImplementedError

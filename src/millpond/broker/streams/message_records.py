@@ -175,14 +175,6 @@ class MessageRecord:
                 self._is_exact = True
 
 
-def record_key(message: Message) -> bytes | None:
-    """The key that the message's record has: whoever chooses a partition asks for it."""
-    properties = message.properties
-    if isinstance(properties, RecordProperties):
-        return properties.key
-    return stated_key(properties.headers(), message.address.routing_key)
-
-
 def stated_key(headers: dict[str, object], routing_key: str) -> bytes | None:
     """The key that a publisher asks for with a header; else the routing key."""
     if KEY_HEADER in headers:

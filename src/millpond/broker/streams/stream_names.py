@@ -91,6 +91,15 @@ class StreamNames(FurtherNames):
             nameless = self._nameless[key] = self._stream(topic, name, int(number))
         return nameless
 
+    def consumer_count(self, topic: Topic) -> i64:
+        """Who consumes from any of a topic's partitions."""
+        count: i64 = 0
+        for number in range(len(topic.partitions)):
+            known = self._known.get(f"{topic.name}-{number}")
+            if isinstance(known, StreamQueue) and known.topic is topic:
+                count += len(known.consumers)
+        return count
+
     def all(self) -> list[MessageQueue]:
         """All streams under the names by which they can be consumed from. They are not kept for being listed."""
         streams: list[MessageQueue] = []

@@ -52,7 +52,7 @@ class Subscription:
     def __init__(self, arguments: dict[str, object], resource: str, now_ms: int) -> None:
         """Raises PreconditionFailed."""
         # An offset, or a time in milliseconds since 1970, where `start` is one of these.
-        self.start, self.position = _start(arguments.get("x-stream-offset"), resource, now_ms)
+        self.start, self.position = starting_place(arguments.get("x-stream-offset"), resource, now_ms)
         # The values that a message's filter value must be one of; None where all messages are wanted.
         self.filter: Final = _filter(arguments.get("x-stream-filter"))
         # Whether a message without a filter value is wanted as well.
@@ -72,7 +72,8 @@ class Subscription:
         return True
 
 
-def _start(value: object, resource: str, now_ms: int) -> tuple[int, int]:
+def starting_place(value: object, resource: str, now_ms: int) -> tuple[int, int]:
+    """What `x-stream-offset` says: one of START_..., and the offset or the time (ms) that goes with it."""
     if value is None:
         return START_NEXT, 0
     if isinstance(value, str):

@@ -68,6 +68,15 @@ class Topic:
         """What an entry of the configuration is: configured, or by default."""
         return self.overrides.get(name, TOPIC_CONFIGS[name].default)
 
+    def limit_of(self, name: str) -> i64:
+        """What policies say in place of an entry of the configuration; -1 where they say nothing."""
+        limits = self.limits
+        if name == "retention.ms":
+            return limits.age_max_ms
+        if name == "retention.bytes":
+            return limits.bytes_max
+        return limits.segment_bytes if name == "segment.bytes" else -1
+
     def add_partition(self, partition: Partition) -> None:
         self.partitions.append(partition)
         self._set_up(partition)

@@ -87,6 +87,10 @@ class TopicQueue(MessageQueue, OpenBatch):
             size += partition.hot_bytes
         return size
 
+    @property
+    def consumer_count(self) -> i64:
+        return self._names.consumer_count(self.topic)
+
     def details(self) -> dict[str, object]:
         return {"partitions": len(self.topic.partitions)}
 

@@ -6,7 +6,7 @@ done without making objects of all of them, since every message of a stream goes
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 from librt.strings import BytesWriter, read_i32_be, read_i64_be
 from mypy_extensions import i64
@@ -25,6 +25,24 @@ _BOOLEAN: Final = ord("t")
 _LONG: Final = ord("l")
 _INT: Final = ord("I")
 _NOTHING: Final = ord("V")
+
+
+@final
+class _Texts:
+    """Other values as text. The last one is kept: messages of one program often have the same."""
+
+    def __init__(self) -> None:
+        self._raw = b""
+        self._text = b""
+
+    def of(self, raw: bytes) -> bytes:
+        if raw != self._raw:
+            self._text = header_value(field_table.decode_value(raw, 0, len(raw))) or b""
+            self._raw = raw
+        return self._text
+
+
+_TEXTS: Final = _Texts()
 
 
 def write_headers(writer: BytesWriter, raw: bytes, position: i64, end: i64, taken: list[bytes]) -> i64:
@@ -60,7 +78,7 @@ def write_headers(writer: BytesWriter, raw: bytes, position: i64, end: i64, take
                 text = str(read_i32_be(raw, value_at + 1)).encode()
             else:
                 position = field_table.value_end(raw, value_at, end, 1)
-                text = header_value(field_table.decode_value(raw, value_at, end)) or b""
+                text = _TEXTS.of(raw[value_at:position])
             write_varint(writer, len(text))
             writer.write(text)
         count += 1

@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING, Final, final
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, write_i32_be
 from mypy_extensions import i32, i64, mypyc_attr
 
+from millpond.base.certificate import CertificateLogin
 from millpond.base.clock import Timer
 from millpond.base.errors import PeerError, SyntaxFault
 from millpond.base.limits import (
+    HANDSHAKE_TIMEOUT_MS,
     KAFKA_ANSWERS_BYTES_MAX,
     KAFKA_CALLS_PENDING_MAX,
     KAFKA_CLOSE_TIMEOUT_MS,
     KAFKA_IDLE_CHECK_MS,
     KAFKA_IDLE_MS,
+    KAFKA_LOGIN_REQUEST_BYTES_MAX,
     KAFKA_OTHER_REQUEST_BYTES_MAX,
     KAFKA_PIECE_BYTES,
     KAFKA_REQUEST_TIMEOUT_MS,
@@ -41,6 +44,7 @@ from millpond.protocols.kafka.wire import WireReader
 from millpond.protocols.transport import Transport
 
 if TYPE_CHECKING:
+    from millpond.protocols.kafka.login import Login
     from millpond.protocols.kafka.registry import ApiTable
 
 logger = logging.getLogger(__name__)
@@ -48,20 +52,26 @@ logger = logging.getLogger(__name__)
 _HEADER_BYTES: Final = 10
 
 # Why no requests are handled at present: the client does not read its answers; too many of its requests are under way;
-# it produces, and an alarm is on; a fetch, or much else, is still to be sent.
+# it produces, and an alarm is on; a fetch, or much else, is still to be sent; a login is being looked at; it has
+# had more than its quota.
 HOLD_OUTPUT: Final = 1
 HOLD_CALLS: Final = 2
 HOLD_ALARM: Final = 4
 HOLD_ANSWERS: Final = 8
+HOLD_LOGIN: Final = 16
+HOLD_QUOTA: Final = 32
 
 API_PRODUCE: Final = 0
 API_FETCH: Final = 1
+API_SASL_HANDSHAKE: Final = 17
+API_API_VERSIONS: Final = 18
+API_SASL_AUTHENTICATE: Final = 36
 
 
 @final
 class KafkaSettings:
     """What the node's operator has chosen. `advertised` is where clients are told to connect, None for the address that
-    they have connected to already."""
+    they have connected to already. Who does not log in is `user`, unless `login_required`."""
 
     def __init__(
         self,
@@ -72,6 +82,9 @@ class KafkaSettings:
         partitions: i64,
         advertised: tuple[str, int] | None,
         cluster_id: str,
+        login_required: bool = False,
+        login_timeout_ms: i64 = HANDSHAKE_TIMEOUT_MS,
+        certificate_login: CertificateLogin | None = None,
     ) -> None:
         self.user: Final = user
         self.vhost: Final = vhost
@@ -80,6 +93,9 @@ class KafkaSettings:
         self.partitions: Final[i64] = partitions
         self.advertised: Final = advertised
         self.cluster_id: Final = cluster_id
+        self.login_required: Final = login_required
+        self.login_timeout_ms: Final[i64] = login_timeout_ms
+        self.certificate_login: Final = certificate_login
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -123,6 +139,8 @@ class Call:
         self._body_bytes: i64 = 0
         self.is_answered = False
         self.is_silent = False
+        # A step of a login without a header, as old clients take them.
+        self.is_bare = False
         self.sequence: i64 = 0
         self._has_tags = False
 
@@ -160,6 +178,11 @@ class Call:
         size: i64 = self._body_bytes + (5 if self._has_tags else 4)
         self.connection.unsent_bytes -= self._body_bytes
         header = BytesWriter()
+        if self.is_bare:
+            write_i32_be(header, i32(self._body_bytes))
+            output.append(header.getvalue())
+            output.extend(self._chunks)
+            return self._body_bytes + 4
         write_i32_be(header, i32(size))
         write_i32_be(header, i32(self.correlation_id))
         if self._has_tags:
@@ -183,7 +206,15 @@ class Connection(ClientConnection, TurnTask):
         self.turn: Final[Turn] = broker.turn
         self.ledger: Final[Ledger] = broker.ledger
         self.commits: Final[Commits] = broker.commits
+        # "" for who has not logged in where that is demanded.
         self.user = settings.user
+        # How the client has logged in; "" for who has not.
+        self.mechanism = ""
+        self.login: Login | None = None
+        # Nothing but a login is listened to; what follows are its steps, without headers.
+        self.must_log_in = False
+        self.takes_tokens = False
+        self.peer_address: Final = transport.peer_host() or ""
         self.vhost: VirtualHost | None = None
         self.client_id = ""
         self.client_software = ""
@@ -217,6 +248,8 @@ class Connection(ClientConnection, TurnTask):
         self._closed = False
         self._active_ms: i64 = broker.clock.monotonic_ms()
         self._timer: Timer | None = None
+        self._login_timer: Timer | None = None
+        self._ends_when_answered = False
         self._open()
 
     def _open(self) -> None:
@@ -234,6 +267,48 @@ class Connection(ClientConnection, TurnTask):
             return
         self.broker.connections[self] = None
         self._timer = self.broker.clock.call_later(KAFKA_IDLE_CHECK_MS, self._check_idle)
+        if self.must_log_in:
+            self._login_timer = self.broker.clock.call_later(int(self.settings.login_timeout_ms), self._check_login)
+
+    # --- Logging in ---------------------------------------------------------------------------------------------
+
+    def logged_in(self, user: str, mechanism: str) -> None:
+        """The client has proved to be this user."""
+        self.user = user
+        self.mechanism = mechanism
+        self.login = None
+        self.must_log_in = False
+        self.takes_tokens = False
+        if self._login_timer is not None:
+            self._login_timer.cancel()
+            self._login_timer = None
+
+    def hold_for_login(self) -> None:
+        """Handle nothing before `login_looked_at`."""
+        self._hold(HOLD_LOGIN)
+
+    def login_looked_at(self) -> None:
+        self._let_go(HOLD_LOGIN)
+
+    def end_when_answered(self) -> None:
+        """Close when the answers to all that was asked are sent; nothing more is handled."""
+        self._hold(HOLD_LOGIN)
+        self._ends_when_answered = True
+        self.touch()
+
+    def _check_login(self) -> None:
+        self._login_timer = None
+        if self.must_log_in and not self._closed:
+            logger.info("%s: closed, as it did not log in", self.describe_peer())
+            self._end()
+
+    def mute(self, duration_ms: i64) -> None:
+        """Handle nothing for so long."""
+        self._hold(HOLD_QUOTA)
+        self.broker.clock.call_later(int(duration_ms), self._unmute)
+
+    def _unmute(self) -> None:
+        self._let_go(HOLD_QUOTA)
 
     # --- Bytes in -----------------------------------------------------------------------------------------------
 
@@ -286,15 +361,20 @@ class Connection(ClientConnection, TurnTask):
         try:
             while self._holds == 0 and not self._closed and size - position >= 4:
                 length = i64(read_i32_be(data, position))
-                if length < _HEADER_BYTES or length > self.settings.request_bytes_max:
+                if self.must_log_in:
+                    if length < (0 if self.takes_tokens else _HEADER_BYTES) or length > KAFKA_LOGIN_REQUEST_BYTES_MAX:
+                        raise SyntaxFault(_what_it_is(data, position, length))
+                elif length < _HEADER_BYTES or length > self.settings.request_bytes_max:
                     raise SyntaxFault(_what_it_is(data, position, length))
                 if size - position - 4 < length:
-                    self._wanted = self._wanted_for(data, position, length)
+                    self._wanted = 4 + length if self.must_log_in else self._wanted_for(data, position, length)
                     break
                 if length > KAFKA_OTHER_REQUEST_BYTES_MAX and read_i16_be(data, position + 4) != API_PRODUCE:
                     raise SyntaxFault(f"a request of {length} bytes that produces nothing")
                 end = position + 4 + length
-                if not self._request(data, position + 4, end):
+                if self.takes_tokens:
+                    self._token(data, position + 4, end)
+                elif not self._request(data, position + 4, end):
                     break
                 position = end
         except PeerError as error:
@@ -332,11 +412,20 @@ class Connection(ClientConnection, TurnTask):
         self._count(-self._counted_bytes)
         return True
 
+    def _token(self, data: bytes, position: i64, end: i64) -> None:
+        """Handle one step of a login that comes without a header."""
+        call = Call(self, API_SASL_AUTHENTICATE, 0, 0, self.client_id, data, position, end)
+        call.is_bare = True
+        self._calls.append(call)
+        self.apis.handle_token(call)
+
     def _request(self, data: bytes, position: i64, end: i64) -> bool:
         """Handle one request; False where it must wait."""
         api_key = i64(read_i16_be(data, position))
         version = i64(read_i16_be(data, position + 2))
         correlation_id = i64(read_i32_be(data, position + 4))
+        if self.must_log_in and api_key not in (API_SASL_HANDSHAKE, API_API_VERSIONS, API_SASL_AUTHENTICATE):
+            raise SyntaxFault(f"a request of api key {api_key} from a client that has not logged in")
         if api_key == API_PRODUCE and self._is_held_back():
             return False
         # Its own length is a plain i16 in all versions, so that any broker can read it.
@@ -464,6 +553,9 @@ class Connection(ClientConnection, TurnTask):
         if is_waiting:
             self._wait_for_commit()
             return
+        if self._ends_when_answered and not self._calls:
+            self._end()
+            return
         if self._holds != 0:
             pending = len(self._calls) - self._first
             if pending < KAFKA_CALLS_PENDING_MAX:
@@ -552,6 +644,9 @@ class Connection(ClientConnection, TurnTask):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._login_timer is not None:
+            self._login_timer.cancel()
+            self._login_timer = None
         self.broker.alarms.remove(self)
         self.broker.connections.pop(self, None)
         self.apis.closed(self)
@@ -609,7 +704,7 @@ def _what_it_is(data: bytes, position: i64, length: i64) -> str:
     """What cannot be a request, in words that help who looks for the mistake in a client's settings."""
     start = data[position : position + 4]
     if start.startswith(b"\x16\x03"):
-        return "the client speaks TLS, which is not spoken here"
+        return "the client speaks TLS, which is spoken on another listener"
     if start == b"AMQP":
         return "the client speaks AMQP, not Kafka's protocol"
     if start in (b"GET ", b"HEAD", b"POST", b"PUT "):

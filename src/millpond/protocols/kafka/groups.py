@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
+from millpond.broker.access import GROUP, Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.protocols.kafka.apis.list_offsets import find_partition
 from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, NONE, UNKNOWN_TOPIC_ID, code_of
@@ -33,6 +33,11 @@ def coordinator(call: Call) -> GroupCoordinator:
     vhost = call.connection.vhost
     assert vhost is not None
     return vhost.groups
+
+
+def may_use_group(call: Call, operation: Operation, group_id: str) -> bool:
+    """Whether the connection's user may do this to a group."""
+    return call.connection.apis.may(call.connection, operation, group_id, GROUP)
 
 
 def answer_for_group(call: Call, tree: Tree) -> None:
@@ -138,7 +143,7 @@ def _described_modern(
     told: Callable[[Call, Group, ModernGroup], dict[str, object]],
 ) -> Tree:
     connection = call.connection
-    if not connection.apis.may(connection, Operation.READ, group_id, "group"):
+    if not connection.apis.may(connection, Operation.DESCRIBE, group_id, "group"):
         return {"group_id": group_id, "error_code": GROUP_AUTHORIZATION_FAILED}
     try:
         group = coordinator(call).group(group_id)

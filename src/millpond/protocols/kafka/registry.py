@@ -9,19 +9,21 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, SyntaxFault
+from millpond.base.certificate import distinguished_name
+from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
 from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, TOPIC, Operation
 from millpond.protocols.kafka import messages
 from millpond.protocols.kafka.errors import UNSUPPORTED_VERSION
 from millpond.protocols.kafka.messages import Tree
 from millpond.storage.record_batch import RecordReader
 
 if TYPE_CHECKING:
+    from millpond.broker.broker import ClientConnection
     from millpond.protocols.kafka.connection import Call, Connection
 
 logger = logging.getLogger(__name__)
@@ -29,9 +31,8 @@ logger = logging.getLogger(__name__)
 API_VERSIONS: Final = 18
 # How requests are counted for operators.
 PROTOCOL: Final = "kafka"
-
-# What a client that wants to log in sends first, whatever is offered to it.
-_SASL_HANDSHAKE: Final = 17
+# How who is known by a certificate has logged in.
+EXTERNAL: Final = "EXTERNAL"
 
 # What a handler of decoded messages gets, and the answer if it is known at once.
 Handler = Callable[["Call", Any], Tree | None]
@@ -115,11 +116,43 @@ class ApiTable:
         broker, settings = connection.broker, connection.settings
         if len(broker.connections) >= self.connections_max:
             raise LimitExceeded(f"node connection limit ({self.connections_max}) is reached")
-        # Clients have no way to log in yet: all of them are this user.
-        broker.access.check_address(settings.user, connection.transport.peer_host())
-        broker.access.check_vhost(settings.user, settings.vhost)
         connection.vhost = broker.vhost(settings.vhost)
-        broker.parameters.check_connection(broker.connections, settings.user, connection.vhost)
+        from millpond.protocols.kafka.login import name_in_certificate
+
+        name = name_in_certificate(connection)
+        if name is not None:
+            self.admit(connection, name)
+            connection.logged_in(name, EXTERNAL)
+            return
+        try:
+            if settings.login_required:
+                raise AccessRefused("a login is required")
+            # Who does not log in is this user, where that may be here at all.
+            broker.access.check_address(settings.user, connection.peer_address)
+            broker.access.check_vhost(settings.user, settings.vhost)
+        except PeerError as error:
+            logger.info("%s: must log in: %s", connection.describe_peer(), error)
+            connection.user = ""
+            connection.must_log_in = True
+            return
+        self.admit(connection, settings.user)
+
+    def admit(self, connection: Connection, user: str) -> None:
+        """The connection is to be this user's. PeerError where there are too many."""
+        broker = connection.broker
+        assert connection.vhost is not None
+        others: Collection[ClientConnection] = broker.connections
+        if connection in broker.connections:
+            others = [other for other in broker.connections if other is not connection]
+        broker.parameters.check_connection(others, user, connection.vhost)
+
+    def handle_token(self, call: Call) -> None:
+        """Take a step of a login that comes without a header."""
+        login = call.connection.login
+        assert login is not None
+        token = call.data[int(call.position) : int(call.end)]
+        call.data = b""
+        login.take(call, token)
 
     def closed(self, connection: Connection) -> None:
         """A client is gone."""
@@ -147,8 +180,6 @@ class ApiTable:
 
     def _refuse(self, call: Call) -> None:
         if call.api_key != API_VERSIONS:
-            if call.api_key == _SASL_HANDSHAKE:
-                raise SyntaxFault("the client logs in by SASL, which is not spoken here")
             found = APIS.get(int(call.api_key))
             what = f"api key {call.api_key}" if found is None else found.name
             raise SyntaxFault(f"an unsupported request: {what}, version {call.version}")
@@ -163,24 +194,60 @@ class ApiTable:
         errors, counted = call.connection.broker.request_errors, (PROTOCOL, APIS[int(call.api_key)].name, int(code))
         errors[counted] = errors.get(counted, 0) + 1
 
-    def may(self, connection: Connection, operation: Operation, name: str, resource: str = "topic") -> bool:
+    def may(self, connection: Connection, operation: Operation, name: str, resource: str = TOPIC) -> bool:
         """Whether the connection's user may do this to a topic, or another resource: "group", "transactional_id",
-        "cluster"."""
-        try:
-            connection.broker.access.check(connection.user, connection.settings.vhost, operation, resource, name)
-        except AccessRefused:
-            return False
-        return True
+        "cluster", whose name is always the same."""
+        if operation is Operation.CONFIGURE:
+            # RabbitMQ's word for what changes a thing.
+            operation = Operation.ALTER
+        if resource == CLUSTER:
+            name = CLUSTER_NAME
+        return connection.broker.access.allows(
+            connection.user, connection.settings.vhost, connection.peer_address, operation, resource, name
+        )
 
-    def may_see(self, connection: Connection, name: str) -> bool:
-        """Whether the connection's user may know of a topic."""
-        return any(self.may(connection, operation, name) for operation in Operation)
+    def may_create(self, connection: Connection, name: str) -> bool:
+        """Whether the connection's user may make a topic of this name."""
+        return self.may(connection, Operation.CREATE, CLUSTER_NAME, CLUSTER) or self.may(
+            connection, Operation.CREATE, name
+        )
+
+    def may_administer(self, connection: Connection, operation: Operation) -> bool:
+        """Whether the connection's user may see (an operation that describes) or change what others may do: ACLs,
+        SCRAM credentials, quotas. Regular expressions do not give this. It takes an ACL for the cluster, or an
+        administrator who has logged in: nobody becomes that by not doing so."""
+        access = connection.broker.access
+        said = access.rules_allow(
+            connection.user, connection.settings.vhost, connection.peer_address, operation, CLUSTER, CLUSTER_NAME
+        )
+        return said if said is not None else connection.mechanism != "" and access.is_administrator(connection.user)
+
+    def may_see(self, connection: Connection, name: str, resource: str = TOPIC) -> bool:
+        """Whether the connection's user may know of a topic, or another resource."""
+        return self.may(connection, Operation.DESCRIBE, name, resource)
 
     def may_write(self, connection: Connection, name: str) -> bool:
         return self.may(connection, Operation.WRITE, name)
 
     def may_read(self, connection: Connection, name: str) -> bool:
         return self.may(connection, Operation.READ, name)
+
+    def produced(self, connection: Connection, size: int) -> int:
+        """So many bytes have been produced: for how many milliseconds the connection is to be held back."""
+        broker = connection.broker
+        wait_ms = broker.quotas.produced(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
+        if wait_ms > 0:
+            connection.mute(wait_ms)
+        return wait_ms
+
+    def fetching(self, connection: Connection, size: int) -> int:
+        """So many bytes are to be fetched: 0 where they may be, otherwise for how many milliseconds the connection is
+        held back before it may ask again."""
+        broker = connection.broker
+        wait_ms = broker.quotas.fetching(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
+        if wait_ms > 0:
+            connection.mute(wait_ms)
+        return wait_ms
 
     def records_without_key(self, batch: bytes) -> list[int] | None:
         """The numbers of the records of a batch that have no key; None where it cannot be read."""
@@ -200,6 +267,7 @@ class ApiTable:
         """The connection under the names of RabbitMQ's management API."""
         transport = connection.transport
         host, port = transport.local_address()
+        certificate = transport.peer_certificate()
         return {
             "name": connection.name,
             "type": "network",
@@ -211,10 +279,10 @@ class ApiTable:
             "channel_max": 0,
             "frame_max": int(connection.settings.request_bytes_max),
             "timeout": 0,
-            "auth_mechanism": "",
+            "auth_mechanism": connection.mechanism,
             "ssl": transport.is_tls(),
-            "peer_cert_subject": "",
-            "peer_cert_issuer": "",
+            "peer_cert_subject": distinguished_name(certificate.subject) if certificate is not None else "",
+            "peer_cert_issuer": distinguished_name(certificate.issuer) if certificate is not None else "",
             "peer_host": transport.peer_host(),
             "peer_port": transport.peer_port(),
             "host": host,

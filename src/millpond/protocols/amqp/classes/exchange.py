@@ -46,7 +46,7 @@ def delete(channel: Channel, method: methods.ExchangeDelete) -> None:
 def bind(channel: Channel, method: methods.ExchangeBind) -> None:
     source, destination = _ends(channel, method.source, method.destination, method.routing_key)
     vhost = channel.vhost
-    vhost.bind(vhost.exchange(source), vhost.exchange(destination), method.routing_key, method.arguments)
+    vhost.bind(vhost.exchange(source), vhost.exchange_bound(destination), method.routing_key, method.arguments)
     if not method.nowait:
         channel.connection.send(channel.number, methods.ExchangeBindOk())
 
@@ -55,7 +55,7 @@ def bind(channel: Channel, method: methods.ExchangeBind) -> None:
 def unbind(channel: Channel, method: methods.ExchangeUnbind) -> None:
     source, destination = _ends(channel, method.source, method.destination, method.routing_key)
     vhost = channel.vhost
-    vhost.unbind(vhost.exchange(source), vhost.exchange(destination), method.routing_key, method.arguments)
+    vhost.unbind(vhost.exchange(source), vhost.exchange_bound(destination), method.routing_key, method.arguments)
     if not method.nowait:
         channel.connection.send(channel.number, methods.ExchangeUnbindOk())
 

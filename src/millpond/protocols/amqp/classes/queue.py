@@ -75,7 +75,7 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
         connection.send(
             channel.number,
             methods.QueueDeclareOk(
-                queue=queue.name, message_count=_count(int(queue.ready)), consumer_count=len(queue.consumers)
+                queue=queue.name, message_count=_count(int(queue.ready)), consumer_count=int(queue.consumer_count)
             ),
         )
 
@@ -99,8 +99,9 @@ def unbind(channel: Channel, method: methods.QueueUnbind) -> None:
     name, exchange, routing_key = _ends(channel, method.queue, method.exchange, method.routing_key)
     vhost = channel.vhost
     # RabbitMQ: unbinding what does not exist is done already.
-    if exchange in vhost.router.exchanges and vhost.find_queue(name) is not None:
-        vhost.unbind(vhost.exchange(exchange), vhost.queue(name, channel.connection), routing_key, method.arguments)
+    source = vhost.found_exchange(exchange)
+    if source is not None and vhost.find_queue(name) is not None:
+        vhost.unbind(source, vhost.queue(name, channel.connection), routing_key, method.arguments)
     channel.connection.send(channel.number, methods.QueueUnbindOk())
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.broker.shares.settings import checked_group_config
 from millpond.broker.streams.topic_settings import LIST, TOPIC_CONFIGS, checked_config
 from millpond.broker.streams.topics import check_topic_name
@@ -21,6 +21,7 @@ from millpond.protocols.kafka.apis.create_topics import Refused
 from millpond.protocols.kafka.apis.describe_configs import BROKER, GROUP, TOPIC, wrong_broker
 from millpond.protocols.kafka.apis.metadata import NODE_ID
 from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
     GROUP_AUTHORIZATION_FAILED,
     INVALID_CONFIG,
     INVALID_REQUEST,
@@ -68,7 +69,7 @@ def _alter(call: Call, request: Any, is_incremental: bool) -> None:
             elif asked.resource_type == GROUP:
                 _alter_group(call.connection, asked, is_incremental, request.validate_only)
             elif asked.resource_type == BROKER:
-                _check_broker(asked, is_incremental)
+                _check_broker(call.connection, asked)
             else:
                 raise Refused(INVALID_REQUEST, f"Unknown resource type {asked.resource_type}")
         except Refused as refused:
@@ -102,8 +103,10 @@ def _operation(config: Any) -> int:
     return int(getattr(config, "config_operation", SET))
 
 
-def _check_broker(asked: Any, is_incremental: bool) -> None:
+def _check_broker(connection: Connection, asked: Any) -> None:
     """The node's configuration stays as it is; to delete what nobody could set is no change."""
+    if not connection.apis.may(connection, Operation.ALTER_CONFIGS, CLUSTER_NAME, CLUSTER):
+        raise Refused(CLUSTER_AUTHORIZATION_FAILED, "Cluster authorization failed.")
     name = asked.resource_name
     if name and name != str(NODE_ID):
         raise Refused(INVALID_REQUEST, wrong_broker(name))
@@ -119,7 +122,7 @@ def _check_broker(asked: Any, is_incremental: bool) -> None:
 def _alter_topic(connection: Connection, asked: Any, is_incremental: bool, validate_only: bool) -> None:
     assert connection.vhost is not None
     name, topics = asked.resource_name, connection.vhost.topics
-    if not connection.apis.may(connection, Operation.CONFIGURE, name):
+    if not connection.apis.may(connection, Operation.ALTER_CONFIGS, name):
         raise Refused(TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.")
     check_topic_name(name)
     topic = topics.by_name.get(name)
@@ -145,7 +148,7 @@ def _alter_topic(connection: Connection, asked: Any, is_incremental: bool, valid
 def _alter_group(connection: Connection, asked: Any, is_incremental: bool, validate_only: bool) -> None:
     assert connection.vhost is not None
     name, shares = asked.resource_name, connection.vhost.shares
-    if not connection.apis.may(connection, Operation.CONFIGURE, name, "group"):
+    if not connection.apis.may(connection, Operation.ALTER_CONFIGS, name, "group"):
         raise Refused(GROUP_AUTHORIZATION_FAILED, "Group authorization failed.")
     if not name:
         raise Refused(INVALID_REQUEST, "Default group resources are not allowed.")

@@ -50,7 +50,7 @@ def create_partitions(call: Call, request: Any) -> None:
 def _grow(connection: Connection, asked: Any, validate_only: bool) -> None:
     assert connection.vhost is not None
     topics = connection.vhost.topics
-    if not connection.apis.may(connection, Operation.CONFIGURE, asked.name):
+    if not connection.apis.may(connection, Operation.ALTER, asked.name):
         raise Refused(TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.")
     topic = topics.by_name.get(asked.name)
     if topic is None:

@@ -71,7 +71,7 @@ def _created(connection: Connection, asked: Any, validate_only: bool) -> Tree:
     """One topic's answer."""
     assert connection.vhost is not None
     topics = connection.vhost.topics
-    if not connection.apis.may(connection, Operation.CONFIGURE, asked.name):
+    if not connection.apis.may_create(connection, asked.name):
         return _refusal(asked.name, TOPIC_AUTHORIZATION_FAILED, "Authorization failed.")
     topic_id: bytes | None = None
     try:
@@ -84,6 +84,15 @@ def _created(connection: Connection, asked: Any, validate_only: bool) -> Tree:
         return _refusal(asked.name, refused.code, str(refused))
     except PeerError as error:
         return _refusal(asked.name, code_of(error), str(error))
+    if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, asked.name):
+        return {
+            "name": asked.name,
+            "topic_id": topic_id,
+            "topic_config_error_code": TOPIC_AUTHORIZATION_FAILED,
+            "num_partitions": -1,
+            "replication_factor": -1,
+            "configs": [],
+        }
     return {
         "name": asked.name,
         "topic_id": topic_id,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
-from millpond.protocols.kafka.errors import code_of
-from millpond.protocols.kafka.groups import answer_for_group, coordinator
+from millpond.broker.access import Operation
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, code_of
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -24,6 +25,8 @@ def delete_groups(call: Call, request: Any) -> None:
 
 
 def _deleted(call: Call, group_id: str) -> Tree:
+    if not may_use_group(call, Operation.DELETE, group_id):
+        return {"group_id": group_id, "error_code": GROUP_AUTHORIZATION_FAILED}
     try:
         coordinator(call).delete(group_id)
     except PeerError as error:

@@ -40,7 +40,7 @@ def delete_records(call: Call, request: Any) -> None:
 def _cut(connection: Connection, name: str, number: int, offset: int) -> tuple[int, int]:
     """Where the partition begins now, and 0; or -1 and why not."""
     assert connection.vhost is not None
-    if not connection.apis.may(connection, Operation.CONFIGURE, name):
+    if not connection.apis.may(connection, Operation.DELETE, name):
         return -1, TOPIC_AUTHORIZATION_FAILED
     topic = connection.vhost.topics.by_name.get(name)
     if topic is None or not 0 <= number < len(topic.partitions):

@@ -77,10 +77,10 @@ def _find(connection: Connection, name: str | None, topic_id: bytes | None) -> t
         topic = topics.by_id.get(topic_id or b"")
         if topic is None:
             return None, (UNKNOWN_TOPIC_ID, "This server does not host this topic ID.")
-        if not apis.may(connection, Operation.CONFIGURE, topic.name):
+        if not apis.may(connection, Operation.DELETE, topic.name):
             return None, (TOPIC_AUTHORIZATION_FAILED, _UNAUTHORIZED)
         return topic, (0, "")
-    if not apis.may(connection, Operation.CONFIGURE, name):
+    if not apis.may(connection, Operation.DELETE, name):
         return None, (TOPIC_AUTHORIZATION_FAILED, _UNAUTHORIZED)
     topic = topics.by_name.get(name)
     if topic is None:

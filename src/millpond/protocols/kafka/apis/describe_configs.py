@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.broker.shares import settings
 from millpond.broker.shares.settings import GROUP_CONFIGS
 from millpond.broker.streams.topic_settings import BOOLEAN, DOUBLE, INT, LIST, LONG, STRING, TOPIC_CONFIGS
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.metadata import NODE_ID
 from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
     GROUP_AUTHORIZATION_FAILED,
     INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
@@ -78,6 +79,8 @@ def describe_configs(call: Call, request: Any) -> Tree:
 def list_config_resources(call: Call, request: Any) -> Tree:
     connection = call.connection
     assert connection.vhost is not None
+    if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, CLUSTER_NAME, CLUSTER):
+        return {"error_code": CLUSTER_AUTHORIZATION_FAILED, "config_resources": []}
     if call.version == 0:
         return {"config_resources": []}
     asked = set(request.resource_types) or {TOPIC, BROKER, GROUP}
@@ -88,7 +91,7 @@ def list_config_resources(call: Call, request: Any) -> Tree:
         found += [
             {"resource_name": topic.name, "resource_type": TOPIC}
             for topic in connection.vhost.topics.known_to_kafka()
-            if connection.apis.may_see(connection, topic.name)
+            if connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, topic.name)
         ]
     if BROKER in asked:
         found.append({"resource_name": str(NODE_ID), "resource_type": BROKER})
@@ -102,7 +105,7 @@ def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str
     names = set(asked.configuration_keys or ())
     if asked.resource_type == TOPIC:
         assert connection.vhost is not None
-        if not connection.apis.may_see(connection, name):
+        if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, name):
             return TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.", []
         topic = connection.vhost.topics.by_name.get(name)
         if topic is not None:
@@ -114,13 +117,15 @@ def _configs(connection: Connection, asked: Any, request: Any) -> tuple[int, str
         return UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.", []
     if asked.resource_type == GROUP:
         assert connection.vhost is not None
-        if not connection.apis.may(connection, Operation.CONFIGURE, name, "group"):
+        if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, name, "group"):
             return GROUP_AUTHORIZATION_FAILED, "Group authorization failed.", []
         if not name:
             return INVALID_REQUEST, "Group name must not be empty", []
         return 0, None, _group_configs(connection.vhost.shares.configs(name), names, request)
     if asked.resource_type != BROKER:
         return INVALID_REQUEST, f"Unsupported resource type: {asked.resource_type}", []
+    if not connection.apis.may(connection, Operation.DESCRIBE_CONFIGS, CLUSTER_NAME, CLUSTER):
+        return CLUSTER_AUTHORIZATION_FAILED, "Cluster authorization failed.", []
     if not name:
         # What has been set for all brokers at run time.
         return 0, None, []

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.group import Group
 from millpond.broker.groups.records import DEAD, STABLE
-from millpond.protocols.kafka.errors import NONE, code_of
-from millpond.protocols.kafka.groups import ALL_OPERATIONS, answer_for_group, coordinator
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, NONE, code_of
+from millpond.protocols.kafka.groups import ALL_OPERATIONS, answer_for_group, coordinator, may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -30,6 +31,8 @@ def describe_groups(call: Call, request: Any) -> None:
 
 
 def _described(call: Call, group_id: str, tells_operations: bool) -> Tree:
+    if not may_use_group(call, Operation.DESCRIBE, group_id):
+        return {"error_code": GROUP_AUTHORIZATION_FAILED, "group_id": group_id}
     try:
         group = coordinator(call).group(group_id)
         if group.modern is not None:

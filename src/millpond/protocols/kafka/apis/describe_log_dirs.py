@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
+from millpond.protocols.kafka.errors import CLUSTER_AUTHORIZATION_FAILED
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer, api
 
@@ -22,17 +24,19 @@ if TYPE_CHECKING:
 def describe_log_dirs(call: Call, request: Any) -> None:
     connection = call.connection
     assert connection.vhost is not None
+    if not connection.apis.may(connection, Operation.DESCRIBE, CLUSTER_NAME, CLUSTER):
+        answer(call, {"error_code": CLUSTER_AUTHORIZATION_FAILED, "results": []})
+        return
     asked = None
     if request.topics is not None:
         asked = {(topic.topic, number) for topic in request.topics for number in topic.partitions}
     found: list[tuple[str, int, Partition]] = []
     for topic in connection.vhost.topics.known_to_kafka():
-        if connection.apis.may_see(connection, topic.name):
-            found += [
-                (topic.name, number, partition)
-                for number, partition in enumerate(topic.partitions)
-                if asked is None or (topic.name, number) in asked
-            ]
+        found += [
+            (topic.name, number, partition)
+            for number, partition in enumerate(topic.partitions)
+            if asked is None or (topic.name, number) in asked
+        ]
     connection.broker.streams.measure([partition for _, _, partition in found], partial(_answer, call, found))
 
 

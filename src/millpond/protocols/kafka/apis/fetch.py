@@ -168,6 +168,11 @@ def fetch(call: Call) -> None:
         else:
             wanted.partition = topic.partitions[wanted.index]
     request.max_bytes = max(0, min(request.max_bytes, _bytes_max(connection)))
+    if connection.broker.quotas.is_set:
+        quota: i64 = connection.broker.quotas.fetch_bytes_max(connection.user, connection.client_id)
+        if quota >= 0:
+            # What is more than all that the quota allows in its time would never be brought.
+            request.max_bytes = min(request.max_bytes, quota)
     request.min_bytes = min(request.min_bytes, request.max_bytes)
     fetching = Fetching(call, request)
     if not fetching.is_satisfied():
@@ -262,6 +267,11 @@ class Fetching(Waiting):
             if found < request.min_bytes and not self._is_due:
                 return False
         self._stop()
+        if total > 0 and call.connection.broker.quotas.is_set:
+            throttle_ms: i64 = call.connection.apis.fetching(call.connection, int(total))
+            if throttle_ms > 0:
+                call.answer([_throttled(call, request, throttle_ms)], call.version >= _FLEXIBLE_FROM)
+                return True
         call.answer(_chunks(call, request), call.version >= _FLEXIBLE_FROM)
         return True
 
@@ -409,6 +419,29 @@ def _runs(chosen: list[Wanted]) -> list[list[Wanted]]:
             runs.append([wanted])
         last = wanted
     return runs
+
+
+def _throttled(call: Call, request: FetchRequest, throttle_ms: i64) -> bytes:
+    """A response that brings nothing, for who has had more than the quota (KIP-219)."""
+    session_id: i64 = 0
+    session = request.session
+    if session is not None and request.is_incremental:
+        session_id = session.id
+    elif session is not None:
+        # What it would begin with has not been told.
+        call.connection.fetch_session = None
+    for wanted in request.wanted:
+        wanted.batches = []
+        wanted.size = 0
+    flexible = call.version >= _FLEXIBLE_FROM
+    writer = BytesWriter()
+    write_i32_be(writer, i32(throttle_ms))
+    if call.version >= 7:
+        write_i16_be(writer, i16(NONE))
+        write_i32_be(writer, i32(session_id))
+    write_count(writer, 0, flexible)
+    write_no_tags(writer, flexible)
+    return writer.getvalue()
 
 
 def _encode(call: Call, error: i64) -> bytes:

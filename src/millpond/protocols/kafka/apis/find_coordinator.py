@@ -10,8 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from millpond.broker.access import Operation
 from millpond.protocols.kafka.apis.metadata import NODE_ID, node_address
-from millpond.protocols.kafka.errors import INVALID_REQUEST, TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+from millpond.protocols.kafka.errors import (
+    GROUP_AUTHORIZATION_FAILED,
+    INVALID_REQUEST,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
+from millpond.protocols.kafka.groups import may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -31,10 +37,12 @@ def find_coordinator(call: Call, request: Any) -> Tree:
 
 
 def _found(call: Call, key_type: int, key: str) -> Tree:
-    if key_type == TYPE_GROUP:
+    if key_type == TYPE_GROUP and not may_use_group(call, Operation.DESCRIBE, key):
+        code, message = GROUP_AUTHORIZATION_FAILED, "Group authorization failed."
+    elif key_type == TYPE_GROUP:
         host, port = node_address(call.connection)
         return {"key": key, "node_id": NODE_ID, "host": host, "port": port}
-    if key_type == TYPE_TRANSACTION:
+    elif key_type == TYPE_TRANSACTION:
         code, message = TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "there are no transactions here"
     else:
         code, message = INVALID_REQUEST, f"there are no coordinators of type {key_type} here"

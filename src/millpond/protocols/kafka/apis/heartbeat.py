@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
-from millpond.protocols.kafka.errors import code_of
-from millpond.protocols.kafka.groups import coordinator
+from millpond.broker.access import Operation
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, code_of
+from millpond.protocols.kafka.groups import coordinator, may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 @api(12, "Heartbeat", 0, 4)
 def heartbeat(call: Call, request: Any) -> Tree:
+    if not may_use_group(call, Operation.READ, request.group_id):
+        return {"error_code": GROUP_AUTHORIZATION_FAILED}
     instance_id = getattr(request, "group_instance_id", None)
     try:
         coordinator(call).membership.heartbeat(request.group_id, request.member_id, instance_id, request.generation_id)

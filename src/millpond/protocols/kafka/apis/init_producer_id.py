@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millpond.protocols.kafka.errors import INVALID_REQUEST, TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
+from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
+    INVALID_REQUEST,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer_when_durable, api
 
@@ -24,6 +29,9 @@ def init_producer_id(call: Call, request: Any) -> Tree | None:
         return {
             "error_code": TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "producer_id": -1, "producer_epoch": -1,
         }  # fmt: skip
+    apis = call.connection.apis
+    if not apis.may(call.connection, Operation.IDEMPOTENT_WRITE, CLUSTER_NAME, CLUSTER):
+        return {"error_code": CLUSTER_AUTHORIZATION_FAILED, "producer_id": -1, "producer_epoch": -1}
     producer_id = getattr(request, "producer_id", -1)
     epoch = getattr(request, "producer_epoch", -1)
     if (producer_id == -1) != (epoch == -1):

@@ -9,18 +9,26 @@ nothing (KIP-814).
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from millpond.broker.access import Operation
 from millpond.broker.groups.group import JoinRequest, JoinResult
-from millpond.protocols.kafka.groups import answer_for_group, coordinator, error_code, milliseconds
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, error_code, may_use_group, milliseconds
+from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
 
+# A generation and a protocol that are none.
+_NOTHING_JOINED: Final = {"generation_id": -1, "protocol_name": ""}
+
 
 @api(11, "JoinGroup", 0, 9)
-def join_group(call: Call, request: Any) -> None:
+def join_group(call: Call, request: Any) -> Tree | None:
+    if not may_use_group(call, Operation.READ, request.group_id):
+        return {"error_code": GROUP_AUTHORIZATION_FAILED, "member_id": request.member_id, **_NOTHING_JOINED}
     session_timeout_ms = milliseconds(request.session_timeout)
     rebalance_timeout_ms = milliseconds(request.rebalance_timeout) if call.version >= 1 else session_timeout_ms
     asked = JoinRequest(
@@ -38,6 +46,7 @@ def join_group(call: Call, request: Any) -> None:
         reason=getattr(request, "reason", None) or "",
     )
     coordinator(call).membership.join(asked, partial(_answer, call))
+    return None
 
 
 def _answer(call: Call, result: JoinResult) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
-from millpond.protocols.kafka.errors import code_of
-from millpond.protocols.kafka.groups import answer_for_group, coordinator, error_code
+from millpond.broker.access import Operation
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, code_of
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, error_code, may_use_group
+from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 @api(13, "LeaveGroup", 0, 5)
-def leave_group(call: Call, request: Any) -> None:
+def leave_group(call: Call, request: Any) -> Tree | None:
+    if not may_use_group(call, Operation.READ, request.group_id):
+        return {"error_code": GROUP_AUTHORIZATION_FAILED}
     leaving: list[tuple[str, str | None]]
     if call.version < 3:
         leaving = [(request.member_id, None)]
@@ -28,10 +32,11 @@ def leave_group(call: Call, request: Any) -> None:
         told = coordinator(call).membership.leave(request.group_id, leaving)
     except PeerError as error:
         answer_for_group(call, {"error_code": code_of(error)})
-        return
+        return None
     members = [
         {"member_id": member_id, "group_instance_id": instance_id, "error_code": error_code(error)}
         for (member_id, instance_id), error in zip(leaving, told, strict=True)
     ]
     code = error_code(told[0]) if call.version < 3 else 0
     answer_for_group(call, {"error_code": code, "members": members})
+    return None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millpond.protocols.kafka.groups import answer_for_group, coordinator
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, may_use_group
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 def list_groups(call: Call, request: Any) -> None:
     states = {state.strip().lower() for state in getattr(request, "states_filter", ())}
     types = {kind.strip().lower() for kind in getattr(request, "types_filter", ())}
+    apis = call.connection.apis
+    sees_all = apis.may(call.connection, Operation.DESCRIBE, CLUSTER_NAME, CLUSTER)
     groups = [
         {
             "group_id": group.id,
@@ -26,6 +29,8 @@ def list_groups(call: Call, request: Any) -> None:
             "group_type": group.type,
         }
         for group in coordinator(call).groups()
-        if (not states or group.state.lower() in states) and (not types or group.type in types)
+        if (sees_all or may_use_group(call, Operation.DESCRIBE, group.id))
+        and (not states or group.state.lower() in states)
+        and (not types or group.type in types)
     ]
     answer_for_group(call, {"groups": groups})

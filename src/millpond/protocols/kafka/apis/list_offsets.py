@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from millpond.broker.access import Operation
 from millpond.broker.streams.partition import Partition
 from millpond.protocols.kafka.apis.metadata import LEADER_EPOCH
 from millpond.protocols.kafka.errors import (
@@ -66,7 +67,7 @@ def list_offsets(call: Call, request: Any) -> None:
 
 
 def _look_up(call: Call, lookup: _Lookup, name: str, asked: Any, entry: dict[str, Any]) -> None:
-    partition, error = find_partition(call.connection, name, asked.partition_index)
+    partition, error = find_partition(call.connection, name, asked.partition_index, Operation.DESCRIBE)
     epoch = getattr(asked, "current_leader_epoch", -1)
     if not error and epoch not in {-1, LEADER_EPOCH}:
         error = UNKNOWN_LEADER_EPOCH if epoch > LEADER_EPOCH else FENCED_LEADER_EPOCH
@@ -88,10 +89,12 @@ def _look_up(call: Call, lookup: _Lookup, name: str, asked: Any, entry: dict[str
         partition.store.find_record_at(partition, asked.timestamp, partial(lookup.found, entry))
 
 
-def find_partition(connection: Connection, name: str, number: int) -> tuple[Partition | None, int]:
-    """A partition that the connection's user may read, and otherwise why not."""
+def find_partition(
+    connection: Connection, name: str, number: int, operation: Operation = Operation.READ
+) -> tuple[Partition | None, int]:
+    """A partition with which the connection's user may do this, and otherwise why not."""
     assert connection.vhost is not None
-    if not connection.apis.may_read(connection, name):
+    if not connection.apis.may(connection, operation, name):
         return None, TOPIC_AUTHORIZATION_FAILED
     topic = connection.vhost.topics.by_name.get(name)
     if topic is None or not 0 <= number < len(topic.partitions):

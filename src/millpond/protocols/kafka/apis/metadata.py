@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AlreadyExists, PeerError
 from millpond.base.limits import METADATA_ANSWERS_CACHED_MAX, METADATA_CACHED_PARTITIONS_MIN
-from millpond.broker.access import Operation
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka import messages
@@ -146,7 +145,7 @@ def _by_name(connection: Connection, name: str, may_create: bool) -> Topic | Tre
     except PeerError:
         return {"error_code": INVALID_TOPIC_EXCEPTION, "name": name}
     if may_create and connection.settings.auto_create_topics:
-        if not apis.may(connection, Operation.CONFIGURE, name):
+        if not apis.may_create(connection, name):
             return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
         try:
             return topics.create(name, int(connection.settings.partitions), {})

@@ -14,13 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
-from millpond.protocols.kafka.errors import ILLEGAL_GENERATION, code_of
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, ILLEGAL_GENERATION, code_of
 from millpond.protocols.kafka.groups import (
     answer_for_group,
     by_topic,
     coordinator,
+    may_use_group,
     milliseconds,
     partition_error,
     topic_names,
@@ -36,6 +38,12 @@ def offset_commit(call: Call, request: Any) -> None:
     codes: dict[tuple[str, int], int] = {}
     offsets: list[OffsetCommit] = []
     names = topic_names(call, request.topics)
+    if not may_use_group(call, Operation.READ, request.group_id):
+        for topic, name in zip(request.topics, names, strict=True):
+            places = [(name or "", asked.partition_index) for asked in topic.partitions]
+            codes.update(dict.fromkeys(places, GROUP_AUTHORIZATION_FAILED))
+        answer_for_group(call, {"topics": by_topic(request.topics, names, codes)})
+        return
     for topic, name in zip(request.topics, names, strict=True):
         if name is None:
             continue

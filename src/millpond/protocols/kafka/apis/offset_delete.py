@@ -8,8 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
-from millpond.protocols.kafka.errors import code_of
-from millpond.protocols.kafka.groups import answer_for_group, by_topic, coordinator, partition_error, topic_names
+from millpond.broker.access import Operation
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, code_of
+from millpond.protocols.kafka.groups import (
+    answer_for_group,
+    by_topic,
+    coordinator,
+    may_use_group,
+    partition_error,
+    topic_names,
+)
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
@@ -18,6 +26,9 @@ if TYPE_CHECKING:
 
 @api(47, "OffsetDelete", 0, 0)
 def offset_delete(call: Call, request: Any) -> None:
+    if not may_use_group(call, Operation.DELETE, request.group_id):
+        answer_for_group(call, {"error_code": GROUP_AUTHORIZATION_FAILED})
+        return
     codes: dict[tuple[str, int], int] = {}
     places: list[tuple[str, int]] = []
     for topic in request.topics:

@@ -14,9 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.broker.access import Operation
 from millpond.broker.groups.records import CommittedOffset
-from millpond.protocols.kafka.errors import TOPIC_AUTHORIZATION_FAILED, UNKNOWN_TOPIC_ID, code_of
-from millpond.protocols.kafka.groups import answer_for_group, coordinator, topic_names
+from millpond.protocols.kafka.errors import (
+    GROUP_AUTHORIZATION_FAILED,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_TOPIC_ID,
+    code_of,
+)
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, may_use_group, topic_names
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -29,12 +35,30 @@ if TYPE_CHECKING:
 @api(9, "OffsetFetch", 1, 10)
 def offset_fetch(call: Call, request: Any) -> None:
     if call.version < 8:
-        answer_for_group(call, {"topics": _offsets(call, request.group_id, request.topics)})
+        answer_for_group(call, _of_group(call, request))
         return
     answer_for_group(call, {"groups": [_of_group(call, asked) for asked in request.groups]})
 
 
 def _of_group(call: Call, asked: Any) -> Tree:
+    if may_use_group(call, Operation.DESCRIBE, asked.group_id):
+        return _known_of_group(call, asked)
+    code = GROUP_AUTHORIZATION_FAILED
+    told: list[Tree] = []
+    if call.version < 2:
+        # There is no field for the error of the whole.
+        refused = {"committed_offset": -1, "metadata": "", "error_code": code}
+        told = [
+            {
+                "name": topic.name,
+                "partitions": [{"partition_index": number, **refused} for number in topic.partition_indexes],
+            }
+            for topic in asked.topics
+        ]
+    return {"group_id": asked.group_id, "topics": told, "error_code": code}
+
+
+def _known_of_group(call: Call, asked: Any) -> Tree:
     member_id, epoch = getattr(asked, "member_id", None), getattr(asked, "member_epoch", -1)
     try:
         coordinator(call).offsets.check_fetcher(asked.group_id, member_id, epoch)
@@ -50,7 +74,7 @@ def _offsets(call: Call, group_id: str, topics: Any) -> list[Tree]:
         found: list[Tree] = [
             {**_called(call, name), "partitions": [_told(number, one) for number, one in offsets.items()]}
             for name, offsets in known.items()
-            if connection.apis.may_read(connection, name)
+            if connection.apis.may_see(connection, name)
         ]
         # Queues have offsets, but no ids.
         return found if call.version < 10 else [one for one in found if one["topic_id"] is not None]
@@ -67,7 +91,7 @@ def _of_topic(call: Call, topic: Any, name: str | None, offsets: Mapping[int, Co
     if name is None:
         partitions = _refused(topic, UNKNOWN_TOPIC_ID)
         return {"topic_id": None if topic.topic_id is None else topic.topic_id.bytes, "partitions": partitions}
-    if call.connection.apis.may_read(call.connection, name):
+    if call.connection.apis.may_see(call.connection, name):
         partitions = [_told(number, offsets.get(number)) for number in topic.partition_indexes]
     else:
         partitions = _refused(topic, TOPIC_AUTHORIZATION_FAILED)

@@ -139,6 +139,12 @@ def produce(call: Call) -> None:
             item.error = UNKNOWN_TOPIC_OR_PARTITION
             continue
         sequence = max(sequence, _append(call, topic, topic.partitions[item.index], item))
+    throttle_ms: i64 = 0
+    if connection.broker.quotas.is_set and error == NONE:
+        size: i64 = 0
+        for item in request.items:
+            size += max(0, item.size)
+        throttle_ms = connection.apis.produced(connection, int(size))
     if request.acks == 0:
         for item in request.items:
             if item.error != NONE:
@@ -147,7 +153,9 @@ def produce(call: Call) -> None:
                 return
         call.stay_silent()
         return
-    call.answer([_encode(call, request)], call.version >= _FLEXIBLE_FROM, sequence if request.acks == -1 else 0)
+    call.answer(
+        [_encode(call, request, throttle_ms)], call.version >= _FLEXIBLE_FROM, sequence if request.acks == -1 else 0
+    )
 
 
 def _refusal(connection: Connection, request: ProduceRequest) -> i64:
@@ -276,7 +284,7 @@ def _refused(item: Item, error: i64, message: str) -> BatchHeader | None:
     return None
 
 
-def _encode(call: Call, request: ProduceRequest) -> bytes:
+def _encode(call: Call, request: ProduceRequest, throttle_ms: i64) -> bytes:
     """The response's body."""
     version = call.version
     flexible = version >= _FLEXIBLE_FROM
@@ -296,7 +304,7 @@ def _encode(call: Call, request: ProduceRequest) -> bytes:
             _write_item(writer, item, version, flexible)
             position += 1
         write_no_tags(writer, flexible)
-    write_i32_be(writer, 0)
+    write_i32_be(writer, i32(throttle_ms))
     write_no_tags(writer, flexible)
     return writer.getvalue()
 

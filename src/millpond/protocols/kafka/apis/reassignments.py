@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.protocols.kafka.apis.create_topics import Refused, check_replicas
 from millpond.protocols.kafka.errors import (
+    CLUSTER_AUTHORIZATION_FAILED,
     ELECTION_NOT_NEEDED,
     LOG_DIR_NOT_FOUND,
     NO_REASSIGNMENT_IN_PROGRESS,
     NONE,
-    TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_TOPIC_OR_PARTITION,
 )
 from millpond.protocols.kafka.messages import Tree
@@ -85,8 +85,8 @@ def _reassigned(connection: Connection, name: str, number: int, replicas: Sequen
 
 def _check_partition(connection: Connection, name: str, number: int) -> None:
     assert connection.vhost is not None
-    if not connection.apis.may(connection, Operation.CONFIGURE, name):
-        raise Refused(TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed.")
+    if not connection.apis.may(connection, Operation.ALTER, CLUSTER_NAME, CLUSTER):
+        raise Refused(CLUSTER_AUTHORIZATION_FAILED, "Cluster authorization failed.")
     topic = connection.vhost.topics.by_name.get(name)
     if topic is None or not 0 <= number < len(topic.partitions):
         raise Refused(UNKNOWN_TOPIC_OR_PARTITION, f"No such partition as {name}-{number}")
@@ -121,4 +121,7 @@ def _moved(connection: Connection, name: str, number: int, is_here: bool) -> int
 
 @api(46, "ListPartitionReassignments", 0, 0)
 def list_partition_reassignments(call: Call, request: Any) -> Tree:
+    connection = call.connection
+    if not connection.apis.may(connection, Operation.DESCRIBE, CLUSTER_NAME, CLUSTER):
+        return {"error_code": CLUSTER_AUTHORIZATION_FAILED, "topics": []}
     return {"topics": []}

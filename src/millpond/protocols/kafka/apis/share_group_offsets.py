@@ -43,7 +43,7 @@ def describe_share_group_offsets(call: Call, request: Any) -> None:
 def _described(call: Call, asked: Any) -> Tree:
     connection = call.connection
     group_id = asked.group_id
-    if not connection.apis.may(connection, Operation.READ, group_id, "group"):
+    if not connection.apis.may(connection, Operation.DESCRIBE, group_id, "group"):
         return {
             "group_id": group_id,
             "error_code": GROUP_AUTHORIZATION_FAILED,
@@ -166,8 +166,7 @@ def _move(group: ShareGroup, topic: Topic, number: int, offset: int) -> None:
 @api(92, "DeleteShareGroupOffsets", 0, 0)
 def delete_share_group_offsets(call: Call, request: Any) -> Tree | None:
     connection, group_id, shares = call.connection, request.group_id, shares_of(call)
-    # Kafka's ACL table wants DELETE on the group.
-    if not connection.apis.may(connection, Operation.CONFIGURE, group_id, "group"):
+    if not connection.apis.may(connection, Operation.DELETE, group_id, "group"):
         return {"error_code": GROUP_AUTHORIZATION_FAILED}
     try:
         _check_idle(call, group_id)

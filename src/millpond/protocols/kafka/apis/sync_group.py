@@ -10,9 +10,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from millpond.broker.access import Operation
 from millpond.broker.groups.group import SyncRequest, SyncResult
-from millpond.protocols.kafka.errors import INCONSISTENT_GROUP_PROTOCOL
-from millpond.protocols.kafka.groups import answer_for_group, coordinator, error_code
+from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, INCONSISTENT_GROUP_PROTOCOL
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, error_code, may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 @api(14, "SyncGroup", 0, 5)
 def sync_group(call: Call, request: Any) -> Tree | None:
+    if not may_use_group(call, Operation.READ, request.group_id):
+        return {"error_code": GROUP_AUTHORIZATION_FAILED}
     protocol_type = getattr(request, "protocol_type", None)
     protocol = getattr(request, "protocol_name", None)
     if call.version >= 5 and (protocol_type is None or protocol is None):
