@@ -249,6 +249,11 @@ class ApiTable:
             connection.mute(wait_ms)
         return wait_ms
 
+    def fetched(self, connection: Connection, size: int) -> None:
+        """So many bytes have been fetched, after `fetching` has allowed some."""
+        broker = connection.broker
+        broker.quotas.fetched(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
+
     def records_without_key(self, batch: bytes) -> list[int] | None:
         """The numbers of the records of a batch that have no key; None where it cannot be read."""
         from millpond.storage.batch_rewrite import plain_batch
