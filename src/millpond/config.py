@@ -278,6 +278,18 @@ class Settings(BaseModel):
         le=52_560_000,
         description="How long the offsets of a consumer group outlive its last member.",
     )
+    transaction_max_timeout_ms: int = Field(
+        default=limits.TRANSACTION_MAX_TIMEOUT_MS,
+        ge=1,
+        le=2_147_483_647,
+        description="The longest time that a producer may ask for its transactions.",
+    )
+    transactional_id_expiration_ms: int = Field(
+        default=limits.TRANSACTIONAL_ID_EXPIRY_MS,
+        ge=1,
+        le=3_153_600_000_000,
+        description="After this time without use a transactional id is forgotten.",
+    )
 
     stream_check_interval_ms: int = Field(
         default=limits.STREAM_CHECK_INTERVAL_MS,

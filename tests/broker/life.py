@@ -265,6 +265,7 @@ class Life:
 
     def abandon(self) -> None:
         """End the threads. What they still write to this disk is nobody's business."""
+        self.broker.transactions.stop()
         self.broker.groups.stop()
         self.journal.close()
         self.store.close()

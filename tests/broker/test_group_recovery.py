@@ -65,15 +65,15 @@ class Lives:
         request = CommitRequest(group, tuple(OffsetCommit(*one) for one in offsets))
         assert not self.groups.offsets.commit(request)
 
-    def cut_power(self) -> Life:
-        """What was durable is there in the next life."""
+    def cut_power(self, keeps_some: bool = False) -> Life:
+        """What was durable is there in the next life; with `keeps_some`, some of what was on its way too."""
         old = self.life
         with self.disk.guard:
             disk = self.disk.copy_for_crash()
         catalog = self._next_catalog()
         old.copy_durable_catalog(catalog)
         old.abandon()
-        disk.crash(keeps_some=False)
+        disk.crash(keeps_some)
         self.disk = disk
         return self._live_on()
 

@@ -13,6 +13,7 @@ from millpond.base.errors import StorageFailed
 from millpond.broker import scram_credentials
 from millpond.broker.commits import CommitWaiter
 from millpond.broker.redrive import Redrive
+from millpond.broker.rewind import Rewind
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
@@ -192,6 +193,23 @@ async def redrive(broker: Broker, vhost: str, name: str, target: str | None, lim
         order.finish()
     await _journaled(broker)
     return {"moved": order.moved, "kept": order.kept}
+
+
+async def rewind(
+    broker: Broker, vhost: str, name: str, offset: int | None, timestamp_ms: int | None, partition: int | None
+) -> dict[str, object]:
+    """Let what a queue has had settled be work again: how many messages, and from which offset of each partition on."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def rewound() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    order = Rewind(broker.vhost(vhost), name, offset, timestamp_ms, partition, rewound)
+    order.go_on()
+    await done
+    await _journaled(broker)
+    return {"messages": order.messages, "offsets": {str(number): found for number, found in order.offsets.items()}}
 
 
 class _Journaled(CommitWaiter):

@@ -84,6 +84,13 @@ class RedriveBody(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
+class RewindBody(BaseModel):
+    offset: Annotated[int, Field(ge=0)] | None = None
+    # Milliseconds since 1970.
+    timestamp: Annotated[int, Field(ge=0)] | None = None
+    partition: Annotated[int, Field(ge=0)] | None = None
+
+
 def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
     made = APIRouter(prefix="/api")
 
@@ -117,6 +124,10 @@ def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
     @made.post("/queues/{vhost}/{name}/redrive", dependencies=[Depends(administrators_only)])
     async def _redrive(vhost: Name, name: Name, body: Annotated[RedriveBody, body_as(RedriveBody)]) -> Response:
         return Json(await changes.redrive(broker, vhost, name, body.to, body.limit))
+
+    @made.post("/queues/{vhost}/{name}/rewind", dependencies=[Depends(administrators_only)])
+    async def _rewind(vhost: Name, name: Name, body: Annotated[RewindBody, body_as(RewindBody)]) -> Response:
+        return Json(await changes.rewind(broker, vhost, name, body.offset, body.timestamp, body.partition))
 
     return made
 

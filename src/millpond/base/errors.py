@@ -8,7 +8,8 @@
     │   │   ├── AlreadyExists   a name that is taken
     │   │   ├── InvalidName     a name that nothing may have
     │   │   ├── InvalidCount    so many partitions cannot be
-    │   │   └── InvalidSetting  no such entry of a configuration, or not this value
+    │   │   ├── InvalidSetting  no such entry of a configuration, or not this value
+    │   │   └── ReadOnlyTopic   what changes with the queue that it belongs to only
     │   ├── ResourceLocked    an exclusive queue of another connection
     │   ├── NotAllowed        forbidden whatever the permissions
     │   ├── NotImplementedHere  a valid request that this broker does not serve
@@ -67,6 +68,10 @@ class AlreadyExists(PreconditionFailed):
 
 class InvalidName(PreconditionFailed):
     """A name that nothing may have."""
+
+
+class ReadOnlyTopic(PreconditionFailed):
+    """A topic that is what a queue keeps of its messages: it changes with the queue only."""
 
 
 class InvalidCount(PreconditionFailed):

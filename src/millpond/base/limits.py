@@ -261,6 +261,16 @@ OFFSETS_PER_GROUP_MAX: Final = 100_000
 OFFSETS_MAX: Final = 2_000_000
 # Apache Kafka's limit for what a client writes beside an offset.
 OFFSET_METADATA_CHARACTERS_MAX: Final = 4096
+# Transactional ids of all virtual hosts. One takes about 1 KiB, and is forgotten some time after its last use.
+TRANSACTIONAL_IDS_MAX: Final = 100_000
+TRANSACTIONAL_ID_BYTES_MAX: Final = 255
+# Partitions, and groups, of one transaction: its end writes a marker of 78 bytes to each, in one turn.
+TRANSACTION_PARTITIONS_MAX: Final = 10_000
+# Kafka's transaction.max.timeout.ms and transactional.id.expiration.ms, which are settings, and how often is looked for
+# ids to forget.
+TRANSACTION_MAX_TIMEOUT_MS: Final = 900_000
+TRANSACTIONAL_ID_EXPIRY_MS: Final = 604_800_000
+TRANSACTIONAL_ID_EXPIRY_CHECK_MS: Final = 3_600_000
 # What clients have written beside all offsets, which is in memory.
 OFFSETS_METADATA_CHARACTERS_MAX: Final = 64 * MIB
 # How long offsets outlive the last member, in minutes, as in Apache Kafka: seven days. It is looked at this often, at

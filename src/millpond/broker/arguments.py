@@ -170,6 +170,7 @@ _CHECKS: Final[dict[str, Callable[[object, dict[str, object]], str | None]]] = {
     "x-stream-max-segment-size-bytes": _check_count,
     "x-stream-filter-size-bytes": _check_count,
     "x-source-topic": _check_text,
+    "x-retention-ms": _check_ttl,
 }
 
 # Arguments of streams only, and all that a stream may have of those that other types know.
@@ -179,6 +180,7 @@ _STREAM_ALLOWED: Final = (*_STREAM_ONLY, "x-queue-type", "x-max-length-bytes")
 _SHARE_ALLOWED: Final = (
     "x-queue-type",
     "x-source-topic",
+    "x-retention-ms",
     "x-delivery-limit",
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -359,7 +361,13 @@ _QUEUE_IDENTITY: Final = tuple(_CHECKS)
 
 def queue_type(arguments: dict[str, object]) -> str:
     """The type of queue that a declaration asks for."""
-    return _text(arguments, "x-queue-type") or TYPE_CLASSIC
+    kind = _text(arguments, "x-queue-type") or TYPE_CLASSIC
+    return TYPE_SHARE if keeps_history(arguments) else kind
+
+
+def keeps_history(arguments: dict[str, object]) -> bool:
+    """Whether a queue is to keep what has been settled. It is then a queue over a topic, which is its own."""
+    return "x-retention-ms" in arguments and _text(arguments, "x-queue-type") != TYPE_STREAM
 
 
 def checked_default_queue_type(name: str) -> str:
@@ -416,6 +424,8 @@ def queue_settings(arguments: dict[str, object]) -> QueueSettings:
     """The settings that a queue's arguments, which have been checked, ask for."""
     kind = queue_type(arguments)
     is_quorum = kind == TYPE_QUORUM
+    # A queue that keeps its history is else as the one that it is declared to be.
+    retries_as = _text(arguments, "x-queue-type") or TYPE_CLASSIC
     # What a queue over a topic refuses it does not refuse by its length: nothing may be dropped to dead-letter it.
     overflow = OVERFLOW_REJECT if kind == TYPE_SHARE else _text(arguments, "x-overflow") or OVERFLOW_DROP_HEAD
     return QueueSettings(
@@ -427,7 +437,7 @@ def queue_settings(arguments: dict[str, object]) -> QueueSettings:
         dead_letter_routing_key=_text(arguments, "x-dead-letter-routing-key"),
         dead_letter_strategy=_text(arguments, "x-dead-letter-strategy") or DEAD_LETTER_AT_MOST_ONCE,
         expires_ms=_integer(arguments, "x-expires"),
-        delivery_limit=_integer(arguments, "x-delivery-limit", _DELIVERY_LIMITS.get(kind, -1)),
+        delivery_limit=_integer(arguments, "x-delivery-limit", _DELIVERY_LIMITS.get(retries_as, -1)),
         priority_max=_integer(arguments, "x-max-priority", QUORUM_PRIORITY_MAX if is_quorum else 0),
         single_active=arguments.get("x-single-active-consumer") is True,
         consumer_timeout_ms=_integer(arguments, "x-consumer-timeout"),

@@ -32,6 +32,7 @@ from millpond.broker.quotas import ClientQuotas
 from millpond.broker.shares.coordinator import ShareGroups
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.streams.topic_routing import TopicRouting
+from millpond.broker.transactions.coordinator import Transactions, TransactionSettings
 from millpond.broker.turn import Turn
 from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import PartitionRow, VhostRow
@@ -124,6 +125,7 @@ class Broker:
         queues_max: int = QUEUES_MAX,
         consumer_timeout_ms: int = 0,
         group_settings: GroupSettings = DEFAULT_SETTINGS,
+        transaction_settings: TransactionSettings | None = None,
     ) -> None:
         """`run_blocking` runs its first argument on a thread and its second, with the result, on the loop."""
         self.turn: Final = turn
@@ -140,9 +142,11 @@ class Broker:
         # 0: no limit.
         self.consumer_timeout_ms: Final = consumer_timeout_ms
         self.groups: Final = ConsumerGroups(clock, turn, ledger, group_settings)
+        self.producer_ids: Final = ProducerIds(catalog, turn)
+        self.transactions: Final = Transactions(clock, turn, ledger, self.producer_ids, transaction_settings)
         # In the order in which recovery tells them that it is over.
         self.shares: Final = ShareGroups(clock, turn, ledger)
-        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares]
+        self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares, self.transactions]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)
         self.routing: Final = TopicRouting(self.context, alarms)
@@ -152,7 +156,6 @@ class Broker:
         self._behind: Final = _JournalBehind(turn)
         self.vhosts: Final[dict[str, VirtualHost]] = {}
         self.parameters: Final = Parameters(catalog, self.vhosts)
-        self.producer_ids: Final = ProducerIds(catalog, turn)
         self.quotas: Final = ClientQuotas(catalog)
         # Tells this node's data from those of other nodes; known when `restore` is through.
         self.cluster_id = ""
@@ -180,7 +183,7 @@ class Broker:
             self.catalog.put_setting(CLUSTER_ID, self.cluster_id)
             self.turn.touch()
         for row in state.vhosts:
-            vhost = VirtualHost(row.name, self.context, self.catalog, self.groups, self.shares, self.routing)
+            vhost = self._new_vhost(row.name)
             vhost.description, vhost.tags, vhost.default_queue_type = row.description, row.tags, row.default_queue_type
             self.vhosts[row.name] = vhost
         # Before the exchanges and queues, which are so restored with what policies make of them.
@@ -205,6 +208,9 @@ class Broker:
             vhost.attach_share_queues()
         return queues
 
+    def _new_vhost(self, name: str) -> VirtualHost:
+        return VirtualHost(name, self.context, self.catalog, self.groups, self.shares, self.routing, self.transactions)
+
     def log_ids(self) -> set[int]:
         """The ids of all logs that there should be."""
         ids = {int(partition.log_id) for partition in self.streams.partitions()}
@@ -226,9 +232,10 @@ class Broker:
         if vhost is None:
             self.catalog.add_vhost(VhostRow(name))
             self.turn.touch()
-            vhost = VirtualHost(name, self.context, self.catalog, self.groups, self.shares, self.routing)
+            vhost = self._new_vhost(name)
             vhost.groups.clear()
             vhost.shares.clear()
+            vhost.transactions.clear()
             self.vhosts[name] = vhost
         return vhost
 
@@ -249,6 +256,7 @@ class Broker:
         for connection in list(self.connections):
             if connection.vhost_name() == name:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
+        self.transactions.remove(name)
         self.groups.remove(name)
         self.shares.remove(name)
         for queue in list(vhost.queues.values()):

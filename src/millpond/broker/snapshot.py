@@ -8,12 +8,14 @@
             | segment i64 | position i64 | length i64 | settled range count i32 | (start i64, end i64) each
     stream count i32
     stream  log id i64 | start offset i64 | end offset i64 | log end i64 | cleaned end i64 | producer count i32
-    producer  producer id i64 | epoch i32 | last seen i64 | batch count i32
-              | (first sequence i32, last sequence i32, base offset i64, timestamp i64) each
+            | producers | aborted transaction count i32
+            | (producer id i64, first offset i64, last offset i64, stable end i64) each
+    producer  producer id i64 | epoch i32 | last seen i64 | transaction start i64 | coordinator epoch i32
+              | batch count i32 | (first sequence i32, last sequence i32, base offset i64, timestamp i64) each
     record count i32 | (change u8, length i32, record) each: those of keepers, see keepers.py
 
 Version 1 has no attempts, no due and no streams; version 2 has no cleaned end, no producers and no records; version 3
-has records of consumer groups only, and no change before them.
+has records of consumer groups only, no change before them, and nothing about transactions.
 
 Only pages that are in the queue's log are listed: the journal from `first journal file` on has the others. `clean`
 says that the broker was stopped in order, so that what was never delivered is known.
@@ -34,6 +36,7 @@ from millpond.broker.queues.page import Page
 from millpond.broker.records import CHANGE_GROUP
 from millpond.broker.streams.partition import Partition
 from millpond.broker.streams.producers import ProducedBatch, Producer
+from millpond.storage.aborted_transactions import AbortedTransaction
 from millpond.storage.log import BatchPlace
 
 MAGIC: Final = b"MPCHKPT\x00"
@@ -88,6 +91,7 @@ class StreamState:
         self.log_end: Final[i64] = partition.log_end
         self.cleaned_end: Final[i64] = partition.cleaned_end
         self.producers: Final = partition.producers.encoded()
+        self.aborted: Final = partition.transactions.aborted.encoded()
 
 
 def _settled_ranges(page: Page) -> list[tuple[int, int]]:
@@ -158,6 +162,7 @@ def encode_snapshot(
         write_i64_be(body, stream.log_end)
         write_i64_be(body, stream.cleaned_end)
         body.write(stream.producers)
+        body.write(stream.aborted)
     write_i32_be(body, i32(0 if records is None else len(records)))
     for change, record in records or []:
         body.append(u8(change))
@@ -256,10 +261,15 @@ class SnapshotReader:
             cleaned_end = self._i64()
             if partition is not None:
                 partition.cleaned_end = cleaned_end
+            producers: list[Producer] = []
             for _ in range(self._i32()):
-                producer = self._producer()
-                if partition is not None:
-                    partition.producers.restore(producer)
+                producers.append(self._producer())
+            aborted: list[AbortedTransaction] = []
+            for _ in range(self._i32() if self._version > 3 else 0):
+                producer_id, first_offset, last_offset = self._i64(), self._i64(), self._i64()
+                aborted.append(AbortedTransaction(producer_id, first_offset, last_offset, self._i64()))
+            if partition is not None:
+                partition.restore_producers(producers, aborted)
         return True
 
     def next_record(self) -> bool:
@@ -281,6 +291,9 @@ class SnapshotReader:
     def _producer(self) -> Producer:
         producer = Producer(self._i64(), self._i32())
         producer.seen_ms = self._i64()
+        if self._version > 3:
+            producer.transaction_start = self._i64()
+            producer.coordinator_epoch = self._i32()
         for _ in range(self._i32()):
             first, last = self._i32(), self._i32()
             base_offset = self._i64()

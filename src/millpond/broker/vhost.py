@@ -28,6 +28,7 @@ from millpond.broker.arguments import (
     compare_exchange_arguments,
     compare_flag,
     compare_queue_arguments,
+    keeps_history,
     queue_settings,
     queue_type,
 )
@@ -57,6 +58,7 @@ from millpond.broker.streams.stream_queue import StreamQueue
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topic_routing import TopicRouting
 from millpond.broker.streams.topics import TopicOwner, Topics
+from millpond.broker.transactions.coordinator import Transactions
 from millpond.catalog.rows import BindingRow, ExchangeRow, PolicyRow, QueueRow
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         groups: ConsumerGroups,
         shares: ShareGroups,
         routing: TopicRouting,
+        transactions: Transactions,
     ) -> None:
         self.name: Final = name
         self.context: Final = context
@@ -122,6 +125,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
         self.shares: Final[Shares] = shares.add(name)
         self.topics: Final = Topics(name, self.queues, context, catalog, self)
+        self.transactions: Final = transactions.add(name, self.topics, self.groups)
         self.topics.on_partitions_added = self.shares.partitions_added
         self.shares.attach(self.topics)
         self.groups.shares.watchers.append(MemberWatcher(self.shares))
@@ -684,6 +688,8 @@ class VirtualHost(QueueOwner, TopicOwner):
         queue.auto_delete = auto_delete
         queue.arguments = arguments
         queue.exclusive_owner = connection if exclusive else None
+        if keeps_history(arguments):
+            self.topics.create_history(name, arguments)
         self._add_queue(queue)
         if isinstance(queue, ShareQueue):
             self._attach(queue)
@@ -707,10 +713,12 @@ class VirtualHost(QueueOwner, TopicOwner):
             raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: {error}") from None
 
     def _attach(self, queue: ShareQueue) -> None:
-        source = queue.arguments.get("x-source-topic")
+        has_history = keeps_history(queue.arguments)
+        source = queue.name if has_history else queue.arguments.get("x-source-topic")
         topic = self.topics.by_name.get(source) if isinstance(source, str) else None
         if topic is None:
             raise CorruptData(f"{self.queue_resource(queue.name)} is over a topic that is not there")
+        topic.is_history = topic.is_history or has_history
         queue.attach(self.shares, topic, self.streams)
 
     def attach_share_queues(self) -> None:
@@ -791,6 +799,9 @@ class VirtualHost(QueueOwner, TopicOwner):
         queue.delete()
         if isinstance(queue, ShareQueue):
             self._forget_group_of(queue)
+            if queue.topic is not None and keeps_history(queue.arguments) and not queue.topic.deleted:
+                queue.topic.is_history = False
+                self.topics.delete(queue.topic)
         self.groups.offsets.topic_deleted(queue.name)
         self._bindings_removed(leading_here)
 

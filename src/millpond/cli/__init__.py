@@ -80,7 +80,19 @@ def _show_version(wanted: bool) -> None:
 
 
 def _application() -> typer.Typer:
-    from millpond.cli import definitions, messages, permission, policy, quota, redrive, serve, status, topic, user
+    from millpond.cli import (
+        definitions,
+        messages,
+        permission,
+        policy,
+        quota,
+        redrive,
+        rewind,
+        serve,
+        status,
+        topic,
+        user,
+    )
 
     application = typer.Typer(
         help="Millpond: one broker for queues and streams.",
@@ -101,6 +113,7 @@ def _application() -> typer.Typer:
     messages.register(application)
     status.register(application)
     redrive.register(application)
+    rewind.register(application)
     definitions.register(application)
     application.add_typer(user.commands, name="user")
     application.add_typer(permission.commands, name="permission")

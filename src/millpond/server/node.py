@@ -38,6 +38,7 @@ from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.queues.page_store import PageStore
 from millpond.broker.recovery import JOURNAL_FOLDER, Recovery
+from millpond.broker.transactions.coordinator import TransactionSettings
 from millpond.broker.turn import Turn
 from millpond.catalog.catalog import Catalog
 from millpond.config import ListenAddress, Settings
@@ -140,6 +141,7 @@ class Node:
             settings.queues_max,
             settings.consumer_timeout_ms,
             _group_settings(settings),
+            TransactionSettings(settings.transaction_max_timeout_ms, settings.transactional_id_expiration_ms),
         )  # fmt: skip
         broker.streams.check_interval_ms = settings.stream_check_interval_ms
         state = catalog.load()
@@ -330,6 +332,7 @@ class Node:
             sock.close()
         await self._close_connections()
         if self._broker is not None:
+            self._broker.transactions.stop()
             self._broker.groups.stop()
             self._broker.shares.stop()
             self._broker.turn.end()

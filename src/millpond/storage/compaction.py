@@ -27,6 +27,7 @@ from typing import Final, NamedTuple, final
 
 from millpond.base.errors import CorruptData, StorageError
 from millpond.base.limits import COMPACTION_KEY_SLOTS_MAX, COMPACTION_STEP_BYTES
+from millpond.storage.aborted_transactions import AbortedTransactions
 from millpond.storage.batch_rewrite import emptied
 from millpond.storage.cleaned_segment import CleanedSegment
 from millpond.storage.file_pool import FilePool
@@ -161,15 +162,18 @@ class Compaction:
         damaged: set[int],
         pause: Callable[[], None],
         slots_max: int = COMPACTION_KEY_SLOTS_MAX,
+        aborted: AbortedTransactions | None = None,
     ) -> None:
         """`kept_batches` has the base offsets of the last batches of idempotent producers, which stay, empty, when
         their records go: the producers' numbers must not be lost. `damaged` has the base offsets of segments that are
-        known not to verify, and gets those that are found. `pause` is called every now and then; what it raises ends
-        the pass."""
+        known not to verify, and gets those that are found. `aborted` has the log's aborted transactions. `pause` is
+        called every now and then; what it raises ends the pass."""
         self.plan: Final = plan
         self.end_offset = plan.first_dirty
         # Batches whose records make no sense, and segments that were left as they are.
         self.senseless = 0
+        # A segment, or part of one, was left with whatever it has.
+        self.has_left_out = False
         self.bytes_read = 0
         self.bytes_written = 0
         self._files: Final = files
@@ -177,7 +181,7 @@ class Compaction:
         self._kept_batches: Final = kept_batches
         self._damaged: Final = damaged
         self._pause: Final = pause
-        self._keys: Final = KeyIndex(plan.first_dirty, slots_max)
+        self._keys: Final = KeyIndex(plan.first_dirty, slots_max, aborted)
         self._filter: RecordFilter | None = None
 
     def index(self, now_ms: int, delete_retention_ms: int) -> None:
@@ -241,7 +245,7 @@ class Compaction:
         rules = self._filter
         assert rules is not None
         if not group:
-            rules.keeps_deletions = True
+            rules.keeps_deletions = self.has_left_out = True
             return None
         cleaned = CleanedSegment(self._files, self._folder, group[0])
         segment = group[0]
@@ -252,7 +256,7 @@ class Compaction:
             cleaned.finish(end_offset)
         except CorruptData:
             self._damaged.add(segment.base_offset)
-            rules.keeps_deletions = True
+            rules.keeps_deletions = self.has_left_out = True
             cleaned.discard()
             return None
         except FileNotFoundError:
@@ -287,7 +291,7 @@ class Compaction:
                 left = rules.apply(batch)
             except CorruptData:
                 self.senseless += 1
-                rules.keeps_deletions = True
+                rules.keeps_deletions = self.has_left_out = True
                 left = batch
             if left is batch:
                 cleaned.add(batch, header, position)

@@ -459,6 +459,10 @@ class Log:
 
     # --- Compaction -------------------------------------------------------------------------------------------------
 
+    def segments(self) -> list[Segment]:
+        """All of them, in their order."""
+        return list(self._segments)
+
     def sealed_segments(self) -> list[Segment]:
         """Those that nothing more is appended to."""
         return [segment for segment in self._segments if segment is not self._active]

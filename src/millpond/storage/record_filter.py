@@ -4,6 +4,9 @@ A record stays when it is the last one of its key, as far as the table of keys r
 One without a value says that its key is deleted: it stays too, until the delete horizon of its batch, which is set when
 compaction first comes by. A record without a key has no place in a compacted log.
 
+Records of aborted transactions go, whatever their keys. The marker that ends a transaction stays as long as there is a
+batch of it, and then until a delete horizon too: a reader that has seen such a batch must find the marker.
+
 A batch that loses records keeps its offsets, its producer's numbers and its codec. With a delete horizon, base
 timestamp and timestamp deltas change so that the records' timestamps do not.
 
@@ -18,13 +21,14 @@ from librt.strings import BytesWriter
 from mypy_extensions import i64
 
 from millpond.base.errors import CorruptData
+from millpond.storage.aborted_transactions import AbortedTransactions
 from millpond.storage.batch_rewrite import plain_batch, rebuilt
 from millpond.storage.compression import compress
 from millpond.storage.key_offsets import KeyOffsets
 from millpond.storage.record_batch import (
     COMPRESSION_MASK,
-    CONTROL,
     DELETE_HORIZON,
+    HEADER_BYTES,
     LOG_APPEND_TIME,
     BatchHeader,
     RecordReader,
@@ -36,7 +40,8 @@ from millpond.storage.record_batch import (
 class KeyIndex:
     """The last offset of each key of the part of a log that compaction has not been over."""
 
-    def __init__(self, first_offset: i64, slots_max: i64) -> None:
+    def __init__(self, first_offset: i64, slots_max: i64, aborted: AbortedTransactions | None = None) -> None:
+        self._aborted: Final = aborted or AbortedTransactions()
         self.offsets: Final = KeyOffsets(slots_max)
         # All records before it are in the table, or were before `first_offset`.
         self.end_offset: i64 = first_offset
@@ -48,7 +53,8 @@ class KeyIndex:
         for all of them."""
         header = BatchHeader(batch)
         makes_sense = True
-        if header.record_count > 0 and header.attributes & CONTROL == 0:
+        is_aborted = header.is_transactional and self._aborted.covers(header.producer_id, header.base_offset)
+        if header.record_count > 0 and not header.is_control and not is_aborted:
             try:
                 self._add_records(RecordReader(plain_batch(batch)))
             except CorruptData:
@@ -76,6 +82,9 @@ class RecordFilter:
         self._end_offset: Final[i64] = keys.end_offset
         self._now_ms: Final[i64] = now_ms
         self._horizon_ms: Final[i64] = now_ms + delete_retention_ms
+        self._aborted: Final = keys._aborted
+        # Producers of which transactional batches have come since their last marker.
+        self._in_transaction: Final[set[int]] = set()
         # Set where older records could not be looked at: what says that they are deleted must then stay.
         self.keeps_deletions = False
         self.records_read: i64 = 0
@@ -85,8 +94,13 @@ class RecordFilter:
         """What is left of the batch: itself where nothing changes, nothing where no record is left. CorruptData where
         its records make no sense."""
         header = BatchHeader(batch)
-        if header.attributes & CONTROL != 0:
-            return batch
+        if header.is_control:
+            return self._marker(batch, header)
+        if header.is_transactional:
+            self._in_transaction.add(int(header.producer_id))
+            if self._aborted.covers(header.producer_id, header.base_offset):
+                self.records_read += header.record_count
+                return b""
         plain = plain_batch(batch)
         reader = RecordReader(plain)
         has_horizon = header.attributes & DELETE_HORIZON != 0
@@ -134,6 +148,19 @@ class RecordFilter:
         if attributes & LOG_APPEND_TIME != 0:
             newest_ms = header.max_timestamp_ms
         return rebuilt(batch, attributes, base_ms, newest_ms, count, records)
+
+    def _marker(self, batch: bytes, header: BatchHeader) -> bytes:
+        """What is left of a control batch."""
+        has_batches = int(header.producer_id) in self._in_transaction
+        self._in_transaction.discard(int(header.producer_id))
+        if has_batches or self.keeps_deletions:
+            return batch
+        if header.attributes & DELETE_HORIZON == 0:
+            records = _with_base(batch[HEADER_BYTES:], header.record_count, header.base_timestamp_ms - self._horizon_ms)
+            attributes = header.attributes | DELETE_HORIZON
+            newest_ms = header.max_timestamp_ms
+            return rebuilt(batch, attributes, self._horizon_ms, newest_ms, header.record_count, records)
+        return batch if self._now_ms < header.base_timestamp_ms else b""
 
     def _stays(self, reader: RecordReader, is_deletable: bool) -> bool:
         if reader.offset >= self._end_offset:

@@ -131,12 +131,11 @@ def test_every_group_is_looked_after_here(client: Client, version: int) -> None:
 @pytest.mark.parametrize(
     ("key_type", "code"),
     [
-        (1, ErrorCode.transactional_id_authorization_failed),
         (2, ErrorCode.invalid_request),
         (9, ErrorCode.invalid_request),
     ],
 )
-def test_there_are_coordinators_of_groups_only(client: Client, key_type: int, code: ErrorCode) -> None:
+def test_there_are_coordinators_of_groups_and_transactions_only(client: Client, key_type: int, code: ErrorCode) -> None:
     (found,) = client.call(FIND_COORDINATOR, 6, key_type=key_type, coordinator_keys=["k"]).coordinators
     assert (found.error_code, found.node_id, found.port) == (code, -1, -1)
 

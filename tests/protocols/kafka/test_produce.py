@@ -243,9 +243,10 @@ def test_a_timestamp_may_lie_as_far_away_as_the_topic_allows(pond: Pond, client:
     assert client.produce("t", batch_of(b"a", timestamp_ms=-1)).error_code.value == 0
 
 
-def test_no_transactions(pond: Pond, client: Client) -> None:
+def test_a_transactional_batch_needs_a_transactional_id(pond: Pond, client: Client) -> None:
     pond.topic("t")
-    response = client.call(PRODUCE, 9, **produce_tree({"t": {0: ONE}}, transactional_id="x"))
+    batch = batch_of(b"one", producer=(1, 0, 0), attributes=16)
+    response = client.call(PRODUCE, 9, **produce_tree({"t": {0: batch}}))
     code = response.responses[0].partition_responses[0].error_code.value
     assert code == errors.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
     assert pond.partition("t").end_offset == 0

@@ -172,6 +172,9 @@ def _queue(queue: MessageQueue, vhost: VirtualHost) -> Object:
 def _topics(vhost: VirtualHost) -> Iterator[Object]:
     """What RabbitMQ has not, and passes over; those that are as AMQP has declared them are among the queues."""
     for _, topic in sorted(vhost.topics.by_name.items()):
+        if topic.is_history:
+            # It comes with its queue.
+            continue
         if not _is_stream(topic):
             yield {
                 "name": topic.name,

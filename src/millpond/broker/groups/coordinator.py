@@ -97,8 +97,12 @@ class GroupCoordinator:
     def expire(self, group: Group) -> None:
         """Forget offsets that are too old, and the group when nothing is left of it."""
         # What a share group has come to is not among these offsets.
-        if group.type != SHARE and self.offsets.expire(group) and group.is_empty and not group.pending:
+        if group.type != SHARE and self.offsets.expire(group) and group.is_empty and not self._is_waited_for(group):
             self.store.record(GroupDeleted(group.id))
+
+    def _is_waited_for(self, group: Group) -> bool:
+        """Whether members, or a transaction's offsets, are on their way."""
+        return bool(group.pending) or self.store.pending.has_any(group.id)
 
     def restored(self) -> None:
         """All that is known of the groups has been applied: they go on."""

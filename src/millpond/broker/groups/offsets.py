@@ -40,6 +40,7 @@ from millpond.broker.groups.store import GroupStore
 
 # (topic, partition)
 Place = tuple[str, int]
+Committed = tuple[tuple[str, int, CommittedOffset], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,56 @@ class Offsets:
                 raise GroupNotFound(f"there is no group '{request.group}'")
         else:
             self._check_committer(group, request)
+        refused, committed = self._checked(group, request)
+        if group is None:
+            group = self._store.create(request.group)
+        if committed:
+            self._store.record(OffsetsCommitted(group.id, committed))
+        return refused
+
+    def check_transactional(self, request: CommitRequest) -> tuple[Mapping[Place, PeerError], Committed]:
+        """The same for offsets that wait for a transaction's end, and are not committed here. Those that are refused,
+        and the others.
+
+        As Kafka has it, older clients do not say who they are, and a rebalance does not matter.
+        """
+        group = self._store.groups.get(request.group)
+        if group is None:
+            if request.generation >= 0:
+                raise IllegalGeneration(f"there is no group '{request.group}'")
+        elif group.modern is not None:
+            self._check_modern_transactional(group, request)
+        elif request.generation >= 0 or request.member_id or request.instance_id is not None:
+            if request.generation >= 0 or not group.is_empty:
+                group.member(request.member_id, request.instance_id)
+                if request.generation != group.generation:
+                    raise IllegalGeneration(f"group '{group.id}' is in generation {group.generation}")
+        refused, committed = self._checked(group, request)
+        if self._store.pending.count + len(committed) > self._store.settings.offsets_max:
+            raise TooManyOffsets(f"at most {self._store.settings.offsets_max} offsets wait for transactions")
+        return refused, committed
+
+    def _check_modern_transactional(self, group: Group, request: CommitRequest) -> None:
+        if group.type != CONSUMER:
+            raise GroupNotFound(f"Group {group.id} is not a consumer group.")
+        is_told = request.generation >= 0 or bool(request.member_id) or request.instance_id is not None
+        if is_told and (request.generation >= 0 or not group.is_empty):
+            try:
+                self.check_epoch(group, request.member_id, request.generation)
+            except StaleMemberEpoch as error:
+                raise IllegalGeneration(str(error)) from None
+
+    def ensure_group(self, group_id: str) -> None:
+        """Have a group of this name, without members where it is new."""
+        if group_id not in self._store.groups:
+            self._store.create(group_id)
+
+    def is_unstable(self, group_id: str, topic: str, partition: int) -> bool:
+        """Whether a transaction is open that may change this offset."""
+        return self._store.pending.has(group_id, topic, partition)
+
+    def _checked(self, group: Group | None, request: CommitRequest) -> tuple[dict[Place, PeerError], Committed]:
+        """The offsets that are refused, and the others as they are to be remembered. TooManyOffsets."""
         now_ms = self._store.clock.wall_ms()
         expires_ms = -1 if request.retention_ms < 0 else now_ms + request.retention_ms
         refused: dict[Place, PeerError] = {}
@@ -101,11 +152,7 @@ class Offsets:
             value = CommittedOffset(one.offset, one.leader_epoch, one.metadata, now_ms, expires_ms)
             committed.append((one.topic, one.partition, value))
         self._check_count(group, committed)
-        if group is None:
-            group = self._store.create(request.group)
-        if committed:
-            self._store.record(OffsetsCommitted(group.id, tuple(committed)))
-        return refused
+        return refused, tuple(committed)
 
     def _check_committer(self, group: Group, request: CommitRequest) -> None:
         if group.modern is not None:
@@ -190,7 +237,8 @@ class Offsets:
         deleted = [
             (topic, partition)
             for topic, partition in places
-            if topic not in subscribed and partition in group.offsets.get(topic, ())
+            if topic not in subscribed
+            and (partition in group.offsets.get(topic, ()) or self._store.pending.has(group_id, topic, partition))
         ]
         if deleted:
             self._store.record(OffsetsDeleted(group_id, tuple(deleted)))
@@ -198,7 +246,7 @@ class Offsets:
 
     def topic_deleted(self, topic: str) -> None:
         """No group has come anywhere in a topic that is gone. A new one of this name begins anew."""
-        if topic in self._store.topics:
+        if topic in self._store.topics or self._store.pending.count > 0:
             self._store.record(TopicDeleted(topic))
 
     def expire(self, group: Group) -> bool:
@@ -215,7 +263,7 @@ class Offsets:
             for partition, committed in partitions.items():
                 begins_ms = committed.committed_ms if since_ms < 0 else since_ms
                 expires_ms = committed.expires_ms if committed.expires_ms >= 0 else begins_ms + retention_ms
-                if now_ms >= expires_ms:
+                if now_ms >= expires_ms and not self._store.pending.has(group.id, topic, partition):
                     expired.append((topic, partition))
         if expired:
             self._store.record(OffsetsDeleted(group.id, tuple(expired)))

@@ -22,6 +22,7 @@ from millpond.broker.groups.errors import GroupFull, InvalidGroupName
 from millpond.broker.groups.group import Group, Member
 from millpond.broker.groups.modern import ModernGroup
 from millpond.broker.groups.modern_records import ModernHead, ModernHeadChanged, ModernRecord
+from millpond.broker.groups.pending import PendingOffsets
 from millpond.broker.groups.records import (
     COMPLETING_REBALANCE,
     PREPARING_REBALANCE,
@@ -119,6 +120,8 @@ class GroupStore:
         self._turn: Final = turn
         self._ledger: Final = ledger
         self.groups: Final[dict[str, Group]] = {}
+        # Offsets that wait for a transaction's end; the transactions' own records keep them.
+        self.pending: Final = PendingOffsets()
         # In how many groups a topic has offsets.
         self.topics: Final[dict[str, int]] = {}
         # The commit that covers everything that groups have been told so far.
@@ -192,6 +195,7 @@ class GroupStore:
             for group in self.groups.values():
                 for partition in list(group.offsets.get(record.topic, ())):
                     self._delete_offset(group, record.topic, partition)
+            self.pending.forget_topic(record.topic)
         elif isinstance(record, Cleared):
             for group_id in list(self.groups):
                 self._delete(group_id)
@@ -204,6 +208,7 @@ class GroupStore:
         else:
             for topic, partition in record.places:
                 self._delete_offset(group, topic, partition)
+            self.pending.forget_places(group.id, record.places)
 
     def _found(self, group_id: str) -> Group:
         group = self.groups.get(group_id)
@@ -332,6 +337,7 @@ class GroupStore:
     def _delete(self, group_id: str) -> None:
         group = self.groups.pop(group_id, None)
         if group is not None:
+            self.pending.forget_group(group_id)
             self.totals.groups -= 1
             self.totals.offsets -= group.offset_count
             self.totals.metadata -= group.metadata

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import i64
+
 from millpond.base.clock import Timer
 from millpond.base.errors import CorruptData
 from millpond.base.limits import SHARE_LOCK_CHECK_MS
 from millpond.broker.shares.delivery_state import NEVER_MS, Acquired, DeliveryListener, DeliveryState, ShareReader
 from millpond.broker.shares.records import Place, Rewound, Started
 from millpond.broker.shares.settings import RESET_EARLIEST, RESET_LATEST, reset_age_ms
-from millpond.broker.streams.partition import Batch, Partition, PartitionListener
+from millpond.broker.streams.partition import Batch, Partition, PartitionListener, RetentionGuard
 from millpond.broker.streams.subscription import START_FIRST, START_LAST, START_NEXT, START_OFFSET, START_TIME
 from millpond.storage.record_batch import BatchHeader
 
@@ -45,6 +47,17 @@ class Fetched:
         self.records = 0
         # It might be more, if what is being read from the disk were there.
         self.is_loading = False
+
+
+class _Unsettled(RetentionGuard):
+    """A queue's messages are not forgotten before they are settled, however old they are."""
+
+    def __init__(self, partition: SharePartition) -> None:
+        self._partition: Final = partition
+
+    def needed_from(self) -> i64:
+        state = self._partition.state
+        return i64(0) if state is None else state.start
 
 
 class SharePartition(DeliveryListener):
@@ -118,6 +131,10 @@ class SharePartition(DeliveryListener):
     def _trim(self, state: DeliveryState) -> None:
         if state.start < self.partition.start_offset:
             state.trim_before(self.partition.start_offset)
+
+    def keep_unsettled(self) -> None:
+        """From now on retention lets go only of what is settled."""
+        self.partition.guard = _Unsettled(self)
 
     # --- Readers ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """A queue over a topic, without copies: consumers compete for the topic's records, each of which is settled once.
 
     x-queue-type: share     x-source-topic: t     x-stream-offset: where to begin, as consumers of streams say it
+    x-retention-ms: n       instead of a source: the topic is the queue's own, has its name, and keeps what was settled
+                            for so long; nobody else appends to it
 
 The queue called q is the share group q of Kafka's: its deliveries and those to Kafka's share consumers of that group
 come from one `DeliveryState` per partition. Here a delivery's lock lasts until the consumer's timeout, and what is dead
@@ -19,6 +21,7 @@ from mypy_extensions import i64
 from millpond.base.clock import Timer
 from millpond.base.errors import PreconditionFailed
 from millpond.base.limits import DEAD_LETTER_RETRY_MS, DELIVERIES_PER_TURN_MAX, SHARE_QUEUE_LOCKS_MAX
+from millpond.broker.arguments import keeps_history
 from millpond.broker.message import Address, Message, Properties
 from millpond.broker.queues.backlog import Backlog
 from millpond.broker.queues.consumer import Consumer
@@ -28,7 +31,7 @@ from millpond.broker.queues.queue import REASON_DELIVERY_LIMIT, REASON_REJECTED
 from millpond.broker.queues.settings import QueueSettings
 from millpond.broker.shares.delivery_state import DEAD_REJECTED, DELIVERIES_MAX, NEVER_MS, DeliveryState, ShareReader
 from millpond.broker.streams.record_messages import RecordMessages
-from millpond.broker.streams.subscription import Subscription
+from millpond.broker.streams.subscription import START_FIRST, Subscription
 
 if TYPE_CHECKING:
     from millpond.broker.shares.coordinator import ShareGroup, Shares
@@ -262,7 +265,11 @@ class ShareQueue(MessageQueue):
         self._lanes = []
         for number in range(len(topic.partitions)):
             partition = group.shares.place(group, topic, number)
-            partition.begin((start.start, start.position))
+            if topic.is_history:
+                partition.keep_unsettled()
+                partition.begin((START_FIRST, 0))
+            else:
+                partition.begin((start.start, start.position))
             self._lanes.append(Lane(self, partition))
         self._listen()
         self.touch()
@@ -290,6 +297,10 @@ class ShareQueue(MessageQueue):
             if number < 0 or lane.partition.number == number:
                 lane.partition.rewind(int(offset))
         self.turn.touch()
+
+    def partitions(self) -> list[SharePartition]:
+        """What it reads from."""
+        return [lane.partition for lane in self._lanes]
 
     # --- What it holds ----------------------------------------------------------------------------------------------
 
@@ -574,6 +585,10 @@ class ShareQueue(MessageQueue):
 
 def check_source(arguments: dict[str, object], has_topic: bool, resource: str) -> None:
     """PreconditionFailed where there can be no queue over a topic as declared."""
+    if keeps_history(arguments):
+        if "x-source-topic" in arguments:
+            raise PreconditionFailed(f"invalid arg 'x-source-topic' for {resource}: its history is a topic of its own")
+        return
     name = arguments.get("x-source-topic")
     if not isinstance(name, str) or not name:
         raise PreconditionFailed(f"invalid arg 'x-source-topic' for {resource}: expected the name of a topic")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from millpond.base.clock import Clock
 from millpond.base.errors import StorageError
 from millpond.base.limits import COMPACTION_PAUSE_MS, COMPACTION_RETRY_MS
+from millpond.storage.aborted_transactions import AbortedTransactions
 from millpond.storage.compaction import CompactionPlan, CompactionSettings, CompactionStopped
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class _Candidate(NamedTuple):
     settings: CompactionSettings
     # Of the last batches of idempotent producers.
     kept_batches: frozenset[int]
+    # Nothing beyond belongs to a transaction that has surely ended, and before it these were aborted.
+    stable_end: int
+    aborted: AbortedTransactions
 
 
 class _Outcome(NamedTuple):
@@ -54,6 +58,8 @@ class _Outcome(NamedTuple):
     # There is another one that something can be done for now, or after a checkpoint.
     has_more: bool
     waits_for_checkpoint: bool
+    # It has left nothing that was aborted.
+    has_dropped_aborted: bool = False
 
 
 class StreamCleaner:
@@ -110,6 +116,8 @@ class StreamCleaner:
             self._streams.segment_bytes(partition),
             settings,
             kept,
+            int(partition.stable_end),
+            partition.transactions.aborted.copy(),
         )
 
     def _ended(self, job: Future[_Outcome]) -> None:
@@ -127,7 +135,7 @@ class StreamCleaner:
         partition = candidate.partition
         self.passes_total += 1
         if outcome.cleaned_end > partition.cleaned_end:
-            partition.cleaned(outcome.cleaned_end)
+            partition.cleaned(outcome.cleaned_end, outcome.has_dropped_aborted)
         else:
             self._resting[int(partition.log_id)] = self._clock.monotonic_ms() + COMPACTION_RETRY_MS
         self._resting = {log_id: until for log_id, until in self._resting.items() if until > self._clock.monotonic_ms()}
@@ -153,9 +161,11 @@ class StreamCleaner:
             return _Outcome(None, 0, False, waits)
         candidate, plan = max(due, key=lambda pair: pair[1].dirty_ratio)
         cleaned_end = candidate.first_dirty
+        is_whole = True
         try:
             while True:
-                cleaned_end = self._pass(candidate, plan, now_ms)
+                cleaned_end, was_whole = self._pass(candidate, plan, now_ms)
+                is_whole = is_whole and was_whole
                 if cleaned_end >= plan.end_offset:
                     break
                 plan = _plan(candidate, cleaned_end, plan.end_offset, now_ms)
@@ -164,14 +174,15 @@ class StreamCleaner:
         except (StorageError, OSError) as error:
             if not candidate.log.is_gone:
                 logger.error("stream %r was not compacted to its end: %s", candidate.log.name, error)
-        return _Outcome(candidate, cleaned_end, len(due) > 1, waits)
+            is_whole = False
+        return _Outcome(candidate, cleaned_end, len(due) > 1, waits, is_whole)
 
-    def _pass(self, candidate: _Candidate, plan: CompactionPlan, now_ms: int) -> int:
-        """Where it ended."""
+    def _pass(self, candidate: _Candidate, plan: CompactionPlan, now_ms: int) -> tuple[int, bool]:
+        """Where it ended, and whether it has left out nothing before that."""
         log = candidate.log
         damaged = set(log.damaged)
         size_before = sum(segment.size for segment in plan.segments)
-        compaction = log.compaction(plan, candidate.kept_batches, partial(self._pause, log))
+        compaction = log.compaction(plan, candidate.kept_batches, candidate.aborted, partial(self._pause, log))
         compaction.index(now_ms, candidate.settings.delete_retention_ms)
         saved = 0
         for group in compaction.groups(candidate.segment_bytes):
@@ -181,6 +192,8 @@ class StreamCleaner:
                 replace: Callable[[], bool] = partial(log.replace, group, cleaned)
                 if self._store.call_on_writer(replace):
                     saved += before - cleaned.walk.size
+                else:
+                    compaction.has_left_out = True
         for base_offset in sorted(log.damaged - damaged):
             logger.critical(
                 "the segment of offset %d of stream %r is damaged, and is not compacted", base_offset, log.name
@@ -190,7 +203,7 @@ class StreamCleaner:
                 "%d batches of stream %r make no sense and were left as they are", compaction.senseless, log.name
             )
         logger.debug("stream %r: compaction has freed %d of %d bytes", log.name, saved, size_before)
-        return compaction.end_offset
+        return compaction.end_offset, not compaction.has_left_out
 
     def _pause(self, log: StreamLog) -> None:
         if log.is_gone or self._store.stopping.wait(COMPACTION_PAUSE_MS / 1000):
@@ -198,4 +211,5 @@ class StreamCleaner:
 
 
 def _plan(candidate: _Candidate, first_dirty: int, end_offset: int, now_ms: int) -> CompactionPlan:
+    end_offset = min(end_offset, candidate.stable_end)
     return candidate.log.plan_compaction(first_dirty, end_offset, now_ms, candidate.settings)

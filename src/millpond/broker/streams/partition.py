@@ -22,8 +22,11 @@ from mypy_extensions import i64, mypyc_attr
 from millpond.base.errors import CorruptData
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
-from millpond.broker.streams.producers import Producers
+from millpond.broker.streams.producers import Producer, Producers
+from millpond.broker.streams.transactions import PartitionTransactions
+from millpond.storage.aborted_transactions import ABORTED_BYTES, AbortedTransaction
 from millpond.storage.record_batch import BatchHeader
+from millpond.storage.transaction_marker import ABORTED, COMMITTED, marker_of
 
 if TYPE_CHECKING:
     from millpond.broker.streams.stream_store import StreamStore
@@ -63,6 +66,15 @@ class PartitionListener:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RetentionGuard:
+    """Who needs part of a log whatever its age: a queue whose messages it has."""
+
+    def needed_from(self) -> i64:
+        """Retention leaves alone what lies from this offset on; -1 for nothing."""
+        raise NotImplementedError
+
+
 @final
 class Partition:
     """One log. `log_id` names it, on the disk and in the journal; it is never used again."""
@@ -88,8 +100,8 @@ class Partition:
         self.age_max_ms: i64 = -1
         self.bytes_max: i64 = -1
         self.segment_bytes: i64 = -1
-        # What retention leaves alone, from this offset on: a queue's messages that are not settled. -1: nothing.
-        self.needed_from: i64 = -1
+        # Who needs what retention would else let go of.
+        self.guard: RetentionGuard | None = None
         # As Kafka's segment.ms. Where it is not -1, retention is Kafka's too: the segment that is written to goes when
         # it is too old.
         self.segment_ms: i64 = -1
@@ -124,8 +136,10 @@ class Partition:
         self._restored_end: i64 = 0
         # Of producers that number what they send.
         self.producers: Final = Producers()
-        # Up to here compaction has been over the log.
+        self.transactions: Final = PartitionTransactions()
+        # Up to here compaction has been over the log, and up to here it has left nothing that was aborted.
         self.cleaned_end: i64 = 0
+        self._aborted_gone_before: i64 = 0
         # What has been appended, and what readers were given, since the start; for operators.
         self.appended_bytes: i64 = 0
         self.read_bytes: i64 = 0
@@ -168,7 +182,7 @@ class Partition:
         self.appended_bytes += len(batch)
         self.end_offset = base_offset + header.last_offset_delta + 1
         if header.producer_id >= 0:
-            self.producers.appended(header, base_offset, self.store.turn.now_ms)
+            self._produced(batch, header, base_offset)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, sequence))
         if self.recoverable:
             if self.readers_waiting > 0:
@@ -186,14 +200,41 @@ class Partition:
         self.unwritten_bytes += len(batch.data)
         self.memory.used += batch.memory_bytes
 
+    def _produced(self, batch: bytes, header: BatchHeader, base_offset: i64) -> None:
+        """A producer has appended a batch, or its coordinator a marker for it."""
+        now_ms = self.store.turn.now_ms
+        if not header.is_control:
+            if self.producers.appended(header, base_offset, now_ms):
+                self.transactions.began(base_offset)
+            return
+        marker = marker_of(batch)
+        if marker is not None and (marker.kind == COMMITTED or marker.kind == ABORTED):
+            first_offset = self.producers.ended(header, marker.coordinator_epoch, now_ms)
+            if first_offset >= 0:
+                is_commit = marker.kind == COMMITTED
+                self.transactions.ended(header.producer_id, first_offset, base_offset, is_commit)
+                if not is_commit:
+                    self.memory.used += ABORTED_BYTES
+
     @property
     def stable_end(self) -> i64:
         """Up to here all is durable and belongs to no open transaction: what readers of committed records are shown."""
-        return self.durable_end
+        first_unstable = self.transactions.first_unstable
+        if first_unstable < 0 or first_unstable >= self.durable_end:
+            return self.durable_end
+        return max(first_unstable, self.start_offset)
 
     def is_aborted(self, header: BatchHeader) -> bool:
         """Whether the batch, which lies before `stable_end`, belongs to a transaction that was aborted."""
-        return False
+        if not header.is_transactional or header.is_control:
+            return False
+        return self.transactions.aborted.covers(header.producer_id, header.base_offset)
+
+    @property
+    def needed_from(self) -> i64:
+        """Retention leaves alone what lies from this offset on; -1 where it need not."""
+        guard = self.guard
+        return -1 if guard is None else guard.needed_from()
 
     @property
     def has_pending(self) -> bool:
@@ -233,6 +274,7 @@ class Partition:
         if at > self._pending_at:
             self._pending_at = at
             self.durable_end = hot[at - 1].end_offset
+            self.transactions.durable_to(self.durable_end)
             self._bound_tail()
             self._tell_advanced()
 
@@ -240,6 +282,7 @@ class Partition:
         self._pending_at = len(self.hot)
         if self.durable_end != self.end_offset:
             self.durable_end = self.end_offset
+            self.transactions.durable_to(self.durable_end)
             self._tell_advanced()
 
     # --- Reading ----------------------------------------------------------------------------------------------------
@@ -422,6 +465,7 @@ class Partition:
         if self.deleted or offset <= self.start_offset:
             return False
         self.start_offset = offset
+        self._forget_aborted_before(self.start_offset)
         if self.recoverable:
             self.ledger.trimmed(self.log_id, offset)
             self.store.turn.touch()
@@ -431,6 +475,10 @@ class Partition:
             self.unwritten_bytes -= self._drop_before(offset)
         self._tell_advanced()
         return True
+
+    def _forget_aborted_before(self, offset: i64) -> None:
+        """Forget the aborted transactions of which nothing is left."""
+        self.memory.used -= self.transactions.aborted.forget_before(offset) * ABORTED_BYTES
 
     def _drop_before(self, end_offset: i64) -> i64:
         """Give up the durable batches that end here or before; how many bytes they have."""
@@ -444,11 +492,16 @@ class Partition:
             self._drop_first(count, freed)
         return freed
 
-    def cleaned(self, end_offset: i64) -> None:
-        """Compaction has been over the log up to here: readers shall see what it has left."""
+    def cleaned(self, end_offset: i64, has_dropped_aborted: bool) -> None:
+        """Compaction has been over the log up to here: readers shall see what it has left. `has_dropped_aborted` says
+        that nothing is left of what was aborted."""
         self.cleaned_end = end_offset
         self._drop_before(min(end_offset, self.written_end))
         self.store.forget(self)
+        # What was being read meanwhile may still come from before: so that of the pass before this one is forgotten.
+        self._forget_aborted_before(self._aborted_gone_before)
+        if has_dropped_aborted:
+            self._aborted_gone_before = end_offset
 
     def checkpointed(self, log_end: i64) -> None:
         """A checkpoint is complete that knows the log up to here."""
@@ -458,12 +511,13 @@ class Partition:
         """Retention where nothing is ever written: whole batches."""
         kept = self.hot_bytes
         start = self.start_offset
+        needed_from = self.needed_from
         for index in range(len(self.hot) - 1):
             batch = self.hot[index]
             is_too_old = self.age_max_ms >= 0 and batch.newest_ms < now_ms - self.age_max_ms
             if not is_too_old and not (self.bytes_max >= 0 and kept > self.bytes_max):
                 break
-            if 0 <= self.needed_from < batch.end_offset:
+            if 0 <= needed_from < batch.end_offset:
                 break
             kept -= len(batch.data)
             start = batch.end_offset
@@ -475,6 +529,7 @@ class Partition:
         self._drop_first(len(self.hot), self.hot_bytes)
         self._pending_at = 0
         self.unwritten_bytes = 0
+        self._forget_aborted_before(self.end_offset)
         self.store.delete(self)
         self._tell_advanced()
 
@@ -490,10 +545,24 @@ class Partition:
         self.checkpointed_end = log_end
         self._restored_end = end_offset
 
+    def restore_producers(self, producers: list[Producer], aborted: list[AbortedTransaction]) -> None:
+        """The same, for producers and their transactions."""
+        open_offsets: list[int] = []
+        for producer in producers:
+            self.producers.restore(producer)
+            if producer.transaction_start >= 0:
+                open_offsets.append(int(producer.transaction_start))
+        self.transactions.restore(open_offsets, aborted)
+        self.memory.used += len(aborted) * ABORTED_BYTES
+
     def restore_from_log(self) -> None:
         """There is no checkpoint: the log is all that is known."""
-        start, end = self.store.surviving_range(self)
+        start, end = self.store.surviving_range(self, self._found_in_log)
         self.restore(start, end, end)
+
+    def _found_in_log(self, batch: bytes) -> None:
+        header = BatchHeader(batch)
+        self._produced(batch, header, header.base_offset)
 
     def restore_batch(self, batch: bytes, base_offset: i64) -> None:
         """A batch that the journal holds: a new one, or one that was carried forward."""
@@ -504,8 +573,9 @@ class Partition:
             # It is in the log, or was written again by a checkpoint that was not finished.
             return
         self.end_offset = base_offset + header.last_offset_delta + 1
-        if header.producer_id >= 0:
-            self.producers.appended(header, base_offset, self.store.turn.now_ms)
+        if header.producer_id >= 0 and base_offset >= self._restored_end:
+            # What lies before is part of what the checkpoint knew.
+            self._produced(batch, header, base_offset)
         self._add_hot(Batch(batch, base_offset, self.end_offset, header.max_timestamp_ms, 0))
 
     def restore_start(self, start_offset: i64) -> None:
@@ -517,6 +587,8 @@ class Partition:
         self.start_offset = min(self.start_offset, self.end_offset)
         self._pending_at = len(self.hot)
         self.durable_end = self.end_offset
+        self.transactions.durable_to(self.durable_end)
+        self._forget_aborted_before(self.start_offset)
         self.store.restored(self)
 
 

@@ -6,7 +6,10 @@ one of them is answered as it was then. A new epoch of the producer begins at 0 
 
 A producer that is not known (it is new here, or was idle for so long that it is forgotten) may begin with any number.
 
-Source: Apache Kafka, KIP-98 and KIP-360.
+A producer's transactional batches belong to its open transaction, until a marker ends that. The marker's epoch counts
+as the producer's: so one that was fenced, or whose epoch its coordinator has raised, is shut out here too.
+
+Source: Apache Kafka, KIP-98, KIP-360 and KIP-890.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ APPEND: Final = 0
 DUPLICATE: Final = 1
 OUT_OF_ORDER: Final = 2
 FENCED: Final = 3
+# It is not transactional, and its producer has a transaction open.
+OUTSIDE_TRANSACTION: Final = 4
 
 _SEQUENCES: Final = 1 << 31
 
@@ -48,8 +53,12 @@ class Producer:
         self.producer_id: Final[i64] = producer_id
         self.epoch: i64 = epoch
         self.seen_ms: i64 = 0
-        # The latest, the oldest first; never empty but for a moment.
+        # The latest of this epoch, the oldest first. None where a marker has brought the epoch.
         self.batches: list[ProducedBatch] = []
+        # Where its open transaction begins; -1 where it has none.
+        self.transaction_start: i64 = -1
+        # That of the latest marker; -1 where there was none.
+        self.coordinator_epoch: i64 = -1
 
 
 @final
@@ -61,7 +70,7 @@ class Producers:
         self.known: Final[dict[int, Producer]] = {}
 
     def judge(self, batch: BatchHeader) -> i64:
-        """APPEND, DUPLICATE, OUT_OF_ORDER or FENCED."""
+        """What is to be done with a producer's batch: APPEND, DUPLICATE, or a reason to refuse it."""
         producer = self.known.get(int(batch.producer_id))
         if producer is None:
             return APPEND
@@ -72,6 +81,10 @@ class Producers:
             return APPEND if first == 0 else OUT_OF_ORDER
         if self.duplicate(batch) is not None:
             return DUPLICATE
+        if producer.transaction_start >= 0 and not batch.is_transactional:
+            return OUTSIDE_TRANSACTION
+        if not producer.batches:
+            return APPEND if first == 0 else OUT_OF_ORDER
         last = producer.batches[len(producer.batches) - 1].last
         return APPEND if first == (last + 1) & (_SEQUENCES - 1) else OUT_OF_ORDER
 
@@ -86,20 +99,35 @@ class Producers:
                 return produced
         return None
 
-    def appended(self, batch: BatchHeader, base_offset: i64, now_ms: i64) -> None:
-        """Remember a batch that has been appended, or that recovery has found. One that is remembered already changes
-        nothing."""
-        producer_id = int(batch.producer_id)
-        producer = self.known.pop(producer_id, None)
+    def is_in_transaction(self, producer_id: i64, epoch: i64) -> bool:
+        """Whether the producer has a transaction open, in this epoch."""
+        producer = self.known.get(int(producer_id))
+        return producer is not None and producer.transaction_start >= 0 and producer.epoch == epoch
+
+    def _latest(self, producer_id: i64, epoch: i64) -> Producer:
+        """The producer, which from now on is the one that appended last."""
+        producer = self.known.pop(int(producer_id), None)
         if producer is None:
-            producer = Producer(batch.producer_id, batch.producer_epoch)
+            producer = Producer(producer_id, epoch)
             if len(self.known) >= PRODUCERS_PER_PARTITION_MAX:
-                # The one that has been idle for longest.
-                del self.known[next(iter(self.known))]
-        self.known[producer_id] = producer
+                self._forget_one()
+        self.known[int(producer_id)] = producer
+        return producer
+
+    def _forget_one(self) -> None:
+        """The one that has been idle for longest, and has no transaction open."""
+        for producer_id, producer in self.known.items():
+            if producer.transaction_start < 0:
+                del self.known[producer_id]
+                return
+
+    def appended(self, batch: BatchHeader, base_offset: i64, now_ms: i64) -> bool:
+        """Remember a batch that has been appended, or that recovery has found. One that is remembered already changes
+        nothing. Whether it begins a transaction."""
+        producer = self._latest(batch.producer_id, batch.producer_epoch)
         batches = producer.batches
         if batches and base_offset <= batches[len(batches) - 1].base_offset:
-            return
+            return False
         if batch.producer_epoch != producer.epoch:
             producer.epoch = batch.producer_epoch
             batches.clear()
@@ -107,13 +135,33 @@ class Producers:
             del batches[0]
         batches.append(ProducedBatch(batch.base_sequence, _last_sequence(batch), base_offset, batch.max_timestamp_ms))
         producer.seen_ms = now_ms
+        if batch.is_transactional and producer.transaction_start < 0:
+            producer.transaction_start = base_offset
+            return True
+        return False
+
+    def ended(self, marker: BatchHeader, coordinator_epoch: i64, now_ms: i64) -> i64:
+        """A marker has been appended, or found by recovery. Where the transaction began that it ends; -1 where there
+        was none."""
+        producer = self._latest(marker.producer_id, marker.producer_epoch)
+        first_offset = producer.transaction_start
+        producer.transaction_start = -1
+        producer.coordinator_epoch = coordinator_epoch
+        if marker.producer_epoch > producer.epoch:
+            producer.epoch = marker.producer_epoch
+            producer.batches.clear()
+        producer.seen_ms = now_ms
+        return first_offset
 
     def forget_idle(self, now_ms: i64) -> None:
-        """Forget those that have appended nothing for long."""
-        while self.known:
-            producer = next(iter(self.known.values()))
+        """Forget those that have appended nothing for long, and have no transaction open."""
+        idle: list[Producer] = []
+        for producer in self.known.values():
             if producer.seen_ms >= now_ms - PRODUCER_IDLE_MS:
                 break
+            if producer.transaction_start < 0:
+                idle.append(producer)
+        for producer in idle:
             del self.known[int(producer.producer_id)]
 
     def restore(self, producer: Producer) -> None:
@@ -128,6 +176,8 @@ class Producers:
             write_i64_be(writer, producer.producer_id)
             write_i32_be(writer, i32(producer.epoch))
             write_i64_be(writer, producer.seen_ms)
+            write_i64_be(writer, producer.transaction_start)
+            write_i32_be(writer, i32(producer.coordinator_epoch))
             write_i32_be(writer, i32(len(producer.batches)))
             for batch in producer.batches:
                 write_i32_be(writer, i32(batch.first))

@@ -104,7 +104,8 @@ class StreamNames(FurtherNames):
         """All streams under the names by which they can be consumed from. They are not kept for being listed."""
         streams: list[MessageQueue] = []
         for topic in list(self._topics.values()):
-            names = [topic.name]
+            # A queue's history is shown as the queue.
+            names = [topic.name] if not topic.is_history else []
             if len(topic.partitions) > 1:
                 names = [f"{topic.name}-{number}" for number in range(len(topic.partitions))]
                 names = [name for name in names if name not in self._queues and name not in self._topics]

@@ -176,7 +176,9 @@ class StreamQueue(MessageQueue, OpenBatch):
             self.turn.touch()
         record = self._record
         record.of(message)
-        builder.append_encoded(builder.count, record.timestamp_ms, record.key, record.value, record.headers)
+        stamps = self.topic.settings.stamps_append_time
+        timestamp_ms = message.timestamp_ms if stamps else record.timestamp_ms
+        builder.append_encoded(builder.count, timestamp_ms, record.key, record.value, record.headers)
 
     def close_batch(self) -> None:
         self._is_open = False

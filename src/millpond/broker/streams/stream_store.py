@@ -41,8 +41,9 @@ from millpond.broker.streams.cleaner import StreamCleaner
 from millpond.broker.streams.partition import Batch, Partition
 from millpond.broker.streams.time_search import TimeSearch, find_newest
 from millpond.broker.turn import Turn
+from millpond.storage.aborted_transactions import AbortedTransactions
 from millpond.storage.cleaned_segment import CleanedSegment
-from millpond.storage.compaction import Compaction, CompactionPlan, CompactionSettings, plan_compaction
+from millpond.storage.compaction import BatchScan, Compaction, CompactionPlan, CompactionSettings, plan_compaction
 from millpond.storage.log import Log
 from millpond.storage.record_batch import BatchHeader
 from millpond.storage.segment import SEGMENT_BYTES_MAX, BatchRun, NewBatch, Segment
@@ -154,9 +155,15 @@ class StreamLog(LazyLog):
         with self._using:
             return plan_compaction(log.sealed_segments(), first_dirty, end_offset, now_ms, settings)
 
-    def compaction(self, plan: CompactionPlan, kept_batches: frozenset[int], pause: Callable[[], None]) -> Compaction:
+    def compaction(
+        self,
+        plan: CompactionPlan,
+        kept_batches: frozenset[int],
+        aborted: AbortedTransactions,
+        pause: Callable[[], None],
+    ) -> Compaction:
         log = self.opened()
-        return Compaction(log.files, log.folder, plan, kept_batches, self.damaged, pause)
+        return Compaction(log.files, log.folder, plan, kept_batches, self.damaged, pause, aborted=aborted)
 
     def replace(self, old: list[Segment], cleaned: CleanedSegment) -> bool:
         """Put what compaction has made in the place of what it was made of."""
@@ -618,8 +625,8 @@ class StreamStore(CommitWaiter):
         if partition.hot:
             self._hot[partition] = None
 
-    def surviving_range(self, partition: Partition) -> tuple[int, int]:
-        """What a partition's log has, whatever is known of it."""
+    def surviving_range(self, partition: Partition, found: Callable[[bytes], None]) -> tuple[int, int]:
+        """What a partition's log has, whatever is known of it. `found` gets the batches of producers."""
         filesystem = self._store.filesystem
         if filesystem is None:
             return 0, 0
@@ -627,8 +634,20 @@ class StreamStore(CommitWaiter):
         report = log.open(None, 0)
         for reason in report.reasons:
             logger.critical("the log of stream %r was cut: %s", partition.name, reason)
+        for segment in log.segments():
+            scan = BatchScan(log.files, segment, segment.base_offset, _no_pause)
+            try:
+                while (header := scan.next()) is not None:
+                    if header.producer_id >= 0:
+                        found(scan.batch)
+            except CorruptData as error:
+                logger.critical("what producers had in stream %r is not known as a whole: %s", partition.name, error)
         log.close()
         return report.start_offset, report.end_offset
+
+
+def _no_pause() -> None:
+    """Nobody else is there yet."""
 
 
 def _folder_sizes(filesystem: Filesystem, folders: list[str]) -> dict[str, int]:

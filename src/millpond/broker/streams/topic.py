@@ -61,6 +61,8 @@ class Topic:
         self.limits = NO_LIMITS
         self.partitions: Final[list[Partition]] = []
         self.deleted = False
+        # It is what a queue keeps of its messages, and belongs to it.
+        self.is_history = False
         self.has_kafka_name: Final = is_topic_name(name)
         self._store: Final = store
 

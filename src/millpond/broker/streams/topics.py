@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64, trait
 
-from millpond.base.errors import AlreadyExists, InvalidCount, InvalidName, LimitExceeded, NotFound
+from millpond.base.errors import AlreadyExists, InvalidCount, InvalidName, LimitExceeded, NotFound, ReadOnlyTopic
 from millpond.base.limits import PARTITIONS_PER_TOPIC_MAX
 from millpond.broker.queues.message_queue import QueueContext
 from millpond.broker.streams.partition import Partition
@@ -115,6 +115,15 @@ class Topics:
         have any name; Kafka's clients see no topics whose names they do not know for such."""
         return self._create(name, 1, overrides, arguments)
 
+    def create_history(self, name: str, arguments: dict[str, object]) -> Topic:
+        """Make the topic that has the messages of a queue, which is declared so."""
+        retention_ms = arguments["x-retention-ms"]
+        # What counts is when the queue took a message, not what its publisher says.
+        overrides = {"retention.ms": str(retention_ms), "message.timestamp.type": "LogAppendTime"}
+        topic = self._create(name, 1, overrides, None)
+        topic.is_history = True
+        return topic
+
     def recreate(
         self, name: str, partitions: int, overrides: dict[str, str], arguments: dict[str, object] | None
     ) -> Topic:
@@ -138,6 +147,11 @@ class Topics:
         """The topics whose names Kafka's clients know for such: AMQP gives streams names of all sorts."""
         return [topic for topic in self.by_name.values() if topic.has_kafka_name]
 
+    def check_changeable(self, topic: Topic) -> None:
+        """ReadOnlyTopic where a topic is what a queue keeps of its messages: it changes with the queue only."""
+        if topic.is_history:
+            raise ReadOnlyTopic(f"topic '{topic.name}' is the history of the queue of its name, and is read-only")
+
     def add_partitions(self, topic: Topic, count: int) -> None:
         """Let a topic have `count` partitions: more than it has."""
         self.check_partitions(topic, count)
@@ -147,7 +161,8 @@ class Topics:
             self.on_partitions_added(topic)
 
     def check_partitions(self, topic: Topic, count: int) -> None:
-        """InvalidCount or LimitExceeded where a topic cannot have so many partitions from now on."""
+        """InvalidCount, LimitExceeded or ReadOnlyTopic where a topic cannot have so many partitions from now on."""
+        self.check_changeable(topic)
         present = len(topic.partitions)
         if count == present:
             raise InvalidCount(f"Topic already has {present} partition(s).")
@@ -172,7 +187,8 @@ class Topics:
         self._context.turn.touch()
 
     def configure(self, topic: Topic, overrides: dict[str, str | None]) -> None:
-        """Let a topic have this configuration, and the defaults for the rest. InvalidSetting."""
+        """Let a topic have this configuration, and the defaults for the rest. InvalidSetting, ReadOnlyTopic."""
+        self.check_changeable(topic)
         checked = {key: checked_config(key, value) for key, value in overrides.items()}
         if checked != topic.overrides:
             self._record(topic, checked)
@@ -180,7 +196,8 @@ class Topics:
             self._context.turn.touch()
 
     def delete(self, topic: Topic) -> None:
-        """Delete a topic with all its records."""
+        """Delete a topic with all its records. ReadOnlyTopic."""
+        self.check_changeable(topic)
         del self.by_name[topic.name]
         del self.by_id[topic.id]
         self.version += 1

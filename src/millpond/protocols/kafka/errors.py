@@ -16,10 +16,12 @@ from millpond.base.errors import (
     LimitExceeded,
     NotFound,
     PeerError,
+    ReadOnlyTopic,
     StorageFailed,
 )
 from millpond.broker.groups import errors as groups
 from millpond.broker.shares import sessions as shares
+from millpond.broker.transactions import errors as transactions
 
 UNKNOWN_SERVER_ERROR: Final = -1
 NONE: Final = 0
@@ -56,7 +58,11 @@ INVALID_REQUEST: Final = 42
 POLICY_VIOLATION: Final = 44
 OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45
 INVALID_PRODUCER_EPOCH: Final = 47
+INVALID_TXN_STATE: Final = 48
+INVALID_PRODUCER_ID_MAPPING: Final = 49
+INVALID_TRANSACTION_TIMEOUT: Final = 50
 TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Final = 53
+OPERATION_NOT_ATTEMPTED: Final = 55
 KAFKA_STORAGE_ERROR: Final = 56
 LOG_DIR_NOT_FOUND: Final = 57
 SASL_AUTHENTICATION_FAILED: Final = 58
@@ -74,10 +80,13 @@ ELECTION_NOT_NEEDED: Final = 84
 NO_REASSIGNMENT_IN_PROGRESS: Final = 85
 GROUP_SUBSCRIBED_TO_TOPIC: Final = 86
 INVALID_RECORD: Final = 87
+UNSTABLE_OFFSET_COMMIT: Final = 88
+PRODUCER_FENCED: Final = 90
 RESOURCE_NOT_FOUND: Final = 91
 DUPLICATE_RESOURCE: Final = 92
 UNACCEPTABLE_CREDENTIAL: Final = 93
 UNKNOWN_TOPIC_ID: Final = 100
+TRANSACTIONAL_ID_NOT_FOUND: Final = 105
 FETCH_SESSION_TOPIC_ID_ERROR: Final = 106
 FENCED_MEMBER_EPOCH: Final = 110
 UNRELEASED_INSTANCE_ID: Final = 111
@@ -85,6 +94,7 @@ UNSUPPORTED_ASSIGNOR: Final = 112
 STALE_MEMBER_EPOCH: Final = 113
 MISMATCHED_ENDPOINT_TYPE: Final = 114
 UNSUPPORTED_ENDPOINT_TYPE: Final = 115
+TRANSACTION_ABORTABLE: Final = 120
 INVALID_RECORD_STATE: Final = 121
 SHARE_SESSION_NOT_FOUND: Final = 122
 INVALID_SHARE_SESSION_EPOCH: Final = 123
@@ -117,6 +127,14 @@ _CODES: Final[dict[type[PeerError], int]] = {
     groups.RebalanceInProgress: REBALANCE_IN_PROGRESS,
     groups.TooManyOffsets: INVALID_COMMIT_OFFSET_SIZE,
     groups.UnknownMember: UNKNOWN_MEMBER_ID,
+    transactions.InvalidProducerMapping: INVALID_PRODUCER_ID_MAPPING,
+    transactions.InvalidTransactionalId: INVALID_REQUEST,
+    transactions.InvalidTransactionState: INVALID_TXN_STATE,
+    transactions.InvalidTransactionTimeout: INVALID_TRANSACTION_TIMEOUT,
+    transactions.NotInTransaction: TRANSACTION_ABORTABLE,
+    transactions.ProducerFenced: PRODUCER_FENCED,
+    transactions.TooManyTransactions: POLICY_VIOLATION,
+    transactions.TransactionNotFound: TRANSACTIONAL_ID_NOT_FOUND,
     shares.InvalidShareSessionEpoch: INVALID_SHARE_SESSION_EPOCH,
     shares.ShareSessionLimitReached: SHARE_SESSION_LIMIT_REACHED,
     shares.ShareSessionNotFound: SHARE_SESSION_NOT_FOUND,
@@ -126,6 +144,8 @@ _CODES: Final[dict[type[PeerError], int]] = {
     InvalidSetting: INVALID_CONFIG,
     LimitExceeded: POLICY_VIOLATION,
     NotFound: UNKNOWN_TOPIC_OR_PARTITION,
+    # As Apache Kafka answers for topics of its own.
+    ReadOnlyTopic: INVALID_TOPIC_EXCEPTION,
 }
 
 

@@ -176,9 +176,9 @@ def _duration(value_ms: int) -> dt.timedelta:
     return dt.timedelta(milliseconds=value_ms)
 
 
-def _time(value_ms: int) -> dt.datetime | None:
-    # kio writes None as -1.
-    return None if value_ms < 0 else _EPOCH + dt.timedelta(milliseconds=value_ms)
+def _time(value_ms: int) -> dt.datetime:
+    # -1 is a time like any other to kio where a field must not be None, and elsewhere it writes it for None.
+    return _EPOCH + dt.timedelta(milliseconds=value_ms)
 
 
 def _uuid(value: bytes | None) -> uuid.UUID | None:

@@ -17,10 +17,11 @@ from millpond.base.certificate import distinguished_name
 from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
 from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.access import CLUSTER, CLUSTER_NAME, TOPIC, Operation
+from millpond.broker.transactions.coordinator import ProducerIdentity
 from millpond.protocols.kafka import messages
-from millpond.protocols.kafka.errors import UNSUPPORTED_VERSION
+from millpond.protocols.kafka.errors import NONE, UNSUPPORTED_VERSION
 from millpond.protocols.kafka.messages import Tree
-from millpond.storage.record_batch import RecordReader
+from millpond.storage.record_batch import BatchHeader, RecordReader
 
 if TYPE_CHECKING:
     from millpond.broker.broker import ClientConnection
@@ -254,6 +255,39 @@ class ApiTable:
         broker = connection.broker
         broker.quotas.fetched(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
 
+    def may_be_transactional(self, connection: Connection, transactional_id: str) -> bool:
+        """Whether the connection's user may write in transactions of this transactional id."""
+        return self.may(connection, Operation.WRITE, transactional_id, "transactional_id")
+
+    def why_not_in_transaction(
+        self,
+        call: Call,
+        transactional_id: str,
+        header: BatchHeader,
+        topic: str,
+        number: int,
+        adds_partition: bool,
+        knows_abortable: bool,
+    ) -> int:
+        """Why a transactional batch, the first in its partition, must not be appended; NONE where it may."""
+        from millpond.protocols.kafka.transactions import code_for_data, coordinator
+
+        producer = _identity(header)
+        try:
+            if adds_partition:
+                coordinator(call).may_join(transactional_id, producer, (topic, number))
+            else:
+                coordinator(call).check_partition(transactional_id, producer, (topic, number))
+        except PeerError as error:
+            return code_for_data(error, knows_abortable)
+        return NONE
+
+    def join_transaction(self, call: Call, transactional_id: str, header: BatchHeader, topic: str, number: int) -> None:
+        """Make the partition part of its producer's transaction, where `why_not_in_transaction` had nothing against."""
+        from millpond.protocols.kafka.transactions import coordinator
+
+        coordinator(call).add_partitions(transactional_id, _identity(header), [(topic, number)])
+
     def records_without_key(self, batch: bytes) -> list[int] | None:
         """The numbers of the records of a batch that have no key; None where it cannot be read."""
         from millpond.storage.batch_rewrite import plain_batch
@@ -297,6 +331,10 @@ class ApiTable:
             "send_oct": int(connection.sent_bytes),
             "client_properties": {"connection_name": connection.client_id, "product": connection.client_software},
         }
+
+
+def _identity(header: BatchHeader) -> ProducerIdentity:
+    return ProducerIdentity(int(header.producer_id), int(header.producer_epoch))
 
 
 def warm_up() -> None:

@@ -3,6 +3,7 @@
 Behaviour: any client asks this first. A version of it that is not known is answered in version 0 with error 35
 (KIP-511). The header of the response is never flexible.
 Versions: 3 says which client it is, and tells the features; 4 may say that the oldest version of a feature is 0.
+Behaviour of features: all of them are finalized from the start, and never change.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ FEATURES: Final[dict[str, tuple[int, int]]] = {
     "group.version": (0, 1),
     # Share groups, KIP-932.
     "share.version": (0, 1),
+    # A producer adds partitions and groups to its transaction by writing to them, and has a new epoch after each
+    # (KIP-890).
+    "transaction.version": (0, 2),
 }
 
 # KIP-511's rule for what a client calls itself.

@@ -45,7 +45,7 @@ def _cut(connection: Connection, name: str, number: int, offset: int) -> tuple[i
     topic = connection.vhost.topics.by_name.get(name)
     if topic is None or not 0 <= number < len(topic.partitions):
         return -1, UNKNOWN_TOPIC_OR_PARTITION
-    if not topic.settings.deletes:
+    if not topic.settings.deletes or topic.is_history:
         return -1, POLICY_VIOLATION
     partition = topic.partitions[number]
     end = int(partition.durable_end)

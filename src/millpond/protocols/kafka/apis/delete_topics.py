@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from millpond.base.errors import PeerError
 from millpond.broker.access import Operation
 from millpond.protocols.kafka.errors import (
     INVALID_REQUEST,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_TOPIC_ID,
     UNKNOWN_TOPIC_OR_PARTITION,
+    code_of,
 )
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer_when_durable, api
 
 if TYPE_CHECKING:
     from millpond.broker.streams.topic import Topic
+    from millpond.broker.streams.topics import Topics
     from millpond.protocols.kafka.connection import Call, Connection
 
 _UNAUTHORIZED = "Topic authorization failed."
@@ -79,10 +82,18 @@ def _find(connection: Connection, name: str | None, topic_id: bytes | None) -> t
             return None, (UNKNOWN_TOPIC_ID, "This server does not host this topic ID.")
         if not apis.may(connection, Operation.DELETE, topic.name):
             return None, (TOPIC_AUTHORIZATION_FAILED, _UNAUTHORIZED)
-        return topic, (0, "")
+        return _deletable(topics, topic)
     if not apis.may(connection, Operation.DELETE, name):
         return None, (TOPIC_AUTHORIZATION_FAILED, _UNAUTHORIZED)
     topic = topics.by_name.get(name)
     if topic is None:
         return None, (UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.")
+    return _deletable(topics, topic)
+
+
+def _deletable(topics: Topics, topic: Topic) -> tuple[Topic | None, tuple[int, str]]:
+    try:
+        topics.check_changeable(topic)
+    except PeerError as error:
+        return None, (code_of(error), str(error))
     return topic, (0, "")

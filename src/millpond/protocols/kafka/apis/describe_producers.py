@@ -1,8 +1,7 @@
 """DescribeProducers: the idempotent producers that a partition knows.
 
-Behaviour: each with its epoch, its last sequence number and when it appended last. What is asked for twice is answered
-once.
-Not implemented: transactions, so no producer has one under way.
+Behaviour: each with its epoch, its last sequence number, when it appended last and where its open transaction begins.
+What is asked for twice is answered once.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ def _producers(connection: Connection, name: str, number: int) -> Tree:
                 "producer_epoch": int(producer.epoch),
                 "last_sequence": int(producer.batches[-1].last) if producer.batches else -1,
                 "last_timestamp": int(producer.batches[-1].timestamp_ms) if producer.batches else -1,
-                "coordinator_epoch": -1,
+                "coordinator_epoch": int(producer.coordinator_epoch),
+                "current_txn_start_offset": int(producer.transaction_start),
             }
             for producer in partition.producers.known.values()
         ],

@@ -1,9 +1,11 @@
 """Fetch: record batches from offsets on, as soon as there are any.
 
 Behaviour: whole batches, as they lie in the log, from the one that has the offset on: the client passes over the
-records before it. What is shown is durable. A request that finds less than `min bytes` waits for more, up to `max
-wait`; not where nothing is asked for that could come, or where a partition cannot be read from there. The first batch
-is sent however large it is, and waited for where it must come from the disk, for a while longer than `max wait`.
+records before it. What is shown is durable; who wants committed records only is shown nothing that an open transaction
+comes before, and told which transactions were aborted: their records it leaves out itself. A request that finds less
+than `min bytes` waits for more, up to `max wait`; not where nothing is asked for that could come, or where a partition
+cannot be read from there. The first batch is sent however large it is, and waited for where it must come from the disk,
+for a while longer than `max wait`.
 Versions: 4 to 18. From 13 on topics are named by their ids; from 7 on there are sessions (`fetch_session.py`).
 No partition ever has a diverging epoch, as there is one leader epoch.
 
@@ -50,6 +52,7 @@ from millpond.protocols.kafka.errors import (
 )
 from millpond.protocols.kafka.fetch_session import FetchSession, Wanted
 from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags, write_text
+from millpond.storage.aborted_transactions import AbortedTransaction
 
 _FLEXIBLE_FROM: Final = 12
 _IDS_FROM: Final = 13
@@ -254,7 +257,7 @@ class Fetching(Waiting):
                 continue
             is_hopeless = False
             bytes_max = min(wanted.bytes_max, room - total)
-            is_ready = _read(wanted, wanted.partition, bytes_max, total == 0)
+            is_ready = _read(wanted, wanted.partition, bytes_max, total == 0, request.is_committed_only)
             if wanted.error != NONE:
                 has_error = True
             elif not is_ready:
@@ -338,7 +341,7 @@ class _Reader(PartitionListener):
         self._fetching.wake()
 
 
-def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool) -> bool:
+def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool, is_committed_only: bool) -> bool:
     """Take what there is of a partition; False where it must be read from the disk first."""
     offset = wanted.offset
     if partition.deleted:
@@ -347,9 +350,10 @@ def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool) 
     if offset < partition.start_offset or offset > partition.end_offset:
         wanted.error = OFFSET_OUT_OF_RANGE
         return True
-    if offset >= partition.durable_end or (bytes_max <= 0 and not is_first):
+    readable_end = partition.stable_end if is_committed_only else partition.durable_end
+    if offset >= readable_end or (bytes_max <= 0 and not is_first):
         return True
-    batches = partition.read(offset, partition.durable_end, bytes_max)
+    batches = partition.read(offset, readable_end, bytes_max)
     if batches is None:
         partition.load(offset)
         return False
@@ -363,7 +367,7 @@ def _read(wanted: Wanted, partition: Partition, bytes_max: i64, is_first: bool) 
     wanted.batches = batches
     if batches:
         end_offset = batches[len(batches) - 1].end_offset
-        wanted.has_more = end_offset < partition.durable_end
+        wanted.has_more = end_offset < readable_end
         partition.load_ahead(end_offset)
     return True
 
@@ -468,18 +472,36 @@ def _write_partition(
     """All of a partition's answer but the bytes of its batches."""
     partition = wanted.partition
     high_watermark: i64 = -1
+    stable_end: i64 = -1
     start_offset: i64 = -1
     if partition is not None and wanted.error == NONE:
         high_watermark = partition.durable_end
+        stable_end = partition.stable_end
         start_offset = partition.start_offset
     write_i32_be(writer, i32(wanted.index))
     write_i16_be(writer, i16(wanted.error))
     write_i64_be(writer, high_watermark)
-    write_i64_be(writer, high_watermark)
+    write_i64_be(writer, stable_end)
     if version >= 5:
         write_i64_be(writer, start_offset)
-    # No transactions: none for those who would look for them, null for others.
-    write_count(writer, 0 if is_committed_only and wanted.error == NONE else -1, flexible)
+    if is_committed_only and partition is not None and wanted.error == NONE:
+        _write_aborted(writer, wanted, partition, flexible)
+    else:
+        write_count(writer, -1, flexible)
     if version >= 11:
         write_i32_be(writer, -1)
     write_count(writer, wanted.size, flexible)
+
+
+def _write_aborted(writer: BytesWriter, wanted: Wanted, partition: Partition, flexible: bool) -> None:
+    """The aborted transactions that have something among the batches."""
+    aborted: list[AbortedTransaction] = []
+    batches = wanted.batches
+    if batches:
+        end_offset = batches[len(batches) - 1].end_offset
+        aborted = partition.transactions.aborted.between(batches[0].base_offset, end_offset)
+    write_count(writer, len(aborted), flexible)
+    for one in aborted:
+        write_i64_be(writer, one.producer_id)
+        write_i64_be(writer, one.first_offset)
+        write_no_tags(writer, flexible)

@@ -1,9 +1,8 @@
 """FindCoordinator: which broker a group, or a transaction, is looked after by: always this node.
 
-Behaviour: any group may be asked for; it need not exist.
+Behaviour: any group, and any transactional id that the user may see, may be asked for; it need not exist.
 Versions: from 1 on there are types of keys, from 4 on several keys.
-Not implemented: transactions and share groups. Who asks for the coordinator of a transaction is refused, so that it
-fails at once and does not try again and again.
+Not implemented: share groups.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from millpond.protocols.kafka.errors import (
 from millpond.protocols.kafka.groups import may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
+from millpond.protocols.kafka.transactions import may_see
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
@@ -39,11 +39,11 @@ def find_coordinator(call: Call, request: Any) -> Tree:
 def _found(call: Call, key_type: int, key: str) -> Tree:
     if key_type == TYPE_GROUP and not may_use_group(call, Operation.DESCRIBE, key):
         code, message = GROUP_AUTHORIZATION_FAILED, "Group authorization failed."
-    elif key_type == TYPE_GROUP:
+    elif key_type == TYPE_TRANSACTION and not may_see(call, key):
+        code, message = TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "no access to this transactional id"
+    elif key_type in (TYPE_GROUP, TYPE_TRANSACTION):
         host, port = node_address(call.connection)
         return {"key": key, "node_id": NODE_ID, "host": host, "port": port}
-    elif key_type == TYPE_TRANSACTION:
-        code, message = TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "there are no transactions here"
     else:
         code, message = INVALID_REQUEST, f"there are no coordinators of type {key_type} here"
     return {"key": key, "node_id": -1, "host": "", "port": -1, "error_code": code, "error_message": message}

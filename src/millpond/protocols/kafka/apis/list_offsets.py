@@ -1,6 +1,7 @@
 """ListOffsets: where a partition begins and ends, and what was there at a time.
 
-Behaviour: -1 is the latest offset (as readers see it: of what is durable), -2 the earliest, -3 that of the record with
+Behaviour: -1 is the latest offset (as readers see it: of what is durable, and for those who want committed records only
+of what no open transaction comes before), -2 the earliest, -3 that of the record with
 the largest timestamp (from version 7), -4 the earliest that is here and not in remote storage (from version 8), any
 other the first record that is not older.
 Not implemented: -5 and -6, which are about remote storage.
@@ -31,17 +32,26 @@ LATEST: Final = -1
 EARLIEST: Final = -2
 MAX_TIMESTAMP: Final = -3
 EARLIEST_LOCAL: Final = -4
+READ_UNCOMMITTED: Final = 0
+READ_COMMITTED: Final = 1
 
 
 class _Lookup:
     """Collects what is asked for, and answers when it is complete."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, is_committed_only: bool) -> None:
         self._call = call
+        self._is_committed_only = is_committed_only
         self.topics: list[dict[str, Any]] = []
         self.missing = 1
 
-    def found(self, entry: dict[str, Any], offset: int, timestamp_ms: int) -> None:
+    def end_of(self, partition: Partition) -> int:
+        """Up to where this client reads."""
+        return int(partition.stable_end if self._is_committed_only else partition.durable_end)
+
+    def found(self, partition: Partition, entry: dict[str, Any], offset: int, timestamp_ms: int) -> None:
+        if offset >= self.end_of(partition):
+            offset = timestamp_ms = -1
         if offset < 0:
             del entry["leader_epoch"]
         entry["offset"], entry["timestamp"] = offset, timestamp_ms
@@ -55,7 +65,7 @@ class _Lookup:
 
 @api(2, "ListOffsets", 1, 9)
 def list_offsets(call: Call, request: Any) -> None:
-    lookup = _Lookup(call)
+    lookup = _Lookup(call, getattr(request, "isolation_level", READ_UNCOMMITTED) == READ_COMMITTED)
     for topic in request.topics:
         partitions: list[dict[str, Any]] = []
         lookup.topics.append({"name": topic.name, "partitions": partitions})
@@ -76,17 +86,17 @@ def _look_up(call: Call, lookup: _Lookup, name: str, asked: Any, entry: dict[str
         return
     entry["leader_epoch"] = LEADER_EPOCH
     if asked.timestamp == LATEST:
-        entry["offset"] = int(partition.durable_end)
+        entry["offset"] = lookup.end_of(partition)
     elif asked.timestamp in {EARLIEST, EARLIEST_LOCAL}:
         entry["offset"] = int(partition.start_offset)
     elif asked.timestamp == MAX_TIMESTAMP and call.version >= 7:
         lookup.missing += 1
-        partition.store.find_newest(partition, partial(lookup.found, entry))
+        partition.store.find_newest(partition, partial(lookup.found, partition, entry))
     elif asked.timestamp < 0:
         entry["error_code"] = UNSUPPORTED_VERSION
     else:
         lookup.missing += 1
-        partition.store.find_record_at(partition, asked.timestamp, partial(lookup.found, entry))
+        partition.store.find_record_at(partition, asked.timestamp, partial(lookup.found, partition, entry))
 
 
 def find_partition(

@@ -2,10 +2,11 @@
 
 Behaviour: a batch is checked and appended as it came, with its offsets and the leader epoch filled in. For each
 partition a request has one batch. acks=all (-1) is answered when the commit that covers it is durable, acks=1 at the
-end of the turn, acks=0 not at all. A batch that an idempotent producer sends again is answered as it was then.
+end of the turn, acks=0 not at all. A batch that an idempotent producer sends again is answered as it was then. A
+transactional batch needs a partition that has been added to its producer's open transaction.
 Versions: 3 to 13, in the last of which topics are named by their ids. It is advertised from 0, as librdkafka otherwise
-does not compress with lz4; like Kafka 4, older ones are refused. zstd needs version 7.
-Not implemented: transactions.
+does not compress with lz4; like Kafka 4, older ones are refused. zstd needs version 7. From 11 on a partition that was
+not added is a reason to abort, and from 12 on a batch adds its partition (KIP-890).
 
     request     [transactional id string] | acks i16 | timeout i32
                 | topics (name or id | partitions (index i32 | records))
@@ -24,7 +25,7 @@ from mypy_extensions import i16, i32, i64
 from millpond.base.errors import CorruptData, SyntaxFault
 from millpond.base.limits import KAFKA_BATCH_BYTES_MAX, KAFKA_PARTITIONS_PER_REQUEST_MAX
 from millpond.broker.streams.partition import Partition
-from millpond.broker.streams.producers import APPEND, DUPLICATE, FENCED
+from millpond.broker.streams.producers import APPEND, DUPLICATE, FENCED, OUTSIDE_TRANSACTION
 from millpond.broker.streams.topic import Topic
 from millpond.protocols.kafka.connection import Call, Connection
 from millpond.protocols.kafka.errors import (
@@ -33,6 +34,8 @@ from millpond.protocols.kafka.errors import (
     INVALID_RECORD,
     INVALID_REQUIRED_ACKS,
     INVALID_TIMESTAMP,
+    INVALID_TOPIC_EXCEPTION,
+    INVALID_TXN_STATE,
     KAFKA_STORAGE_ERROR,
     MESSAGE_TOO_LARGE,
     NONE,
@@ -45,14 +48,29 @@ from millpond.protocols.kafka.errors import (
 )
 from millpond.protocols.kafka.wire import WireReader, write_count, write_no_tags, write_text
 from millpond.storage.compression import ZSTD
-from millpond.storage.record_batch import COMPRESSION_MASK, CONTROL, HEADER_BYTES, LOG_APPEND_TIME, BatchHeader
+from millpond.storage.record_batch import (
+    COMPRESSION_MASK,
+    CONTROL,
+    HEADER_BYTES,
+    LOG_APPEND_TIME,
+    TRANSACTIONAL,
+    BatchHeader,
+)
 
 _FLEXIBLE_FROM: Final = 9
 _ZSTD_FROM: Final = 7
 _IDS_FROM: Final = 13
+# From here on a producer knows errors for which it is to abort its transaction, and then a batch adds its partition.
+PRODUCE_ABORTABLE_FROM: Final = 11
+PRODUCE_ADDS_FROM: Final = 12
 # Of a record without key, value and headers.
 _RECORD_BYTES_MIN: Final[i64] = 7
-_TRANSACTIONAL: Final[i64] = 0x10
+# Where the attributes begin in a batch.
+_ATTRIBUTES_AT: Final[i64] = 21
+
+
+# Of what is not to be appended, but for numbers out of order.
+_JUDGED: Final = {FENCED: INVALID_PRODUCER_EPOCH, OUTSIDE_TRANSACTION: INVALID_TXN_STATE}
 
 
 @final
@@ -108,12 +126,18 @@ class ProduceRequest:
             reader.skip_tags()
         reader.skip_tags()
 
+    def has_transactional_batches(self, data: bytes) -> bool:
+        for item in self.items:
+            if item.size >= HEADER_BYTES and data[item.start + _ATTRIBUTES_AT + 1] & TRANSACTIONAL != 0:
+                return True
+        return False
+
 
 def produce(call: Call) -> None:
     """Append what a request brings, and answer it."""
     request = ProduceRequest(call)
     connection = call.connection
-    error = _refusal(connection, request)
+    error = _refusal(connection, request, call.data)
     vhost = connection.vhost
     sequence: i64 = 0
     allowed_topic = ""
@@ -138,7 +162,7 @@ def produce(call: Call) -> None:
         if topic is None or item.index < 0 or item.index >= len(topic.partitions):
             item.error = UNKNOWN_TOPIC_OR_PARTITION
             continue
-        sequence = max(sequence, _append(call, topic, topic.partitions[item.index], item))
+        sequence = max(sequence, _append(call, request, topic, topic.partitions[item.index], item))
     throttle_ms: i64 = 0
     if connection.broker.quotas.is_set and error == NONE:
         size: i64 = 0
@@ -158,10 +182,12 @@ def produce(call: Call) -> None:
     )
 
 
-def _refusal(connection: Connection, request: ProduceRequest) -> i64:
+def _refusal(connection: Connection, request: ProduceRequest, data: bytes) -> i64:
     """Why nothing of the request can be done."""
-    if request.transactional_id is not None:
-        return TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    transactional_id = request.transactional_id
+    if request.has_transactional_batches(data):
+        if transactional_id is None or not connection.apis.may_be_transactional(connection, transactional_id):
+            return TRANSACTIONAL_ID_AUTHORIZATION_FAILED
     if request.acks < -1 or request.acks > 1:
         return INVALID_REQUIRED_ACKS
     if connection.commits.has_failed:
@@ -169,14 +195,28 @@ def _refusal(connection: Connection, request: ProduceRequest) -> i64:
     return NONE
 
 
-def _append(call: Call, topic: Topic, partition: Partition, item: Item) -> i64:
+def _append(call: Call, request: ProduceRequest, topic: Topic, partition: Partition, item: Item) -> i64:
     """Append one batch; the commit that makes it durable."""
     settings = topic.settings
+    if topic.is_history:
+        item.error = INVALID_TOPIC_EXCEPTION
+        return 0
     item.start_offset = partition.start_offset
     header = _checked(call, topic, item)
     if header is None:
         return 0
     now_ms = call.connection.turn.now_ms
+    # Whether the batch is what makes the partition part of its producer's transaction.
+    joins = header.is_transactional and not partition.producers.is_in_transaction(
+        header.producer_id, header.producer_epoch
+    )
+    if joins:
+        adds, knows_abortable = call.version >= PRODUCE_ADDS_FROM, call.version >= PRODUCE_ABORTABLE_FROM
+        item.error = call.connection.apis.why_not_in_transaction(
+            call, request.transactional_id or "", header, topic.name, int(item.index), adds, knows_abortable
+        )
+        if item.error != NONE:
+            return 0
     if header.producer_id >= 0:
         outcome = partition.producers.judge(header)
         if outcome == DUPLICATE:
@@ -186,19 +226,29 @@ def _append(call: Call, topic: Topic, partition: Partition, item: Item) -> i64:
                 item.append_time_ms = duplicate.timestamp_ms if settings.stamps_append_time else -1
                 return partition.sequence_of(duplicate.base_offset)
         if outcome != APPEND:
-            item.error = INVALID_PRODUCER_EPOCH if outcome == FENCED else OUT_OF_ORDER_SEQUENCE_NUMBER
+            item.error = _JUDGED.get(int(outcome), OUT_OF_ORDER_SEQUENCE_NUMBER)
             return 0
     if topic.rewrites(header.attributes & COMPRESSION_MASK):
         batch = _rewritten(topic, call.data[item.start : item.start + item.size], item, now_ms)
         if item.error != NONE:
             return 0
+        if joins:
+            _join(call, request, header, topic, item)
         item.base_offset = partition.append(batch)
     else:
+        if joins:
+            _join(call, request, header, topic, item)
         item.base_offset = partition.append_from(call.data, item.start, header)
     if partition.is_listened_to:
         # They are shown what is durable only, and are waiting for it.
         call.connection.ledger.sync_wanted = True
     return call.connection.ledger.sequence()
+
+
+def _join(call: Call, request: ProduceRequest, header: BatchHeader, topic: Topic, item: Item) -> None:
+    """Make the partition part of its producer's transaction, if that has not been done."""
+    if call.version >= PRODUCE_ADDS_FROM:
+        call.connection.apis.join_transaction(call, request.transactional_id or "", header, topic.name, int(item.index))
 
 
 def _rewritten(topic: Topic, batch: bytes, item: Item, now_ms: i64) -> bytes:
@@ -238,8 +288,6 @@ def _checked(call: Call, topic: Topic, item: Item) -> BatchHeader | None:
     if i64(crc32c(memoryview(call.data)[item.start + 21 : item.start + item.size])) != header.crc:
         return _refused(item, CORRUPT_MESSAGE, "the checksum of the batch is wrong")
     attributes = header.attributes
-    if attributes & _TRANSACTIONAL != 0:
-        return _refused(item, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "there are no transactions")
     if attributes & CONTROL != 0 or attributes & COMPRESSION_MASK > ZSTD:
         return _refused(item, INVALID_RECORD, "a control batch, or one of an unknown codec")
     if attributes & LOG_APPEND_TIME != 0:
@@ -252,6 +300,8 @@ def _checked(call: Call, topic: Topic, item: Item) -> BatchHeader | None:
         return _refused(item, INVALID_RECORD, f"{header.record_count} records do not fit into the batch")
     if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
         return _refused(item, INVALID_RECORD, "a producer's batch without an epoch or a sequence number")
+    if attributes & TRANSACTIONAL != 0 and header.producer_id < 0:
+        return _refused(item, INVALID_RECORD, "a transactional batch without a producer's id")
     if not settings.stamps_append_time:
         now_ms = call.connection.turn.now_ms
         newest, oldest = header.max_timestamp_ms, header.base_timestamp_ms
