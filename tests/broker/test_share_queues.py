@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from millpond.base.errors import PreconditionFailed
+from millpond.broker.definitions.exports import exported
+from millpond.broker.definitions.imports import Import
+from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
@@ -134,6 +137,28 @@ class TestDeclaring:
         life.settle_down()
         assert "q" not in life.vhost.queues
         assert not life.vhost.shares.groups
+
+    def test_it_cannot_have_the_name_of_a_consumer_group(self, life: Life) -> None:
+        life.vhost.groups.offsets.commit(CommitRequest("q", (OffsetCommit("t", 0, 1),)))
+        with pytest.raises(PreconditionFailed):
+            declare(life)
+        assert "q" not in life.vhost.queues
+
+    def test_it_begins_anew_when_its_group_is_deleted(self, lives: Lives, life: Life) -> None:
+        declare(life, stream_offset="first")
+        fill(life, *range(3))
+        found(life).purge()
+        life.vhost.groups.delete("q")
+        life.settle_down()
+        assert found(life).ready == 3
+        assert found(lives.cut_power()).ready == 3
+
+    def test_definitions_have_it_after_its_topic(self, life: Life) -> None:
+        declare(life)
+        document = exported(life.broker)
+        life.vhost.topics.delete(life.vhost.topics.topic("t"))
+        Import(life.broker, document, None).run()
+        assert found(life).topic is life.vhost.topics.topic("t")
 
     def test_it_goes_with_its_virtual_host(self, lives: Lives) -> None:
         life = lives.life

@@ -134,6 +134,12 @@ class ClientQuotas:
         window.take_back(size)
         return self._throttled(CONSUMER, wait_ms)
 
+    def fetched(self, user: str, client: str, size: int, now_ms: int) -> None:
+        """So many bytes have been fetched, and cannot be taken back."""
+        found = self._quota(CONSUMER, user, client)
+        if found is not None:
+            found[1].record(size, now_ms)
+
     def fetch_bytes_max(self, user: str, client: str) -> int:
         """What one fetch may bring without exceeding the quota by itself; -1 for any size."""
         found = self._quota(CONSUMER, user, client)

@@ -674,6 +674,8 @@ class VirtualHost(QueueOwner, TopicOwner):
         if kind.create is None:
             self.topics.create_stream(name, configs_of(arguments), arguments)
             return self.queue(name, connection)
+        if kind.name == TYPE_SHARE:
+            self._ensure_group(name)
         self._name_taken(name)
         if durable:
             row = QueueRow(self.name, name, durable, auto_delete, False, arguments)
@@ -698,12 +700,17 @@ class VirtualHost(QueueOwner, TopicOwner):
         """PreconditionFailed where there can be no such queue over a topic."""
         resource = self.queue_resource(name)
         source = arguments.get("x-source-topic")
-        topic = self.topics.by_name.get(source) if isinstance(source, str) else None
-        check_source(arguments, topic, resource, int(self.context.clock.wall_ms()))
+        check_source(arguments, source in self.topics.by_name, resource)
+        try:
+            self.groups.shares.check_name(name)
+        except PeerError as error:
+            raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
+
+    def _ensure_group(self, name: str) -> None:
         try:
             self.groups.shares.ensure(name)
         except PeerError as error:
-            raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
+            raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: {error}") from None
 
     def _attach(self, queue: ShareQueue) -> None:
         has_history = keeps_history(queue.arguments)

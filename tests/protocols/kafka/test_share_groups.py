@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from millpond.broker.quotas import CONSUMER
 from millpond.broker.streams.topic import Topic
 from tests.protocols.kafka.harness import Client, Pond, batch_of
 
@@ -191,6 +192,16 @@ class TestFetching:
         assert member.acquire() == [(0, 9, 1), (11, 11, 1)]
         assert member.acknowledge([(0, 9, [ACCEPT]), (11, 11, [ACCEPT])]) == 0
         assert pond.broker.vhost("/").shares.group("g").of_topic("t")[0].start == 12
+
+    def test_a_member_that_has_used_up_its_quota_waits_and_gets_nothing(
+        self, pond: Pond, member: Member, other: Member
+    ) -> None:
+        pond.broker.quotas.alter({"user": "guest"}, {CONSUMER: 10})
+        assert member.acquire(max_records=5) == [(0, 4, 1)]
+        response = other.fetch()
+        assert acquired(response) == []
+        assert response.throttle_time.total_seconds() > 0
+        assert pond.broker.vhost("/").shares.group("g").ready == 5
 
     def test_a_partition_that_is_not_there_is_told(self, member: Member) -> None:
         response = member.fetch(number=7)

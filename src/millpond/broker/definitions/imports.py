@@ -26,8 +26,9 @@ from millpond.broker.exchanges.topic_source import START_ARGUMENT, TopicSource
 from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import TYPE_STREAM
+from millpond.broker.queues.settings import TYPE_SHARE, TYPE_STREAM
 from millpond.broker.scram_credentials import ScramCredential
+from millpond.broker.shares.share_queue import check_source
 from millpond.broker.streams.subscription import starting_place
 from millpond.broker.streams.topic_settings import checked_config
 from millpond.broker.streams.topics import check_topic_name
@@ -105,6 +106,8 @@ class Import:
         self._plan("exchanges", self._exchange)
         self._plan("queues", self._queue)
         self._plan("topics", self._topic)
+        # Those over topics, which are all known now.
+        self._plan("queues", self._share_queue)
         self._plan("bindings", self._binding)
         self._check_limits()
 
@@ -272,6 +275,9 @@ class Import:
         kind = one.text("type", "classic")
         if kind != "classic" and "x-queue-type" not in arguments:
             arguments["x-queue-type"] = kind
+        if queue_type(arguments) == TYPE_SHARE:
+            # Its topic may be one of those that come after the queues.
+            return
         is_stream = queue_type(arguments) == TYPE_STREAM
         if (vhost, name) in self._topics:
             if is_stream:
@@ -284,6 +290,26 @@ class Import:
             self._topics[vhost, name] = 1
         else:
             self._queues.add((vhost, name))
+        self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
+
+    def _share_queue(self, one: DefinedObject) -> None:
+        name, vhost, arguments = one.name(), self._vhost_of(one), one.table("arguments")
+        kind = one.text("type", "classic")
+        if kind != "classic" and "x-queue-type" not in arguments:
+            arguments["x-queue-type"] = kind
+        if queue_type(arguments) != TYPE_SHARE or (vhost, name) in self._queues or name.startswith(RESERVED_PREFIX):
+            return
+        if (vhost, name) in self._topics:
+            raise PreconditionFailed("there is a topic of this name")
+        resource = f"queue '{name}' in vhost '{vhost}'"
+        durable, auto_delete = one.flag("durable", True), one.flag("auto_delete")
+        check_queue_arguments(arguments, resource)
+        QUEUE_TYPES[TYPE_SHARE].check(resource, durable, False, auto_delete, False)
+        check_source(arguments, (vhost, arguments.get("x-source-topic")) in self._topics, resource)
+        found = self._broker.vhosts.get(vhost)
+        if found is not None:
+            found.groups.shares.check_name(name)
+        self._queues.add((vhost, name))
         self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
 
     def _topic(self, one: DefinedObject) -> None:

@@ -104,14 +104,19 @@ class ShareMembership:
         member = None if modern is None else modern.members.get(member_id)
         return NOTHING if member is None else member.current.assigned
 
+    def check_name(self, group_id: str) -> None:
+        """GroupNotFound where there can be no share group of this name, as it is that of another type's group."""
+        group = self._store.groups.get(group_id)
+        if group is not None and group.type != SHARE and (not group.is_empty or group.offset_count):
+            raise GroupNotFound(f"Group {group_id} is not a share group.")
+
     def ensure(self, group_id: str) -> None:
-        """Let there be a share group of this name. GroupNotFound where the name is that of another type's group."""
+        """Let there be a share group of this name. GroupNotFound as `check_name`."""
+        self.check_name(group_id)
         group = self._store.groups.get(group_id)
         if group is None:
             self._store.create_modern(group_id, SHARE)
         elif group.type != SHARE:
-            if not group.is_empty or group.offset_count:
-                raise GroupNotFound(f"Group {group_id} is not a share group.")
             self._store.make_modern(group_id, SHARE)
 
     def _find(self, group_id: str) -> ModernGroup | None:

@@ -583,7 +583,7 @@ class ShareQueue(MessageQueue):
             group.release_queue(OWNER)
 
 
-def check_source(arguments: dict[str, object], topic: Topic | None, resource: str, now_ms: int) -> None:
+def check_source(arguments: dict[str, object], has_topic: bool, resource: str) -> None:
     """PreconditionFailed where there can be no queue over a topic as declared."""
     if keeps_history(arguments):
         if "x-source-topic" in arguments:
@@ -592,9 +592,9 @@ def check_source(arguments: dict[str, object], topic: Topic | None, resource: st
     name = arguments.get("x-source-topic")
     if not isinstance(name, str) or not name:
         raise PreconditionFailed(f"invalid arg 'x-source-topic' for {resource}: expected the name of a topic")
-    if topic is None:
+    if not has_topic:
         raise PreconditionFailed(f"invalid arg 'x-source-topic' for {resource}: there is no topic '{name}'")
-    Subscription(arguments, resource, now_ms)
+    Subscription(arguments, resource, 0)
 
 
 def _highest_priority_first(consumer: Consumer) -> int:

@@ -250,6 +250,11 @@ class ApiTable:
             connection.mute(wait_ms)
         return wait_ms
 
+    def fetched(self, connection: Connection, size: int) -> None:
+        """So many bytes have been fetched, after `fetching` has allowed some."""
+        broker = connection.broker
+        broker.quotas.fetched(connection.user, connection.client_id, size, broker.clock.monotonic_ms())
+
     def may_be_transactional(self, connection: Connection, transactional_id: str) -> bool:
         """Whether the connection's user may write in transactions of this transactional id."""
         return self.may(connection, Operation.WRITE, transactional_id, "transactional_id")

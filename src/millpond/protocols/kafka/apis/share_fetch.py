@@ -111,6 +111,8 @@ class ShareFetching(Waiting):
         self._acknowledged: Final[dict[Place, int]] = {}
         self._errors: Final[dict[Place, int]] = {}
         self._sequence = 0
+        # How long the client is to wait before it asks again, as its quota is used up.
+        self._throttle_ms = 0
         self._timer: Timer | None = None
         self._reader: Final = _Reader(self)
         self._partitions: list[SharePartition] = []
@@ -154,6 +156,13 @@ class ShareFetching(Waiting):
         """Look at what there is, and answer if that is something, or nothing is to be waited for."""
         if self._call.is_answered:
             return True
+        connection = self._call.connection
+        if connection.broker.quotas.is_set:
+            # Before anything is acquired: it could not be put back as if nothing had been.
+            self._throttle_ms = connection.apis.fetching(connection, 0)
+            if self._throttle_ms > 0:
+                self.finish()
+                return True
         fetched: dict[Place, Fetched] = {}
         bytes_left, records_left = self._bytes_max, self._records_max
         is_loading = False
@@ -174,6 +183,8 @@ class ShareFetching(Waiting):
             return False
         for place in fetched:
             self._session.rotate(place)
+        if connection.broker.quotas.is_set:
+            connection.apis.fetched(connection, sum(found.size for found in fetched.values()))
         self.finish(fetched)
         return True
 
@@ -202,6 +213,7 @@ class ShareFetching(Waiting):
             }
             topics.setdefault(place[0], []).append(entry)
         tree: Tree = {
+            "throttle_time": self._throttle_ms,
             "error_code": NONE,
             "acquisition_lock_timeout": self._group.settings.lock_ms,
             "responses": [{"topic_id": topic, "partitions": entries} for topic, entries in topics.items()],

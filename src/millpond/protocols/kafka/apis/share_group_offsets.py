@@ -58,13 +58,13 @@ def _described(call: Call, asked: Any) -> Tree:
         topics = [
             _of_topic(group, topic, [place[1] for place in group.partitions if place[0] == topic.id])
             for topic in (_topics_of(group) if group is not None else ())
-            if group is not None and connection.apis.may_read(connection, topic.name)
+            if group is not None and connection.apis.may_see(connection, topic.name)
         ]
         return {"group_id": group_id, "topics": topics}
     for wanted in asked.topics:
         topic = _topic(call, wanted.topic_name)
-        if topic is None or not connection.apis.may_read(connection, wanted.topic_name):
-            is_allowed = connection.apis.may_read(connection, wanted.topic_name)
+        if topic is None or not connection.apis.may_see(connection, wanted.topic_name):
+            is_allowed = connection.apis.may_see(connection, wanted.topic_name)
             code = UNKNOWN_TOPIC_OR_PARTITION if is_allowed else TOPIC_AUTHORIZATION_FAILED
             refused = {
                 "start_offset": -1,
