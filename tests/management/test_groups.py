@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from millpond import cli
 from millpond.pytest_plugin import BackgroundBroker
 from tests.support import management
 from tests.support.management import Call
@@ -18,11 +20,15 @@ from tests.support.waiting import DEADLINE_S, eventually
 
 
 @pytest.fixture(scope="module")
-def pond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundBroker]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pond")
+
+
+@pytest.fixture(scope="module")
+def pond(data: Path) -> Iterator[BackgroundBroker]:
     """With Kafka's protocol."""
-    folder: Path = tmp_path_factory.mktemp("pond")
     broker = BackgroundBroker(
-        data_dir=folder,
+        data_dir=data,
         admin="127.0.0.1:0",
         kafka="127.0.0.1:0",
         kafka_partitions=2,
@@ -133,3 +139,41 @@ def test_metrics_count_groups_and_tell_how_far_each_is_behind(call: Call, group:
     each = call("GET", "/metrics/per-object").content.decode()
     assert f'millpond_group_lag{{group="{group}",topic="{topic}",vhost="/"}} 2.0' in each
     assert f'millpond_group_members{{group="{group}",vhost="/"}} 0.0' in each
+
+
+def test_a_group_whose_assignment_the_broker_decides_shows_epochs_and_targets(
+    servers: str, call: Call, topic: str
+) -> None:
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "newer", "group.protocol": "consumer"})
+    consumer.subscribe([topic])
+    try:
+        eventually(lambda: consumer.poll(0.1) is None and len(consumer.assignment()) == 2, "two partitions")
+        group = call("GET", "/api/groups/%2F/newer").json
+        assert (group["type"], group["state"], group["protocol"], group["members"]) == (
+            "consumer", "Stable", "uniform", 1,
+        )  # fmt: skip
+        assert group["group_epoch"] == group["assignment_epoch"] >= 1
+        (member,) = group["member_details"]
+        assert member["assignment"] == member["target"] == {topic: [0, 1]}
+        assert (member["speaks"], member["topics"], member["epoch"]) == ("consumer", [topic], group["group_epoch"])
+    finally:
+        consumer.close()
+
+
+def test_groups_are_listed_and_described_on_the_command_line(
+    data: Path, servers: str, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "shown", "group.protocol": "consumer"})
+    consumer.subscribe([topic])
+    try:
+        eventually(lambda: consumer.poll(0.1) is None and len(consumer.assignment()) == 2, "two partitions")
+        where = ["--data", str(data)]
+        assert cli.run(["group", "list", "--json", *where]) == 0
+        (shown,) = [one for one in json.loads(capsys.readouterr().out) if one["name"] == "shown"]
+        assert (shown["type"], shown["members"]) == ("consumer", 1)
+        assert cli.run(["group", "describe", "shown", "--json", *where]) == 0
+        assert json.loads(capsys.readouterr().out)["member_details"][0]["target"] == {topic: [0, 1]}
+        assert cli.run(["group", "describe", "shown", *where]) == 0
+        assert "/127.0.0.1" in capsys.readouterr().out
+    finally:
+        consumer.close()

@@ -27,6 +27,7 @@ from millpond.admin import (
     topic_permissions,
     topics,
     topology,
+    transactions,
     views,
 )
 from millpond.admin.messages import MakeProperties
@@ -91,6 +92,7 @@ def application(broker: Broker, node: Node, make_properties: MakeProperties) -> 
         messages.routes(broker, make_properties),
         groups.routes(broker),
         shares.routes(broker),
+        transactions.routes(broker),
     ):
         made.include_router(routes)
     add_error_handlers(made)

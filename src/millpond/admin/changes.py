@@ -110,6 +110,12 @@ async def delete_group(broker: Broker, vhost: VirtualHost, name: str) -> None:
     await _journaled(broker)
 
 
+async def abort_transaction(broker: Broker, vhost: VirtualHost, name: str) -> None:
+    broker.turn.now_ms = broker.clock.wall_ms()
+    vhost.transactions.abort(name)
+    await _journaled(broker)
+
+
 def purge_queue(broker: Broker, vhost: VirtualHost, name: str) -> None:
     vhost.queue(name, None).purge()
     broker.turn.touch()

@@ -181,6 +181,7 @@ class BrokerCollector(Collector):
         yield CounterMetricFamily("millpond_pages_written", "Pages moved to disk", store.pages_written_total)
         yield CounterMetricFamily("millpond_pages_read", "Pages brought back from disk", store.pages_read_total)
         yield from self._group_metrics()
+        yield from self._transaction_metrics()
         yield from self._share_metrics()
         streams = broker.streams
         yield CounterMetricFamily("millpond_stream_reads", "Reads of streams from disk", streams.reads_total)
@@ -229,6 +230,17 @@ class BrokerCollector(Collector):
                 lags.add_metric([*names, _label(topic)], lag)
         yield by_group
         yield lags
+
+    def _transaction_metrics(self) -> Iterator[Metric]:
+        totals = self._broker.transactions.totals
+        yield GaugeMetricFamily("millpond_transactional_ids", "Transactional ids", totals.transactional_ids)
+        yield GaugeMetricFamily("millpond_transactions_ongoing", "Transactions that are open", totals.ongoing)
+        ended = CounterMetricFamily("millpond_transactions", "Transactions that have ended, by how", labels=["result"])
+        ended.add_metric(["committed"], totals.committed_total)
+        ended.add_metric(["aborted"], totals.aborted_total)
+        yield ended
+        late = totals.timed_out_total
+        yield CounterMetricFamily("millpond_transactions_timed_out", "Those aborted for their timeout", late)
 
     def _share_metrics(self) -> Iterator[Metric]:
         """What share groups have yet to do and what they have done: of each, labelled, or of all together."""

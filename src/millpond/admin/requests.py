@@ -27,7 +27,13 @@ from millpond.broker.vhost import VirtualHost
 Model = TypeVar("Model", bound=BaseModel)
 
 # As RabbitMQ answers; whatever is not here is 400.
-STATUS_BY_KIND: Final = {"not-found": 404, "group-not-found": 404, "access-refused": 401, "not-allowed": 401}
+STATUS_BY_KIND: Final = {
+    "not-found": 404,
+    "group-not-found": 404,
+    "transaction-not-found": 404,
+    "access-refused": 401,
+    "not-allowed": 401,
+}
 
 
 def _short(text: str) -> str:

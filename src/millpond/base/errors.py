@@ -19,6 +19,7 @@
     │   ├── CommandInvalid    a method that is not valid in the present state
     │   ├── ChannelFault      a channel that is not open, or is open already
     │   ├── LimitExceeded     more than `limits.py` or the configuration grants
+    │   ├── TransactionError  a request to a transaction; they are in `broker/transactions/errors.py`
     │   └── GroupError        a request to a consumer group; they are in `broker/groups/errors.py`
     │       ├── InvalidGroupName, InvalidSessionTimeout, InconsistentProtocol
     │       ├── UnknownMember, MemberIdRequired, FencedInstance, IllegalGeneration, RebalanceInProgress

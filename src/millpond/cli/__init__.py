@@ -82,6 +82,7 @@ def _show_version(wanted: bool) -> None:
 def _application() -> typer.Typer:
     from millpond.cli import (
         definitions,
+        group,
         messages,
         permission,
         policy,
@@ -91,6 +92,7 @@ def _application() -> typer.Typer:
         serve,
         status,
         topic,
+        transaction,
         user,
     )
 
@@ -120,4 +122,6 @@ def _application() -> typer.Typer:
     application.add_typer(policy.commands, name="policy")
     application.add_typer(quota.commands, name="quota")
     application.add_typer(topic.commands, name="topic")
+    application.add_typer(group.commands, name="group")
+    application.add_typer(transaction.commands, name="transaction")
     return application

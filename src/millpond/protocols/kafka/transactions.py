@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
+from millpond.broker.access import TRANSACTIONAL_ID, Operation
 from millpond.broker.transactions.coordinator import ProducerIdentity
 from millpond.protocols.kafka.errors import (
     INVALID_PRODUCER_EPOCH,
@@ -20,8 +20,6 @@ from millpond.protocols.kafka.registry import answer
 if TYPE_CHECKING:
     from millpond.broker.transactions.coordinator import TransactionCoordinator
     from millpond.protocols.kafka.connection import Call
-
-TRANSACTIONAL_ID = "transactional_id"
 
 
 def coordinator(call: Call) -> TransactionCoordinator:
@@ -43,8 +41,7 @@ def may_use(call: Call, transactional_id: str) -> bool:
 
 def may_see(call: Call, transactional_id: str) -> bool:
     """Whether the client may know of it."""
-    may = call.connection.apis.may
-    return any(may(call.connection, operation, transactional_id, TRANSACTIONAL_ID) for operation in Operation)
+    return call.connection.apis.may(call.connection, Operation.DESCRIBE, transactional_id, TRANSACTIONAL_ID)
 
 
 def identity(request: object) -> ProducerIdentity:

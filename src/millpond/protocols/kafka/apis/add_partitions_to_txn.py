@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
+from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
 from millpond.broker.transactions.coordinator import ProducerIdentity
 from millpond.protocols.kafka.errors import (
     CLUSTER_AUTHORIZATION_FAILED,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _FENCED_FROM = 2
 _BATCHED_FROM = 4
-CLUSTER_NAME = "kafka-cluster"
 
 Places = list[tuple[str, int]]
 
@@ -55,7 +54,9 @@ def add_partitions_to_txn(call: Call, request: Any) -> Tree | None:
 
 def _add_batched(call: Call, request: Any) -> Tree | None:
     connection = call.connection
-    if not connection.apis.may(connection, Operation.CONFIGURE, CLUSTER_NAME, "cluster"):
+    allowed_to = (Operation.CLUSTER_ACTION, Operation.ALTER)
+    # There are no other brokers here: whoever may change the cluster may try this.
+    if not any(connection.apis.may(connection, operation, CLUSTER_NAME, CLUSTER) for operation in allowed_to):
         return {"error_code": CLUSTER_AUTHORIZATION_FAILED, "results_by_transaction": []}
     results: list[Tree] = []
     for asked in request.transactions:
