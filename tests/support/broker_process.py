@@ -22,6 +22,8 @@ COMMAND_VARIABLE = "MILLPOND_TEST_COMMAND"
 KAFKA_ARGUMENTS = (
     *("--group-session-timeout-min-ms", "100"),
     *("--group-initial-rebalance-delay-ms", "0"),
+    *("--group-consumer-heartbeat-interval-ms", "200"),
+    *("--group-share-heartbeat-interval-ms", "200"),
     *("--stream-check-interval-ms", "1000"),
 )
 

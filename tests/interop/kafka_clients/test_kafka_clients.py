@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.java"))
 SECURITY = HERE / "Security.java"
 RESTARTS = HERE / "Restarts.java"
-SHARED = [HERE / f"{name}.java" for name in ("Scenarios", "Groups", "ShareGroups", "Transactions", "Administration")]
+SHARED = [HERE / f"{name}.java" for name in ("Scenarios", "Groups", "ShareGroups", "Transactions")]
 # What depends on how the connection is encrypted: the rest is the same over TLS.
 OVER_TLS = [name for name in names_in(SECURITY) if any(word in name for word in ("records", "password", "SCRAM"))]
 # Another broker with logins: HOST:PORT for SASL, HOST:PORT for SASL over TLS, the file of its authority, the
@@ -116,7 +116,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(process.kafka_address, tls_address, folder / "authority.pem", "guest", "guest")
 
 
-@pytest.mark.parametrize("name", names_in(SECURITY))
+# Who has not logged in does not administrate the cluster.
+@pytest.mark.parametrize("name", [*names_in(HERE / "Administration.java"), *names_in(SECURITY)])
 def test_scenario_with_a_login(name: str, player: Player, secured: Secured) -> None:
     player.play(secured.address, name, *secured.settings(tls=False))
 

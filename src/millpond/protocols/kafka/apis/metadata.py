@@ -66,9 +66,7 @@ def metadata(call: Call, request: Any) -> Tree | None:
         may_create = getattr(request, "allow_auto_topic_creation", True)
         # Each is told once, however often it is asked for: a name is short, and what is told of it may be long.
         for asked in dict.fromkeys(request.topics):
-            topic = (
-                _by_name(connection, asked.name, may_create) if asked.name is not None else _by_id(connection, asked)
-            )
+            topic = _by_id(connection, asked) if _is_by_id(asked) else _by_name(connection, asked.name, may_create)
             if isinstance(topic, Topic):
                 found.append(topic)
             else:
@@ -80,6 +78,7 @@ def metadata(call: Call, request: Any) -> Tree | None:
 
 
 def _is_by_id(asked: Any) -> bool:
+    # Apache's admin client sends an empty name with the id, not none.
     return asked.name is None or getattr(asked, "topic_id", None) is not None
 
 
