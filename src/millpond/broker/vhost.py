@@ -701,6 +701,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         topic = self.topics.by_name.get(source) if isinstance(source, str) else None
         check_source(arguments, topic, resource, int(self.context.clock.wall_ms()))
         try:
+            self.shares.check_room(name, topic)
             self.groups.shares.ensure(name)
         except PeerError as error:
             raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
