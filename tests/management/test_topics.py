@@ -189,7 +189,7 @@ def test_topics_survive_a_restart_with_their_configuration(
     assert after["partition_details"][0]["bytes"] >= 2000
 
 
-# --- Topics as exchanges -----------------------------------------------------------------------------------------------
+# --- Topics as exchanges ----------------------------------------------------------------------------------------------
 
 
 def test_a_topic_shows_what_is_bound_to_it_and_how_far_that_is_behind(
