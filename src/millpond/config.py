@@ -271,6 +271,18 @@ class Settings(BaseModel):
     group_share_members_max: int = Field(
         default=limits.GROUP_SHARE_MEMBERS_MAX, ge=1, le=1_000, description="Members of a share group."
     )
+    group_share_min_record_lock_duration_ms: int = Field(
+        default=limits.SHARE_LOCK_DURATION_MIN_MS,
+        ge=1_000,
+        le=limits.SHARE_LOCK_DURATION_MS,
+        description="The shortest time that a share group may let its members have a record for themselves.",
+    )
+    group_share_max_record_lock_duration_ms: int = Field(
+        default=limits.SHARE_LOCK_DURATION_MAX_MS,
+        ge=limits.SHARE_LOCK_DURATION_MS,
+        le=3_600_000,
+        description="The longest time that a share group may let its members have a record for themselves.",
+    )
     offsets_retention_minutes: int = Field(
         default=limits.OFFSETS_RETENTION_MINUTES,
         ge=1,

@@ -208,9 +208,43 @@ def test_a_transaction_that_takes_too_long_is_aborted(lives: Lives) -> None:
     assert one.coordinator.find("x").head.state == COMPLETE_ABORT
     assert lives.life.broker.transactions.totals.timed_out_total == 1
     with pytest.raises(ProducerFenced):
-        one.end(True)
+        one.write(b"c")
     lives.life.settle_down()
     assert committed_values(lives.life) == [b"a"]
+
+
+def test_a_producer_whose_transaction_took_too_long_is_told_so_and_may_go_on(lives: Lives) -> None:
+    one = writer(lives, timeout_ms=1000)
+    one.write(b"a")
+    lives.advance(1000)
+    before = one.identity
+    # Producers that do not take their epoch from the answer are shut out.
+    for is_commit in (True, False):
+        with pytest.raises(ProducerFenced):
+            one.end(is_commit, raises_epoch=False)
+    with pytest.raises(InvalidTransactionState):
+        one.end(True)
+    one.end(False)
+    assert one.identity == ProducerIdentity(before.producer_id, before.epoch + 1)
+    # So does one that initializes itself once more.
+    assert one.coordinator.begin_producer("x", 1000, before) == one.identity
+    one.write(b"b")
+    one.end(True)
+    lives.life.settle_down()
+    assert committed_values(lives.life) == [b"b"]
+
+
+def test_a_producer_that_was_shut_out_in_the_last_epoch_cannot_end_in_it(lives: Lives) -> None:
+    one = writer(lives)
+    head = one.coordinator.find("x").head
+    one.coordinator.store.record(HeadChanged("x", replace(head, epoch=EPOCH_MAX - 1)))
+    one.follow(ProducerIdentity(head.producer_id, EPOCH_MAX - 1))
+    one.write(b"a")
+    one.coordinator.abort("x")
+    last = ProducerIdentity(head.producer_id, EPOCH_MAX)
+    following = one.coordinator.end("x", last, False, True)
+    assert following.producer_id != last.producer_id
+    assert following.epoch == 0
 
 
 def test_an_operator_may_abort(lives: Lives) -> None:

@@ -1,4 +1,4 @@
-"""Transactions of Kafka's and what AMQP sees of them: all that is committed, once it is, and nothing that is aborted."""
+"""Transactions of Kafka's and what AMQP sees of them: what is committed, once it is, and nothing that is aborted."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import ssl
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import aiokafka
 import confluent_kafka
 import kafka as kafka_python
+import pika
 import pytest
 import trustme
 from confluent_kafka import KafkaError, KafkaException
@@ -34,8 +36,10 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 from cryptography import x509
+from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.support.broker_process import KAFKA_ARGUMENTS, BrokerProcess, run_operator_command
+from tests.support.pika_client import channel_refused
 from tests.support.waiting import DEADLINE_S, eventually
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -507,3 +511,72 @@ def test_a_consumer_is_told_to_wait_and_gets_everything(secured: SecuredBroker, 
         eventually(all_are_there, "all records, and to be told to wait", deadline_s=40)
     finally:
         consumer.close()
+
+
+# --- Topics by way of AMQP --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def amqp_channel(secured: SecuredBroker, user: str) -> Iterator[BlockingChannel]:
+    host, _, port = secured.process.listeners["amqp"].rpartition(":")
+    credentials = pika.PlainCredentials(user, PASSWORD)
+    connection = pika.BlockingConnection(pika.ConnectionParameters(host, int(port), "/", credentials))
+    try:
+        yield connection.channel()
+    finally:
+        connection.close()
+
+
+def deny(root: AdminClient, user: str, topic: str, operation: AclOperation) -> None:
+    allow(root, user, ResourceType.TOPIC, topic, operation, permission=AclPermissionType.DENY)
+
+
+@pytest.mark.parametrize("is_denied", [False, True], ids=["no permission", "denied by an ACL"])
+def test_who_may_not_read_a_topic_makes_no_queue_over_it(
+    secured: SecuredBroker, root: AdminClient, topic: str, is_denied: bool
+) -> None:
+    user = secured.user(permissions=(".*",) * 3 if is_denied else ("^mine", "^mine", "^mine"))
+    root.create_topics([NewTopic(topic, 1, 1)])[topic].result(DEADLINE_S)
+    if is_denied:
+        deny(root, user, topic, AclOperation.READ)
+    arguments = {"x-queue-type": "share", "x-source-topic": topic, "x-stream-offset": "first"}
+    with amqp_channel(secured, user) as channel, channel_refused(403):
+        channel.queue_declare(f"mine-{topic}", durable=True, arguments=arguments)
+
+
+def test_who_may_not_write_to_a_topic_binds_nothing_to_a_queue_over_it(
+    secured: SecuredBroker, root: AdminClient, topic: str
+) -> None:
+    user = secured.user(permissions=("^mine", "^mine", f"^(mine|{topic})"))
+    root.create_topics([NewTopic(topic, 1, 1)])[topic].result(DEADLINE_S)
+    name = f"mine-{topic}"
+    with amqp_channel(secured, user) as channel:
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "share", "x-source-topic": topic})
+        channel.exchange_declare(f"mine-x-{topic}")
+        with channel_refused(403):
+            channel.queue_bind(name, f"mine-x-{topic}", "k")
+
+
+def test_what_an_acl_denies_of_a_topic_is_denied_by_whatever_name(
+    secured: SecuredBroker, root: AdminClient, topic: str
+) -> None:
+    user = secured.user()
+    root.create_topics([NewTopic(topic, 2, 1)])[topic].result(DEADLINE_S)
+    with amqp_channel(secured, user) as channel:
+        channel.queue_declare(f"queue-{topic}", exclusive=True)
+        channel.exchange_declare(f"exchange-{topic}", auto_delete=True)
+        channel.queue_bind(f"queue-{topic}", topic, "k")
+        deny(root, user, topic, AclOperation.READ)
+        deny(root, user, topic, AclOperation.WRITE)
+        for refused in (
+            lambda one: one.queue_bind(f"queue-{topic}", topic, "other"),
+            lambda one: one.exchange_bind(f"exchange-{topic}", topic, "other"),
+            lambda one: one.exchange_bind(topic, f"exchange-{topic}", "other"),
+            lambda one: one.queue_bind(topic, f"exchange-{topic}", "other"),
+            lambda one: one.queue_bind(f"{topic}-0", f"exchange-{topic}", "other"),
+            lambda one: (one.confirm_delivery(), one.basic_publish(topic, "k", b"x")),
+            lambda one: (one.basic_qos(prefetch_count=1), one.basic_consume(f"{topic}-0", print)),
+            lambda one: one.basic_get(f"{topic}-0"),
+        ):
+            with channel_refused(403):
+                refused(channel.connection.channel())

@@ -24,6 +24,7 @@ KAFKA_ARGUMENTS = (
     *("--group-initial-rebalance-delay-ms", "0"),
     *("--group-consumer-heartbeat-interval-ms", "200"),
     *("--group-share-heartbeat-interval-ms", "200"),
+    *("--group-share-min-record-lock-duration-ms", "1000"),
     *("--stream-check-interval-ms", "1000"),
 )
 

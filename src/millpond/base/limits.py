@@ -420,6 +420,9 @@ SHARE_RANGES_MAX: Final = 10_000
 SHARE_LOCK_DURATION_MS: Final = 30_000
 SHARE_DELIVERIES_MAX: Final = 5
 SHARE_RECORD_LOCKS_MAX: Final = 2_000
+# Between these a group chooses how long, unless the operator says otherwise; as in Apache Kafka.
+SHARE_LOCK_DURATION_MIN_MS: Final = 15_000
+SHARE_LOCK_DURATION_MAX_MS: Final = 60_000
 # The same of a queue over a topic, whose consumers say themselves how much they want: a bound for those who do not.
 SHARE_QUEUE_LOCKS_MAX: Final = 100_000
 # Locks that end at about the same time are looked at together: nobody notices when one ends so much later.

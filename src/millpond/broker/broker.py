@@ -30,6 +30,7 @@ from millpond.broker.queues.message_queue import MessageQueue, QueueContext
 from millpond.broker.queues.pager import Pager
 from millpond.broker.quotas import ClientQuotas
 from millpond.broker.shares.coordinator import ShareGroups
+from millpond.broker.shares.settings import group_configs
 from millpond.broker.streams.stream_store import StreamStore
 from millpond.broker.streams.topic_routing import TopicRouting
 from millpond.broker.transactions.coordinator import Transactions, TransactionSettings
@@ -145,7 +146,12 @@ class Broker:
         self.producer_ids: Final = ProducerIds(catalog, turn)
         self.transactions: Final = Transactions(clock, turn, ledger, self.producer_ids, transaction_settings)
         # In the order in which recovery tells them that it is over.
-        self.shares: Final = ShareGroups(clock, turn, ledger)
+        self.shares: Final = ShareGroups(
+            clock,
+            turn,
+            ledger,
+            group_configs(group_settings.share_lock_duration_min_ms, group_settings.share_lock_duration_max_ms),
+        )
         self.keepers: Final[list[RecordKeeper]] = [self.groups, self.shares, self.transactions]
         self.streams: Final = StreamStore(store, ledger, memory, turn, clock, commits)
         self.context: Final = QueueContext(turn, clock, ledger, memory, store, self.streams, queues_max)

@@ -401,6 +401,8 @@ def _group_settings(settings: Settings) -> GroupSettings:
         share_session_timeout_ms=settings.group_share_session_timeout_ms,
         share_heartbeat_interval_ms=settings.group_share_heartbeat_interval_ms,
         share_members_max=settings.group_share_members_max,
+        share_lock_duration_min_ms=settings.group_share_min_record_lock_duration_ms,
+        share_lock_duration_max_ms=settings.group_share_max_record_lock_duration_ms,
         offsets_retention_ms=settings.offsets_retention_minutes * MINUTE_MS,
     )
 

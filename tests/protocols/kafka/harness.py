@@ -28,6 +28,8 @@ from millpond.base.limits import KAFKA_REQUEST_BYTES_MAX, MESSAGE_BYTES_MAX
 from millpond.broker.access import Access
 from millpond.broker.broker import DEFAULT_VHOST, Broker
 from millpond.broker.commits import Alarms, Commits
+from millpond.broker.groups.coordinator import DEFAULT_SETTINGS
+from millpond.broker.groups.store import GroupSettings
 from millpond.broker.ledger import Ledger
 from millpond.broker.memory import MemoryBudget
 from millpond.broker.queues.page_store import PageStore
@@ -146,7 +148,9 @@ class Pond(Waters):
     """A broker that keeps nothing, so that everything is durable at once. Its time passes and its turns end only when
     the test says so."""
 
-    def __init__(self, *, memory_budget: int = 1 << 30, **options: Any) -> None:
+    def __init__(
+        self, *, memory_budget: int = 1 << 30, group_settings: GroupSettings = DEFAULT_SETTINGS, **options: Any
+    ) -> None:
         clock = ManualClock()
         self._due: list[Callable[[], None]] = []
         # What would run on a thread: (task, what to do with its result).
@@ -167,6 +171,7 @@ class Pond(Waters):
             Commits(alarms),
             lambda task, done: self.blocking.append((task, done)),
             MESSAGE_BYTES_MAX,
+            group_settings=group_settings,
         )
         broker.create_vhost(DEFAULT_VHOST)
         broker.access.create_default_user()

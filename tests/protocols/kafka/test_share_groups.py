@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from millpond.broker.groups.coordinator import DEFAULT_SETTINGS
 from millpond.broker.quotas import CONSUMER
 from millpond.broker.streams.topic import Topic
+from millpond.storage.record_batch import BatchBuilder
 from tests.protocols.kafka.harness import Client, Pond, batch_of
 
 SHARE_FETCH, SHARE_ACKNOWLEDGE = 78, 79
@@ -152,6 +155,17 @@ class TestFetching:
         pond.advance(3_600_000)
         assert configure(pond, auto_offset_reset="by_duration:PT30M") == [0]
         assert Member(pond, "a", topic).acquire() == []
+
+    def test_a_group_that_begins_some_time_ago_passes_over_older_records_of_the_same_batch(self, pond: Pond) -> None:
+        aged = pond.topic("aged")
+        now_ms = pond.clock.wall_ms()
+        builder = BatchBuilder()
+        for delta, age_ms in enumerate((7_200_000, 3_700_000, 600_000, 0)):
+            builder.append_with_headers(delta, now_ms - age_ms, None, b"record", [])
+        aged.partitions[0].append(builder.finish(0, 3))
+        pond.rest()
+        assert configure(pond, auto_offset_reset="by_duration:PT1H") == [0]
+        assert Member(pond, "a", aged).acquire() == [(2, 3, 1)]
 
     def test_a_request_waits_for_records(self, pond: Pond, topic: Topic) -> None:
         member = Member(pond, "a", topic, group="late")
@@ -399,6 +413,16 @@ class TestConfiguration:
     )
     def test_what_it_cannot_be_is_refused(self, pond: Pond, name: str, value: str) -> None:
         assert configure(pond, **{name: value}) == [INVALID_CONFIG]
+
+    def test_an_operator_bounds_how_long_a_record_is_in_hands(self) -> None:
+        bounds = replace(DEFAULT_SETTINGS, share_lock_duration_min_ms=1_000, share_lock_duration_max_ms=30_000)
+        pond = Pond(group_settings=bounds)
+        assert configure(pond, record_lock_duration_ms="999") == [INVALID_CONFIG]
+        assert configure(pond, record_lock_duration_ms="30001") == [INVALID_CONFIG]
+        assert configure(pond, record_lock_duration_ms="1000") == [0]
+        member = Member(pond, "a", pond.topic("t"))
+        assert member.fetch().acquisition_lock_timeout.total_seconds() == 1
+        pond.close()
 
     def test_it_is_told_with_its_source(self, pond: Pond) -> None:
         configure(pond, delivery_count_limit="7")

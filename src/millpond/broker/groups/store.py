@@ -17,6 +17,8 @@ from millpond.base.limits import (
     GROUP_SHARE_HEARTBEAT_INTERVAL_MS,
     GROUP_SHARE_MEMBERS_MAX,
     GROUP_SHARE_SESSION_TIMEOUT_MS,
+    SHARE_LOCK_DURATION_MAX_MS,
+    SHARE_LOCK_DURATION_MIN_MS,
 )
 from millpond.broker.groups.errors import GroupFull, InvalidGroupName
 from millpond.broker.groups.group import Group, Member
@@ -69,6 +71,9 @@ class GroupSettings:
     share_session_timeout_ms: int = GROUP_SHARE_SESSION_TIMEOUT_MS
     share_heartbeat_interval_ms: int = GROUP_SHARE_HEARTBEAT_INTERVAL_MS
     share_members_max: int = GROUP_SHARE_MEMBERS_MAX
+    # Between these a share group chooses how long its members have a record for themselves.
+    share_lock_duration_min_ms: int = SHARE_LOCK_DURATION_MIN_MS
+    share_lock_duration_max_ms: int = SHARE_LOCK_DURATION_MAX_MS
 
 
 class GroupTotals:

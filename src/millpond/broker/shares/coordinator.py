@@ -10,7 +10,7 @@ Protocols call `vhost.shares`. Whoever is answered waits for the commit that cov
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from millpond.base.errors import LimitExceeded, NotFound
@@ -34,7 +34,7 @@ from millpond.broker.shares.records import (
     encode_record,
 )
 from millpond.broker.shares.sessions import ShareSession, ShareSessions
-from millpond.broker.shares.settings import DEFAULTS, ShareSettings, checked_group_config
+from millpond.broker.shares.settings import DEFAULTS, GROUP_CONFIGS, GroupConfig, ShareSettings, checked_group_config
 from millpond.broker.shares.share_partition import SharePartition, start_of
 from millpond.broker.streams.subscription import START_FIRST
 
@@ -62,7 +62,7 @@ class ShareGroup:
 
     @property
     def is_committed_only(self) -> bool:
-        """Whether nothing of open and aborted transactions is handed out. AMQP never gets that, whatever is configured."""
+        """Whether open and aborted transactions are not handed out. AMQP never gets them, whatever is configured."""
         return self.queue is not None or self.settings.is_committed_only
 
     def set_up(self, state: DeliveryState) -> None:
@@ -322,9 +322,14 @@ class Shares:
         configs = self._configs.get(group_id)
         return DEFAULTS if configs is None else ShareSettings(configs)
 
+    def checked_config(self, name: str, value: str | None) -> str:
+        """The value of an entry as it is kept. InvalidSetting where there is no such name, or it cannot have this
+        value."""
+        return checked_group_config(name, value, self._keeper.known_configs)
+
     def configure(self, group_id: str, configs: dict[str, str]) -> None:
         """Let a group have this configuration, and the defaults for the rest. InvalidSetting."""
-        checked = {name: checked_group_config(name, value) for name, value in configs.items()}
+        checked = {name: self.checked_config(name, value) for name, value in configs.items()}
         if checked != self.configs(group_id):
             self.record(Configured(group_id, tuple(checked.items())))
 
@@ -429,10 +434,14 @@ class ShareGroups(RecordKeeper):
 
     change = CHANGE_SHARE
 
-    def __init__(self, clock: Clock, turn: Turn, ledger: Ledger) -> None:
+    def __init__(
+        self, clock: Clock, turn: Turn, ledger: Ledger, known_configs: Mapping[str, GroupConfig] = GROUP_CONFIGS
+    ) -> None:
         self.clock: Final = clock
         self.turn: Final = turn
         self.ledger: Final = ledger
+        # What groups may be configured with.
+        self.known_configs: Final = known_configs
         # Of all groups.
         self.partition_count = 0
         self._shares: Final[dict[str, Shares]] = {}

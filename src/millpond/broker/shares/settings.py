@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from millpond.base.errors import InvalidSetting
 from millpond.base.limits import (
     SHARE_DELIVERIES_MAX,
+    SHARE_LOCK_DURATION_MAX_MS,
+    SHARE_LOCK_DURATION_MIN_MS,
     SHARE_LOCK_DURATION_MS,
     SHARE_RECORD_LOCKS_MAX,
 )
@@ -90,7 +92,9 @@ GROUP_CONFIGS: Final[dict[str, GroupConfig]] = {
     for config in (
         GroupConfig(AUTO_OFFSET_RESET, STRING, RESET_LATEST),
         GroupConfig(ISOLATION_LEVEL, STRING, ISOLATION_UNCOMMITTED, choices=_ISOLATIONS),
-        GroupConfig(LOCK_DURATION, INT, str(SHARE_LOCK_DURATION_MS), 15_000, 60_000),
+        GroupConfig(
+            LOCK_DURATION, INT, str(SHARE_LOCK_DURATION_MS), SHARE_LOCK_DURATION_MIN_MS, SHARE_LOCK_DURATION_MAX_MS
+        ),
         GroupConfig(DELIVERY_COUNT_LIMIT, INT, str(SHARE_DELIVERIES_MAX), 2, 10),
         GroupConfig(RECORD_LOCKS, INT, str(SHARE_RECORD_LOCKS_MAX), 100, 4_000),
         GroupConfig(RENEW_ENABLE, BOOLEAN, "true"),
@@ -102,9 +106,15 @@ GROUP_CONFIGS: Final[dict[str, GroupConfig]] = {
 }
 
 
-def checked_group_config(name: str, value: str | None) -> str:
+def group_configs(lock_duration_min_ms: int, lock_duration_max_ms: int) -> dict[str, GroupConfig]:
+    """What groups may be configured with where the operator bounds how long a record stays in a consumer's hands."""
+    lock_duration = replace(GROUP_CONFIGS[LOCK_DURATION], least=lock_duration_min_ms, most=lock_duration_max_ms)
+    return {**GROUP_CONFIGS, LOCK_DURATION: lock_duration}
+
+
+def checked_group_config(name: str, value: str | None, known: Mapping[str, GroupConfig] = GROUP_CONFIGS) -> str:
     """The value as it is kept. InvalidSetting where there is no such name, or it cannot have this value."""
-    config = GROUP_CONFIGS.get(name)
+    config = known.get(name)
     if config is None:
         raise InvalidSetting(f"Unknown group config name: {name}")
     if value is None:

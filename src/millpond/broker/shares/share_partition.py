@@ -180,7 +180,11 @@ class SharePartition(DeliveryListener):
             partition.store.find_last(partition, self._found)
         else:
             self._is_beginning = True
-            partition.store.find_time(partition, position, self._found)
+            partition.store.find_record_at(partition, position, self._found_record)
+
+    def _found_record(self, offset: int, _timestamp_ms: int) -> None:
+        # What comes after all that was looked at is younger.
+        self._found(offset if offset >= 0 else int(self.partition.durable_end))
 
     def _found(self, offset: int) -> None:
         if self._is_beginning:

@@ -288,7 +288,7 @@ class TransactionCoordinator:
         if transaction is None:
             raise InvalidProducerMapping(f"there is no transactional id '{transactional_id}'")
         head = transaction.head
-        if _has_been_ended_by(head, producer):
+        if raises_epoch and _has_been_ended_by(head, producer):
             if head.state != (COMPLETE_COMMIT if is_commit else COMPLETE_ABORT):
                 raise InvalidTransactionState(f"the transaction of '{transactional_id}' has ended otherwise")
             return ProducerIdentity(head.producer_id, head.epoch)
@@ -328,7 +328,7 @@ class TransactionCoordinator:
     def _end(self, transaction: Transaction, is_commit: bool, raises_epoch: bool) -> None:
         """Everything that a transaction's end is, in this turn: nothing here may make the ledger begin a new frame."""
         head = transaction.head
-        marker_epoch = head.epoch + 1 if raises_epoch else head.epoch
+        marker_epoch = _fencing_epoch(head) if raises_epoch else head.epoch
         self._write_markers(transaction, marker_epoch, is_commit)
         if is_commit:
             self._commit_offsets(transaction)
@@ -395,7 +395,8 @@ class TransactionCoordinator:
             return
         logger.warning("the transaction of '%s' is aborted: it took more than %d ms", transaction.id, head.timeout_ms)
         self.store.totals.timed_out_total += 1
-        self._abort_fencing(transaction)
+        # Its producer is told what has become of it, and may go on in the next epoch.
+        self._end(transaction, False, True)
 
     def expire(self) -> None:
         """Forget the transactional ids that nobody has used for long."""

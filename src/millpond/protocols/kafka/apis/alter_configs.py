@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
 from millpond.broker.access import CLUSTER, CLUSTER_NAME, Operation
-from millpond.broker.shares.settings import checked_group_config
 from millpond.broker.streams.topic_settings import LIST, TOPIC_CONFIGS, checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.create_topics import Refused
@@ -158,7 +157,7 @@ def _alter_group(connection: Connection, asked: Any, is_incremental: bool, valid
         if operation == DELETE:
             configs.pop(config.name, None)
         elif operation == SET:
-            configs[config.name] = checked_group_config(config.name, config.value)
+            configs[config.name] = shares.checked_config(config.name, config.value)
         else:
             raise Refused(
                 INVALID_CONFIG, f"Can't {_VERBS[operation]} to key {config.name} because its type is not LIST."
