@@ -60,6 +60,11 @@ class ShareGroup:
         self.queue: ShareQueue | None = None
         self.settings: ShareSettings = DEFAULTS
 
+    @property
+    def is_committed_only(self) -> bool:
+        """Whether open and aborted transactions are not handed out. AMQP never gets them, whatever is configured."""
+        return self.queue is not None or self.settings.is_committed_only
+
     def set_up(self, state: DeliveryState) -> None:
         """Let a delivery state have the group's limits."""
         queue = self.queue
