@@ -405,6 +405,20 @@ class TestPowerCuts:
         assert again.given[:2] == [(1, 1), (4, 1)]
         assert sorted(number for number, _ in again.given) == [1, 4, 5, 6, 7, 8, 9]
 
+    def test_a_frame_that_ends_within_a_turn_has_what_happened_to_records_before(
+        self, life: Life, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A large turn is written in several frames: what was acknowledged is with what was published before it."""
+        declare(life)
+        worker = work(life, 1)
+        fill(life, 0)
+        recorded: list[int] = []
+        monkeypatch.setattr(life.broker.shares, "write", lambda partition: recorded.append(partition.number))
+        worker.ack(0)
+        assert recorded == []
+        life.broker.ledger.flush()
+        assert recorded == [0]
+
     def test_a_clean_stop_forgets_nothing(self, lives: Lives, life: Life) -> None:
         declare(life)
         worker = work(life, 4)

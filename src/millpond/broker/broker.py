@@ -172,7 +172,6 @@ class Broker:
         self.request_errors: Final[dict[tuple[str, str, int], int]] = {}
         # The catalog first: the journal's commit makes it durable too, and a confirmed message needs its queue.
         turn.commits.append(self._commit_catalog)
-        turn.commits.append(self.shares.write_changes)
         turn.commits.append(self._write_journal)
         turn.commits.append(self._balance_memory)
 

@@ -8,10 +8,10 @@ journal (a broker that keeps nothing) no queue is recoverable and nothing arrive
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
-from mypy_extensions import i16, i32, i64, trait, u8
+from mypy_extensions import i16, i32, i64, mypyc_attr, trait, u8
 
 from millpond.base.limits import LEDGER_BATCH_BYTES, LEDGER_FRAME_BYTES, WRITE_BYTES_APART
 from millpond.broker.message import Address, Message, Properties
@@ -48,6 +48,16 @@ class OpenBatch:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class LateChanges:
+    """What collects changes of its own, to be told together: whenever a frame ends, so that none of them is in another
+    one than what belongs to it."""
+
+    def write_changes(self) -> None:
+        """Record what has been collected."""
+        raise NotImplementedError
+
+
 @final
 class Ledger:
     """Collects a turn's changes and hands them to the journal."""
@@ -57,6 +67,7 @@ class Ledger:
         self.journal: Journal | None = None
         # Somebody was promised to be told when this turn is durable.
         self.sync_wanted = False
+        self.late_changes: Final[list[LateChanges]] = []
         self._is_marked = False
         self._frame = BytesWriter()
         self._settled = BytesWriter()
@@ -256,6 +267,8 @@ class Ledger:
             self._open_batches = []
             for stream in open_batches:
                 stream.close_batch()
+        for late in self.late_changes:
+            late.write_changes()
         journal = self.journal
         if journal is None:
             return

@@ -702,13 +702,13 @@ class VirtualHost(QueueOwner, TopicOwner):
         source = arguments.get("x-source-topic")
         check_source(arguments, source in self.topics.by_name, resource)
         try:
+            self.shares.check_room(name, self.topics.by_name.get(source) if isinstance(source, str) else None)
             self.groups.shares.check_name(name)
         except PeerError as error:
             raise PreconditionFailed(f"cannot declare {resource}: {error}") from None
 
     def _ensure_group(self, name: str) -> None:
         try:
-            self.shares.check_room(name, topic)
             self.groups.shares.ensure(name)
         except PeerError as error:
             raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: {error}") from None

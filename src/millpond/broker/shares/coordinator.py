@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from millpond.base.errors import LimitExceeded, NotFound
 from millpond.base.limits import GROUP_NAME_BYTES_MAX, SHARE_PARTITIONS_MAX
 from millpond.broker.groups.errors import InvalidGroupName
 from millpond.broker.keepers import KeeperState, RecordKeeper
+from millpond.broker.ledger import LateChanges
 from millpond.broker.records import CHANGE_SHARE
 from millpond.broker.shares.delivery_state import DeliveryState
 from millpond.broker.shares.records import (
@@ -419,9 +421,18 @@ class Shares:
                     state.trim_before(partition.partition.start_offset)
                 if state.end > partition.partition.end_offset:
                     # What had been read was lost with the journal: those offsets will be others' records.
-                    partition.begin_at(int(partition.partition.end_offset))
+                    end_offset = int(partition.partition.end_offset)
+                    partition.begin_at(end_offset)
+                    # And again when the journal can be told, so that another recovery finds it too.
+                    self.clock.call_later(0, partial(self._begun_anew, partition, end_offset))
             if group.queue is not None:
                 group.queue.begin()
+
+    def _begun_anew(self, partition: SharePartition, offset: int) -> None:
+        state = partition.state
+        if state is not None and not partition.is_gone and state.start == state.end == offset:
+            self.begin_turn()
+            partition.begin_at(offset)
 
     def capture(self) -> list[KeeperState]:
         states: list[KeeperState] = [
@@ -444,6 +455,16 @@ class Shares:
                 partition.close()
 
 
+class _Deliveries(LateChanges):
+    """What happens to records, as the ledger knows it: ranges, which are the larger the later they are told."""
+
+    def __init__(self, keeper: ShareGroups) -> None:
+        self._keeper: Final = keeper
+
+    def write_changes(self) -> None:
+        self._keeper.write_changes()
+
+
 class ShareGroups(RecordKeeper):
     """The share groups of all virtual hosts."""
 
@@ -462,6 +483,7 @@ class ShareGroups(RecordKeeper):
         self._shares: Final[dict[str, Shares]] = {}
         # Where this turn has brought something that the journal is to be told.
         self._changed: dict[SharePartition, None] = {}
+        ledger.late_changes.append(_Deliveries(self))
 
     def add(self, vhost: str) -> Shares:
         """The share groups of a virtual host: none yet."""
@@ -491,7 +513,7 @@ class ShareGroups(RecordKeeper):
         self._changed.pop(partition, None)
 
     def write_changes(self) -> None:
-        """Tell the journal what has happened in this turn."""
+        """Tell the journal what has happened since the last time."""
         changed, self._changed = self._changed, {}
         for partition in changed:
             self.write(partition)
