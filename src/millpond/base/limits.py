@@ -429,5 +429,10 @@ SHARE_QUEUE_LOCKS_MAX: Final = 100_000
 SHARE_LOCK_CHECK_MS: Final = 20
 # Sessions of share consumers, as in Kafka: each remembers the partitions that it wants.
 SHARE_SESSIONS_MAX: Final = 2_000
+# Partitions that all sessions of share consumers in a virtual host want together. Each takes some 250 bytes, whether or
+# not there is such a partition.
+SHARE_SESSION_PARTITIONS_MAX: Final = 200_000
+# Share groups that have a configuration of their own. It is kept in memory and in each checkpoint.
+SHARE_CONFIGURED_GROUPS_MAX: Final = 10_000
 # Delivery states, of all groups and partitions: an idle one takes about 1.5 KiB.
 SHARE_PARTITIONS_MAX: Final = 200_000

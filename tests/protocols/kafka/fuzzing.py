@@ -43,6 +43,8 @@ FIELDS = ["base_offset", "leader_epoch", "magic", "attributes", "last_offset_del
 FIELDS += ["producer_id", "producer_epoch", "base_sequence", "record_count"]
 ITEMS_MAX = 3
 DEPTH_MAX = 4
+# Of the topics that are there at the beginning of the attack.
+TOPIC_IDS: list[bytes] = []
 # Requests in one conversation.
 REQUESTS_MAX = 30
 
@@ -105,7 +107,7 @@ def random_value(random: Random, hint: Any, kafka_type: str | None, depth: int) 
     if kafka_type == "bytes":
         return random.randbytes(random.choice([0, 1, 20, 200]))
     if kafka_type == "uuid":
-        return random.choice([bytes(16), random.randbytes(16)])
+        return random.choice([bytes(16), random.randbytes(16), *TOPIC_IDS * 3])
     if kafka_type == "float64":
         return random.choice([0.0, -1.5, 1e300, float("inf"), random.random()])
     assert kafka_type == "bool", kafka_type
@@ -169,8 +171,7 @@ def in_pieces(data: bytes, random: Random) -> list[bytes]:
 
 def prepared() -> Pond:
     pond = Pond(memory_budget=64 << 20)
-    pond.topic("t", 2)
-    pond.topic("u")
+    TOPIC_IDS[:] = [pond.topic("t", 2).id, pond.topic("u").id]
     pond.topic("compacted", cleanup_policy="compact", compression_type="lz4")
     pond.topic("stamped", message_timestamp_type="LogAppendTime")
     return pond

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from millpond.broker.broker import DEFAULT_VHOST
 from millpond.broker.groups.coordinator import DEFAULT_SETTINGS
 from millpond.broker.quotas import CONSUMER
+from millpond.broker.shares import coordinator, sessions
+from millpond.broker.shares.coordinator import Shares
 from millpond.broker.streams.topic import Topic
 from millpond.storage.record_batch import BatchBuilder
 from tests.protocols.kafka.harness import Client, Pond, batch_of
@@ -22,6 +25,7 @@ GAP, ACCEPT, RELEASE, REJECT, RENEW = range(5)
 LOCK_MS = 30_000
 
 INVALID_REQUEST = 42
+INVALID_GROUP_ID, POLICY_VIOLATION, SHARE_SESSION_LIMIT_REACHED = 24, 44, 133
 UNKNOWN_TOPIC_OR_PARTITION = 3
 NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND = 68, 69
 INVALID_CONFIG = 40
@@ -91,14 +95,14 @@ def acquired(response: Any) -> list[tuple[int, int, int]]:
     ]
 
 
-def configure(pond: Pond, **configs: str) -> list[int]:
+def configure(pond: Pond, group: str = "g", **configs: str) -> list[int]:
     response = pond.client().call(
         INCREMENTAL_ALTER_CONFIGS,
         1,
         resources=[
             {
                 "resource_type": GROUP_RESOURCE,
-                "resource_name": "g",
+                "resource_name": group,
                 "configs": [
                     {"name": "share." + name.replace("_", "."), "config_operation": 0, "value": value}
                     for name, value in configs.items()
@@ -431,3 +435,46 @@ class TestConfiguration:
         told = {config.name: (config.value, config.config_source) for config in configs}
         assert told["share.delivery.count.limit"] == ("7", 8)
         assert told["share.auto.offset.reset"] == ("latest", 5)
+
+
+def shares_of(pond: Pond) -> Shares:
+    return pond.broker.vhost(DEFAULT_VHOST).shares
+
+
+class TestHostileClients:
+    def test_what_is_asked_of_a_group_without_a_session_leaves_nothing_behind(self, pond: Pond, topic: Topic) -> None:
+        for number in range(20):
+            member = Member(pond, "a", topic, group=f"group-{number}")
+            assert member.fetch(epoch=7).error_code == SESSION_NOT_FOUND
+        assert not shares_of(pond).groups
+
+    def test_sessions_that_are_too_many_leave_no_groups_behind(
+        self, pond: Pond, topic: Topic, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sessions, "SHARE_SESSIONS_MAX", 0)
+        assert Member(pond, "a", topic).fetch().error_code == SHARE_SESSION_LIMIT_REACHED
+        assert not shares_of(pond).groups
+
+    def test_partitions_that_sessions_want_are_limited_together(
+        self, pond: Pond, topic: Topic, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sessions, "SHARE_SESSION_PARTITIONS_MAX", 2)
+        first, second, third = (Member(pond, name, topic) for name in "abc")
+        for member in (first, second):
+            assert not member.fetch().error_code
+        assert third.fetch().error_code == SHARE_SESSION_LIMIT_REACHED
+        assert third.fetch().error_code == SESSION_NOT_FOUND
+        first.client.drop()
+        assert not third.fetch(epoch=0).error_code
+        for member in (second, third):
+            member.client.drop()
+        assert shares_of(pond).sessions.partition_count == 0
+
+    def test_groups_with_a_configuration_are_limited_and_have_names(
+        self, pond: Pond, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(coordinator, "SHARE_CONFIGURED_GROUPS_MAX", 1)
+        assert configure(pond, auto_offset_reset="earliest") == [0]
+        assert configure(pond, auto_offset_reset="latest") == [0]
+        assert configure(pond, group="another", auto_offset_reset="earliest") == [POLICY_VIOLATION]
+        assert configure(pond, group="x" * 1025, auto_offset_reset="earliest") == [INVALID_GROUP_ID]

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from millpond.base.errors import LimitExceeded, NotFound
-from millpond.base.limits import GROUP_NAME_BYTES_MAX, SHARE_PARTITIONS_MAX
+from millpond.base.limits import GROUP_NAME_BYTES_MAX, SHARE_CONFIGURED_GROUPS_MAX, SHARE_PARTITIONS_MAX
 from millpond.broker.groups.errors import InvalidGroupName
 from millpond.broker.keepers import KeeperState, RecordKeeper
 from millpond.broker.ledger import LateChanges
@@ -182,10 +182,14 @@ class Shares:
         """The deliveries of a group, which begins to have some. InvalidGroupName."""
         group = self.groups.get(group_id)
         if group is None:
-            if not group_id or len(group_id.encode("utf-8", "surrogateescape")) > GROUP_NAME_BYTES_MAX:
-                raise InvalidGroupName(f"a group's name has 1 to {GROUP_NAME_BYTES_MAX} bytes")
+            self.check_name(group_id)
             group = self._found(group_id)
         return group
+
+    def check_name(self, group_id: str) -> None:
+        """InvalidGroupName where no group can be called so."""
+        if not group_id or len(group_id.encode("utf-8", "surrogateescape")) > GROUP_NAME_BYTES_MAX:
+            raise InvalidGroupName(f"a group's name has 1 to {GROUP_NAME_BYTES_MAX} bytes")
 
     def partition(self, group: ShareGroup, topic: Topic, number: int) -> SharePartition:
         """A partition of a group, which begins there as it is configured if it has not yet. LimitExceeded."""
@@ -345,8 +349,12 @@ class Shares:
         return checked_group_config(name, value, self._keeper.known_configs)
 
     def configure(self, group_id: str, configs: dict[str, str]) -> None:
-        """Let a group have this configuration, and the defaults for the rest. InvalidSetting."""
+        """Let a group have this configuration, and the defaults for the rest. InvalidSetting, InvalidGroupName,
+        LimitExceeded."""
         checked = {name: self.checked_config(name, value) for name, value in configs.items()}
+        self.check_name(group_id)
+        if group_id not in self._configs and len(self._configs) >= SHARE_CONFIGURED_GROUPS_MAX:
+            raise LimitExceeded(f"{SHARE_CONFIGURED_GROUPS_MAX} groups have a configuration already")
         if checked != self.configs(group_id):
             self.record(Configured(group_id, tuple(checked.items())))
 

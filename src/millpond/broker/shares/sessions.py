@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from millpond.base.errors import PeerError
-from millpond.base.limits import SHARE_SESSIONS_MAX
+from millpond.base.limits import SHARE_SESSION_PARTITIONS_MAX, SHARE_SESSIONS_MAX
 
 INITIAL_EPOCH: Final = 0
 FINAL_EPOCH: Final = -1
@@ -26,7 +26,7 @@ class InvalidShareSessionEpoch(PeerError):
 
 
 class ShareSessionLimitReached(PeerError):
-    """There are as many sessions as there may be."""
+    """There are as many sessions as there may be, or they want as many partitions."""
 
 
 class ShareSession:
@@ -52,6 +52,8 @@ class ShareSessions:
     def __init__(self) -> None:
         self._sessions: Final[dict[tuple[str, str], ShareSession]] = {}
         self._by_connection: Final[dict[object, dict[ShareSession, None]]] = {}
+        # Of all sessions.
+        self.partition_count = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -82,9 +84,25 @@ class ShareSessions:
             session.epoch = 1 if epoch == _EPOCH_MAX else epoch + 1
         return session
 
+    def want(self, session: ShareSession, place: tuple[bytes, int]) -> None:
+        """A session wants a partition. ShareSessionLimitReached."""
+        if place in session.partitions:
+            return
+        if self.partition_count >= SHARE_SESSION_PARTITIONS_MAX:
+            raise ShareSessionLimitReached(f"share sessions want {SHARE_SESSION_PARTITIONS_MAX} partitions already")
+        session.partitions[place] = None
+        self.partition_count += 1
+
+    def forget(self, session: ShareSession, place: tuple[bytes, int]) -> None:
+        """A session does not want a partition any more."""
+        if place in session.partitions:
+            del session.partitions[place]
+            self.partition_count -= 1
+
     def end(self, session: ShareSession) -> None:
         """Forget a session."""
-        self._sessions.pop((session.group, session.member), None)
+        if self._sessions.pop((session.group, session.member), None) is not None:
+            self.partition_count -= len(session.partitions)
         together = self._by_connection.get(session.connection)
         if together is not None:
             together.pop(session, None)

@@ -22,7 +22,6 @@ from millpond.base.limits import (
     KAFKA_FETCH_BYTES_WHEN_SHORT,
     KAFKA_FETCH_LOAD_MS,
     KAFKA_FETCH_WAIT_MS_MAX,
-    KAFKA_PARTITIONS_PER_REQUEST_MAX,
 )
 from millpond.broker.access import Operation
 from millpond.broker.shares.delivery_state import ShareReader
@@ -38,7 +37,7 @@ from millpond.protocols.kafka.share_groups import NO_LEADER, acknowledge, find, 
 if TYPE_CHECKING:
     from millpond.broker.shares.coordinator import ShareGroup
     from millpond.broker.shares.records import Place
-    from millpond.broker.shares.sessions import ShareSession
+    from millpond.broker.shares.sessions import ShareSession, ShareSessions
 
 _NOTHING: Final = Fetched()
 
@@ -58,12 +57,14 @@ def share_fetch(call: Call, request: Any) -> Tree | None:
     if epoch == INITIAL_EPOCH and acknowledges:
         return _refused(INVALID_REQUEST, "The first request of a share session has nothing to acknowledge.")
     try:
-        group = shares.opened(group_id)
         if epoch == INITIAL_EPOCH:
+            shares.check_name(group_id)
             shares.release_member(group_id, member)
             session = shares.sessions.begin(group_id, member, connection)
         else:
             session = shares.sessions.go_on(group_id, member, epoch)
+        # With a session: what a group without one is asked for leaves nothing behind.
+        group = shares.opened(group_id)
     except PeerError as error:
         return _refused(code_of(error), str(error))
     fetching = ShareFetching(call, group, session, request)
@@ -72,10 +73,11 @@ def share_fetch(call: Call, request: Any) -> Tree | None:
         shares.end_session(session)
         fetching.finish()
         return None
-    _change_session(session, request)
-    if len(session.partitions) > KAFKA_PARTITIONS_PER_REQUEST_MAX:
+    try:
+        _change_session(shares.sessions, session, request)
+    except PeerError as error:
         shares.end_session(session)
-        return _refused(INVALID_REQUEST, "A share session of too many partitions.")
+        return _refused(code_of(error), str(error))
     fetching.begin()
     return None
 
@@ -84,15 +86,15 @@ def _refused(code: int, message: str | None = None) -> Tree:
     return {"error_code": code, "error_message": message, "acquisition_lock_timeout": 0}
 
 
-def _change_session(session: ShareSession, request: Any) -> None:
+def _change_session(sessions: ShareSessions, session: ShareSession, request: Any) -> None:
     for topic in request.topics:
         topic_id = id_bytes(topic.topic_id)
         for asked in topic.partitions:
-            session.partitions.setdefault((topic_id, asked.partition_index))
+            sessions.want(session, (topic_id, asked.partition_index))
     for topic in request.forgotten_topics_data:
         topic_id = id_bytes(topic.topic_id)
         for number in topic.partitions:
-            session.partitions.pop((topic_id, number), None)
+            sessions.forget(session, (topic_id, number))
 
 
 class ShareFetching(Waiting):
