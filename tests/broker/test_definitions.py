@@ -79,3 +79,35 @@ async def test_a_damaged_document_is_taken_whole_or_not_at_all(caplog: pytest.Lo
                 assert exported(core) == after
     assert taken > ROUNDS // 10
     assert refused > ROUNDS // 10
+
+
+def document_of(queue: dict[str, object], default_queue_type: str = "stream") -> dict[str, object]:
+    return {
+        "vhosts": [{"name": "shop", "default_queue_type": default_queue_type}],
+        "queues": [{"name": "q", "vhost": "shop", **queue}],
+    }
+
+
+async def test_a_queue_that_cannot_have_its_virtual_hosts_default_type_is_refused_before_anything_is_changed() -> None:
+    async with Broker() as broker:
+        assert broker._node is not None
+        core = broker._node.broker
+        before = exported(core)
+        with pytest.raises(PeerError, match="x-max-priority"):
+            Import(core, document_of({"arguments": {"x-max-priority": 5}})).run()
+        assert exported(core) == before
+
+
+@pytest.mark.parametrize(
+    ("queue", "kind"),
+    [({}, "quorum"), ({"type": "classic"}, "classic"), ({"durable": False}, None), ({"type": "stream"}, "stream")],
+)
+async def test_a_queue_has_the_type_that_is_told_or_its_virtual_hosts_default(
+    queue: dict[str, object], kind: str | None
+) -> None:
+    async with Broker() as broker:
+        assert broker._node is not None
+        core = broker._node.broker
+        Import(core, document_of(queue, "quorum")).run()
+        [told] = [one for one in exported(core)["queues"] if one["vhost"] == "shop"]
+        assert told["arguments"].get("x-queue-type") == kind

@@ -23,6 +23,7 @@ from millpond.broker.groups.records import (
     MemberChanged,
     MemberState,
 )
+from millpond.catalog.rows import VhostRow
 from tests.broker.group_members import DELAY_MS, GROUP, REBALANCE_MS, SESSION_MS, Client, share, stabilise
 from tests.broker.life import Life, copy_catalog
 
@@ -312,6 +313,25 @@ def test_a_virtual_host_that_is_made_again_has_no_groups(lives: Lives) -> None:
     lives.life.settle_down()
     lives.cut_power()
     assert not list(lives.life.broker.vhost("side").groups.groups())
+
+
+def test_a_virtual_host_of_which_only_the_catalog_knows_that_it_is_new_has_no_groups(lives: Lives) -> None:
+    broker = lives.life.broker
+    vhost = broker.create_vhost("side")
+    vhost.topics.create("side-log", 1, {})
+    vhost.groups.offsets.commit(CommitRequest("side-crew", (OffsetCommit("side-log", 0, 1),)))
+    vhost.transactions.begin_producer("x", 60_000)
+    vhost.shares.configure("side-crew", {"share.auto.offset.reset": "earliest"})
+    lives.life.settle_down()
+    broker.delete_vhost("side")
+    lives.life.settle_down()
+    lives.life.catalog.add_vhost(VhostRow("side"))
+    lives.life.catalog.commit()
+    lives.kill()
+    found = lives.life.broker.vhost("side")
+    assert not list(found.groups.groups())
+    assert not list(found.transactions.all())
+    assert not list(found.shares.configured())
 
 
 def test_groups_of_virtual_hosts_are_apart(lives: Lives) -> None:

@@ -17,6 +17,8 @@ from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
+from millpond.broker.rewind import Rewind
+from millpond.broker.shares import coordinator
 from millpond.broker.shares.share_queue import ShareQueue
 from tests.broker.life import Life, number_of
 from tests.broker.test_streams import Lives
@@ -494,3 +496,54 @@ def test_nothing_is_lost_and_nothing_settled_comes_again(lives: Lives, seed: int
     lost = [one for one in published if one not in acknowledged and one not in rest and one not in dead]
     assert not lost, f"lost: {lost}"
     assert not rest & settled.keys(), "what was settled has come again"
+
+
+class TestHistory:
+    def test_a_queue_over_the_history_of_another_does_not_let_go_of_its_messages(self, lives: Lives) -> None:
+        life = lives.life
+        own = life.vhost.declare_queue("work", True, False, False, {"x-retention-ms": 1000}, None)
+        assert isinstance(own, ShareQueue)
+        for number in range(5):
+            life.publish("", "work", number)
+        life.settle_down()
+        declare(life, "watch", source_topic="work")
+        worker = Worker(found(life, "watch"))
+        found(life, "watch").add_consumer(worker)
+        life.publish("", "work", 5)
+        life.settle_down()
+        # As of any queue over a topic, its beginning is the end of that moment.
+        assert [number for number, _ in worker.given] == [5]
+        worker.ack(5)
+        life.settle_down()
+        log = life.vhost.topics.topic("work").partitions[0]
+        assert log.needed_from == 0
+        lives.cut_power()
+        assert lives.life.vhost.topics.topic("work").partitions[0].needed_from == 0
+
+    def test_a_topic_of_many_partitions_is_rewound_to_a_time(self, life: Life) -> None:
+        life.vhost.topics.create("wide", 1200, {})
+        queue = declare(life, source_topic="wide", stream_offset="first")
+        life.settle_down()
+        done: list[bool] = []
+        rewind = Rewind(life.vhost, "q", None, 0, None, lambda: done.append(True))
+        rewind.go_on()
+        life.pump_until(lambda: bool(done))
+        assert (len(queue.partitions()), len(rewind.offsets), done) == (1200, 1200, [True])
+
+
+class TestLimits:
+    def test_a_queue_that_reads_too_many_partitions_is_refused_as_a_whole(
+        self, lives: Lives, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(coordinator, "SHARE_PARTITIONS_MAX", 4)
+        life = lives.life
+        life.vhost.topics.create("t", 3, {})
+        declare(life)
+        with pytest.raises(PreconditionFailed, match="4 partitions"):
+            declare(life, "more")
+        assert "more" not in life.vhost.queues
+        # It has these, whether or not the queue may read them.
+        life.vhost.topics.add_partitions(life.vhost.topics.topic("t"), 5)
+        life.settle_down()
+        lives.cut_power()
+        assert len(found(lives.life).partitions()) == 4

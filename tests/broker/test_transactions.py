@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from millpond.base.limits import STREAM_CHECK_INTERVAL_MS
+from millpond.base.limits import GROUP_NAME_BYTES_MAX, STREAM_CHECK_INTERVAL_MS
+from millpond.broker.groups.errors import InvalidGroupName
 from millpond.broker.transactions.coordinator import EPOCH_MAX, ProducerIdentity
 from millpond.broker.transactions.errors import (
     InvalidProducerMapping,
@@ -457,3 +458,10 @@ def test_states_have_kafkas_names(lives: Lives) -> None:
         one.end(is_commit)
         states.append(one.coordinator.find("x").head.state)
     assert states == [EMPTY, ONGOING, COMPLETE_COMMIT, ONGOING, COMPLETE_ABORT]
+
+
+def test_no_group_is_part_of_a_transaction_whose_name_is_longer_than_groups_have(lives: Lives) -> None:
+    one = writer(lives)
+    with pytest.raises(InvalidGroupName):
+        one.coordinator.add_group(one.id, one.identity, "g" * (GROUP_NAME_BYTES_MAX + 1))
+    assert not one.coordinator.find(one.id).is_ongoing

@@ -296,6 +296,38 @@ def test_the_tours_with_kafkas_clients_run(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "0 pond level 0\n1 pond level 1\n2 pond level 2\nb'customer 7' b'one pond'\n"
 
 
+@pytest.fixture
+def crossing_broker(tmp_path: Path) -> Iterator[BackgroundBroker]:
+    """A broker for both protocols, whose data directory the command line finds."""
+    broker = BackgroundBroker(
+        data_dir=tmp_path, kafka="127.0.0.1:0", group_initial_rebalance_delay_ms=0, admin="127.0.0.1:0"
+    )
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def test_the_tour_of_the_crossing_runs(
+    crossing_broker: BackgroundBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = [
+        block.replace("127.0.0.1:9092", crossing_broker.kafka_address)
+        for name in ("crossing", "history")
+        for block in examples_of("README.md", name)
+    ]
+    session = run_session(crossing_broker, examples)
+    assert capsys.readouterr().out == "Welcome, ann\nWelcome, bob\n['ann', 'bob', 'poison']\n"
+    channel = session["channel"]
+    assert channel.basic_get("set-aside", auto_ack=True)[2] == b"poison"
+    assert millpond.cli.run(["rewind", "invoices", "--by", "1h", "--data", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "3 to be done again, from offset 0\n"
+    again = [channel.basic_get("invoices", auto_ack=True)[2] for _ in range(3)]
+    assert again == [b"invoice 0", b"invoice 1", b"invoice 2"]
+    session["connection"].close()
+    # Kafka's producer would look for its broker after the test.
+    session.clear()
+
+
 def test_the_example_of_a_test_passes(millpond_broker: BackgroundBroker) -> None:  # noqa: F811
     session = run_session(millpond_broker, examples_of("README.md", "test"))
     session["test_an_order_is_published"](millpond_broker)

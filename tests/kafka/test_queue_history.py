@@ -173,6 +173,46 @@ def test_a_queue_with_history_is_bound_and_deleted_as_any_other(
     assert ready_count(channel, "work") == 0
 
 
+def test_another_queue_works_off_the_same_history(channel: BlockingChannel, kafka_process: BrokerProcess) -> None:
+    declare(channel)
+    publish(channel, "work", *numbered(10))
+    assert drain(channel, "work") == numbered(10)
+    over = {"x-queue-type": "share", "x-source-topic": "work", "x-stream-offset": "first"}
+    channel.queue_declare("audit", durable=True, arguments=over)
+    wait_ready(channel, "audit", 10)
+    assert drain(channel, "audit") == numbered(10)
+    # The two know nothing of each other's work.
+    publish(channel, "work", b"new")
+    wait_ready(channel, "audit", 1)
+    wait_ready(channel, "work", 1)
+    rewind(kafka_process, "audit", "--to-offset", "8")
+    wait_ready(channel, "audit", 3)
+    wait_ready(channel, "work", 1)
+    # Deleting it leaves the history alone, and the history does not go while its own queue is there.
+    channel.queue_delete("audit")
+    assert drain(channel, "work") == [b"new"]
+    assert len(read_to_the_end(kafka_process.kafka_address, "work")) == 11
+
+
+def test_a_queue_over_a_history_goes_with_it(channel: BlockingChannel) -> None:
+    declare(channel)
+    over = {"x-queue-type": "share", "x-source-topic": "work"}
+    channel.queue_declare("audit", durable=True, arguments=over)
+    channel.queue_delete("work")
+    with channel_refused(404):
+        channel.queue_declare("audit", passive=True)
+
+
+def test_what_is_published_to_a_queue_over_a_history_is_work_of_both(channel: BlockingChannel) -> None:
+    declare(channel)
+    over = {"x-queue-type": "share", "x-source-topic": "work", "x-stream-offset": "first"}
+    channel.queue_declare("audit", durable=True, arguments=over)
+    publish(channel, "work", b"by the queue")
+    publish(channel, "audit", b"by the queue over it")
+    wait_ready(channel, "work", 2)
+    assert drain(channel, "work") == drain(channel, "audit") == [b"by the queue", b"by the queue over it"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"x-retention-ms": -1}, {"x-retention-ms": "1h"}, {"x-max-priority": 5}, {"x-queue-type": "stream"}],

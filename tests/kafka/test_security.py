@@ -9,6 +9,7 @@ import ssl
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import aiokafka
 import confluent_kafka
 import kafka as kafka_python
+import pika
 import pytest
 import trustme
 from confluent_kafka import KafkaError, KafkaException
@@ -33,8 +35,11 @@ from confluent_kafka.admin import (
     UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
+from cryptography import x509
+from pika.adapters.blocking_connection import BlockingChannel
 
-from tests.support.broker_process import KAFKA_ARGUMENTS, BrokerProcess
+from tests.support.broker_process import KAFKA_ARGUMENTS, BrokerProcess, run_operator_command
+from tests.support.pika_client import channel_refused
 from tests.support.waiting import DEADLINE_S, eventually
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -44,9 +49,10 @@ PASSWORD = "correct horse, battery=staple"
 class SecuredBroker:
     """A broker with users, whose clients must log in."""
 
-    def __init__(self, process: BrokerProcess, authority: Path) -> None:
+    def __init__(self, process: BrokerProcess, authority: Path, issuer: trustme.CA) -> None:
         self.process = process
         self.authority = authority
+        self.issuer = issuer
 
     @property
     def plain(self) -> str:
@@ -119,7 +125,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]
         ],
     )
     with process:
-        yield SecuredBroker(process, folder / "ca.pem")
+        yield SecuredBroker(process, folder / "ca.pem", authority)
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +311,7 @@ def test_who_has_no_permission_may_not_produce_consume_nor_create(
     assert produced(secured, user, topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED
 
 
-def test_acls_go_around_and_survive_a_restart(secured: SecuredBroker, root: AdminClient, topic: str) -> None:
+def test_acls_are_described_and_deleted(secured: SecuredBroker, root: AdminClient, topic: str) -> None:
     user = secured.user(permissions=None)
     allow(root, user, ResourceType.TOPIC, topic, AclOperation.READ)
     allow(root, user, ResourceType.GROUP, topic, AclOperation.READ)
@@ -337,6 +343,84 @@ def test_users_are_made_by_their_scram_credentials(secured: SecuredBroker, root:
     root.alter_user_scram_credentials([UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_256)])[user].result(
         DEADLINE_S
     )
+
+
+@pytest.mark.parametrize("way", ["restart", "kill"])
+def test_acls_and_scram_credentials_survive(secured: SecuredBroker, root: AdminClient, topic: str, way: str) -> None:
+    user = f"user-{uuid.uuid4().hex[:10]}"
+    credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 5000)
+    root.alter_user_scram_credentials(
+        [UserScramCredentialUpsertion(user, credential, PASSWORD.encode())]
+    )[user].result(DEADLINE_S)  # fmt: skip
+    prefix = topic[:-4]
+    allow(root, user, ResourceType.TOPIC, prefix, AclOperation.ALL, pattern=ResourcePatternType.PREFIXED)
+    allow(root, user, ResourceType.TOPIC, f"{topic}-not", AclOperation.WRITE, permission=AclPermissionType.DENY)
+    of_user = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY, AclPermissionType.ANY
+    )
+
+    def shown() -> set[str]:
+        return {str(acl) for acl in root.describe_acls(of_user).result(DEADLINE_S)}
+
+    before = shown()
+    assert len(before) == 2
+    if way == "kill":
+        secured.process.kill()
+        secured.process.start()
+    else:
+        secured.process.restart()
+    assert shown() == before
+    described = root.describe_user_scram_credentials([user])[user].result(DEADLINE_S)
+    assert [(one.mechanism, one.iterations) for one in described.scram_credential_infos] == [
+        (ScramMechanism.SCRAM_SHA_512, 5000)
+    ]
+    assert produced(secured, user, topic, mechanism="SCRAM-SHA-512") == 0
+    denied = produced(secured, user, f"{topic}-not", mechanism="SCRAM-SHA-512")
+    assert denied == KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+
+def certified(secured: SecuredBroker, folder: Path, name: str) -> dict[str, Any]:
+    """The settings of a client that shows a certificate, and nothing else."""
+    certificate = secured.issuer.issue_cert(f"{name}.example", common_name=name, organization_name="Pond")
+    certificate.private_key_pem.write_to_path(str(folder / "client-key.pem"))
+    for number, pem in enumerate(certificate.cert_chain_pems):
+        pem.write_to_path(str(folder / "client.pem"), append=number > 0)
+    return {
+        "bootstrap.servers": secured.tls,
+        "security.protocol": "SSL",
+        "ssl.ca.location": str(secured.authority),
+        "ssl.certificate.location": str(folder / "client.pem"),
+        "ssl.key.location": str(folder / "client-key.pem"),
+        "log_level": 0,
+    }
+
+
+def test_a_certificate_is_a_login(secured: SecuredBroker, root: AdminClient, topic: str, tmp_path: Path) -> None:
+    name = f"worker-{uuid.uuid4().hex[:8]}"
+    settings = certified(secured, tmp_path, name)
+    # trustme puts an organizational unit there as well.
+    pem = (tmp_path / "client.pem").read_bytes()
+    user = x509.load_pem_x509_certificate(pem).subject.rfc4514_string()
+    assert f"CN={name}" in user
+    secured.api("PUT", f"users/{quote(user, safe='')}", {"password_hash": "", "tags": ""})
+    for allowed in (False, True):
+        if allowed:
+            permission = {"configure": "", "write": f"^{topic}$", "read": ""}
+            secured.api("PUT", f"permissions/{quote('/', safe='')}/{quote(user, safe='')}", permission)
+        else:
+            root.create_topics([NewTopic(topic, 1, 1)])[topic].result(DEADLINE_S)
+        told: list[KafkaError | None] = []
+        producer = confluent_kafka.Producer(settings)
+        producer.produce(topic, b"x", on_delivery=lambda error, _, told=told: told.append(error))
+        assert producer.flush(DEADLINE_S) == 0
+        codes = [None if error is None else error.code() for error in told]
+        assert codes == [None if allowed else KafkaError.TOPIC_AUTHORIZATION_FAILED]
+
+
+def test_a_certificate_of_nobody_s_is_no_login(secured: SecuredBroker, tmp_path: Path) -> None:
+    admin = AdminClient(certified(secured, tmp_path, "nobody"))
+    with pytest.raises(KafkaException):
+        admin.list_topics(timeout=1)
 
 
 def test_a_deleted_user_is_disconnected_and_comes_back_no_more(secured: SecuredBroker, topic: str) -> None:
@@ -376,6 +460,28 @@ def test_a_producer_is_told_to_wait(secured: SecuredBroker, topic: str) -> None:
     assert not [one for one in secured.api("GET", "quotas") if one["entity"].get("user") == user]
 
 
+def test_quotas_by_the_command_line(secured: SecuredBroker, root: AdminClient) -> None:
+    def run(*arguments: str) -> list[str]:
+        return run_operator_command(secured.process.data, "quota", *arguments).splitlines()
+
+    user = f"user-{uuid.uuid4().hex[:10]}"
+    run("set", "--user", user, "--producer-byte-rate", "1000000", "--consumer-byte-rate", "2000000")
+    run("set", "--user", user, "--client-id", "reports", "--consumer-byte-rate", "500")
+    run("set", "--default-client", "--producer-byte-rate", "9000000")
+    lines = {tuple(line.split("\t")[:2]): [float(rate or 0) for rate in line.split("\t")[2:]] for line in run("list")}
+    assert lines[(user, "")] == [1e6, 2e6]
+    assert lines[(user, "reports")] == [0, 500]
+    assert lines[("", "<default>")] == [9e6, 0]
+    secured.process.restart()
+    told = [one for one in secured.api("GET", "quotas") if one["entity"].get("user") == user]
+    assert len(told) == 2
+    run("clear", "--user", user)
+    run("clear", "--default-client")
+    assert [line.split("\t")[:2] for line in run("list")] == [[user, "reports"]]
+    run("clear", "--user", user, "--client-id", "reports")
+    assert run("list") == []
+
+
 def test_a_consumer_is_told_to_wait_and_gets_everything(secured: SecuredBroker, topic: str) -> None:
     user = secured.user()
     producer = confluent_kafka.Producer(secured.librdkafka(user))
@@ -405,3 +511,72 @@ def test_a_consumer_is_told_to_wait_and_gets_everything(secured: SecuredBroker, 
         eventually(all_are_there, "all records, and to be told to wait", deadline_s=40)
     finally:
         consumer.close()
+
+
+# --- Topics by way of AMQP --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def amqp_channel(secured: SecuredBroker, user: str) -> Iterator[BlockingChannel]:
+    host, _, port = secured.process.listeners["amqp"].rpartition(":")
+    credentials = pika.PlainCredentials(user, PASSWORD)
+    connection = pika.BlockingConnection(pika.ConnectionParameters(host, int(port), "/", credentials))
+    try:
+        yield connection.channel()
+    finally:
+        connection.close()
+
+
+def deny(root: AdminClient, user: str, topic: str, operation: AclOperation) -> None:
+    allow(root, user, ResourceType.TOPIC, topic, operation, permission=AclPermissionType.DENY)
+
+
+@pytest.mark.parametrize("is_denied", [False, True], ids=["no permission", "denied by an ACL"])
+def test_who_may_not_read_a_topic_makes_no_queue_over_it(
+    secured: SecuredBroker, root: AdminClient, topic: str, is_denied: bool
+) -> None:
+    user = secured.user(permissions=(".*",) * 3 if is_denied else ("^mine", "^mine", "^mine"))
+    root.create_topics([NewTopic(topic, 1, 1)])[topic].result(DEADLINE_S)
+    if is_denied:
+        deny(root, user, topic, AclOperation.READ)
+    arguments = {"x-queue-type": "share", "x-source-topic": topic, "x-stream-offset": "first"}
+    with amqp_channel(secured, user) as channel, channel_refused(403):
+        channel.queue_declare(f"mine-{topic}", durable=True, arguments=arguments)
+
+
+def test_who_may_not_write_to_a_topic_binds_nothing_to_a_queue_over_it(
+    secured: SecuredBroker, root: AdminClient, topic: str
+) -> None:
+    user = secured.user(permissions=("^mine", "^mine", f"^(mine|{topic})"))
+    root.create_topics([NewTopic(topic, 1, 1)])[topic].result(DEADLINE_S)
+    name = f"mine-{topic}"
+    with amqp_channel(secured, user) as channel:
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "share", "x-source-topic": topic})
+        channel.exchange_declare(f"mine-x-{topic}")
+        with channel_refused(403):
+            channel.queue_bind(name, f"mine-x-{topic}", "k")
+
+
+def test_what_an_acl_denies_of_a_topic_is_denied_by_whatever_name(
+    secured: SecuredBroker, root: AdminClient, topic: str
+) -> None:
+    user = secured.user()
+    root.create_topics([NewTopic(topic, 2, 1)])[topic].result(DEADLINE_S)
+    with amqp_channel(secured, user) as channel:
+        channel.queue_declare(f"queue-{topic}", exclusive=True)
+        channel.exchange_declare(f"exchange-{topic}", auto_delete=True)
+        channel.queue_bind(f"queue-{topic}", topic, "k")
+        deny(root, user, topic, AclOperation.READ)
+        deny(root, user, topic, AclOperation.WRITE)
+        for refused in (
+            lambda one: one.queue_bind(f"queue-{topic}", topic, "other"),
+            lambda one: one.exchange_bind(f"exchange-{topic}", topic, "other"),
+            lambda one: one.exchange_bind(topic, f"exchange-{topic}", "other"),
+            lambda one: one.queue_bind(topic, f"exchange-{topic}", "other"),
+            lambda one: one.queue_bind(f"{topic}-0", f"exchange-{topic}", "other"),
+            lambda one: (one.confirm_delivery(), one.basic_publish(topic, "k", b"x")),
+            lambda one: (one.basic_qos(prefetch_count=1), one.basic_consume(f"{topic}-0", print)),
+            lambda one: one.basic_get(f"{topic}-0"),
+        ):
+            with channel_refused(403):
+                refused(channel.connection.channel())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from pika.adapters.blocking_connection import BlockingChannel
 
 from millpond import cli
 from millpond.base.limits import PARTITIONS_PER_TOPIC_MAX
@@ -186,6 +187,44 @@ def test_topics_survive_a_restart_with_their_configuration(
     }
     assert after["messages"] == 2
     assert after["partition_details"][0]["bytes"] >= 2000
+
+
+# --- Topics as exchanges ----------------------------------------------------------------------------------------------
+
+
+def test_a_topic_shows_what_is_bound_to_it_and_how_far_that_is_behind(
+    call: Call, channel: BlockingChannel, produce: Callable[..., None]
+) -> None:
+    call("PUT", f"{TOPICS}/orders")
+    found = call("GET", f"{TOPICS}/orders").json
+    assert (found["bindings"], found["cursors"]) == ([], [])
+    channel.queue_declare("work", durable=True)
+    # Full with one message: what comes then waits in the topic.
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    channel.queue_declare("full", durable=True, arguments=full)
+    channel.queue_bind("work", "orders", "")
+    channel.queue_bind("full", "orders", "", {"x-stream-offset": "first"})
+    produce("orders", b"one", b"two", b"three")
+
+    def cursors() -> list[dict[str, Any]]:
+        return sorted(call("GET", f"{TOPICS}/orders").json["cursors"], key=lambda cursor: bool(cursor["name"]))
+
+    eventually(lambda: [cursor["routed"] for cursor in cursors()] == [3, 1], "all that can be is routed")
+    shared, own = cursors()
+    assert (shared["name"], shared["partition"], shared["next_offset"], shared["lag"]) == ("", 0, 3, 0)
+    assert (own["partition"], own["next_offset"], own["lag"]) == (0, 1, 2)
+    assert own["state"] != shared["state"]
+    assert (shared["unroutable"], shared["missed"]) == (0, 0)
+    bindings = call("GET", f"{TOPICS}/orders").json["bindings"]
+    assert sorted(binding["destination"] for binding in bindings) == ["full", "work"]
+    listed = [binding for binding in call("GET", "/api/bindings/%2F").json if binding["source"] == "orders"]
+    assert sorted(binding["destination"] for binding in listed) == ["full", "work"]
+    channel.queue_purge("full")
+    eventually(lambda: cursors()[1]["lag"] == 1, "there was room for another one")
+    channel.queue_delete("full")
+    channel.queue_delete("work")
+    found = call("GET", f"{TOPICS}/orders").json
+    assert (found["bindings"], found["cursors"]) == ([], [])
 
 
 # --- Definitions ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from millpond.broker.access import Operation
 from millpond.broker.broker import Broker
 from millpond.broker.commits import FLOW
 from millpond.broker.message import Address, Message, Properties, further_routing_keys
-from millpond.broker.permitted import check_topic
+from millpond.broker.permitted import check_name, check_topic
 from millpond.broker.queues.entry import Entry
 from millpond.broker.queues.message_queue import MessageQueue
 from millpond.broker.vhost import JOURNALED, REFUSED, VirtualHost
@@ -118,7 +118,7 @@ def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
         if vhost.find_queue(name) is None:
             raise NotFound("queue_not_found")
         if principal.name is not None:
-            broker.access.check(principal.name, vhost.name, Operation.READ, "queue", name)
+            check_name(broker.access, principal.name, vhost, Operation.READ, "queue", name)
         return Json(_get_messages(broker, vhost, name, body))
 
     @made.post("/queues/{vhost}/{name}/redrive", dependencies=[Depends(administrators_only)])
@@ -191,7 +191,7 @@ def _check_publish(
     broker: Broker, vhost: VirtualHost, user: str, address: Address, properties: Properties, copies: list[str] | None
 ) -> None:
     access = broker.access
-    access.check(user, vhost.name, Operation.WRITE, "exchange", address.exchange)
+    check_name(access, user, vhost, Operation.WRITE, "exchange", address.exchange)
     for key in (address.routing_key, *(copies or ())):
         check_topic(access, user, vhost, Operation.WRITE, address.exchange, key)
     named = properties.described().get("user_id")

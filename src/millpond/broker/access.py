@@ -343,7 +343,8 @@ class Access:
         )
 
     def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str) -> None:
-        """Raises AccessRefused where the user may not do `operation` to the `kind` ("queue" or "exchange") `name`.
+        """Raises AccessRefused where the user may not do `operation` to the `kind` `name`: a queue, an exchange or a
+        topic.
 
         The empty name of an exchange is the default exchange.
         """

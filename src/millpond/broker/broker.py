@@ -262,6 +262,11 @@ class Broker:
         for connection in list(self.connections):
             if connection.vhost_name() == name:
                 connection.close_by_operator(f"vhost '{name}' is deleted")
+        # The catalog may know of a new virtual host of this name before the journal does: by then what there was must
+        # be gone from the journal as well.
+        vhost.groups.clear()
+        vhost.shares.clear()
+        vhost.transactions.clear()
         self.transactions.remove(name)
         self.groups.remove(name)
         self.shares.remove(name)

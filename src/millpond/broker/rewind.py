@@ -50,16 +50,29 @@ class Rewind:
         self._timestamp_ms: Final = timestamp_ms
         self._left: Final = chosen
         self._done: Final = done
+        # Of `go_on`: it is running, and what it asked for has been found meanwhile.
+        self._is_going = False
+        self._is_found = False
         # Messages that are to be done again, and from where on in each partition.
         self.messages = 0
         self.offsets: Final[dict[int, int]] = {}
 
     def go_on(self) -> None:
-        """Rewind the next partition."""
-        if self._queue.deleted or not self._left:
-            self._done()
+        """Rewind one partition after the other. Places are often found at once: a topic may have thousands of
+        partitions, so none of them calls the next one."""
+        self._is_found = True
+        if self._is_going:
             return
-        partition = self._left.pop(0)
+        self._is_going = True
+        while self._is_found:
+            self._is_found = False
+            if self._queue.deleted or not self._left:
+                self._done()
+            else:
+                self._begin(self._left.pop(0))
+        self._is_going = False
+
+    def _begin(self, partition: SharePartition) -> None:
         if self._offset is not None:
             self._to(partition, self._offset)
             return

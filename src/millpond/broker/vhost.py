@@ -708,6 +708,7 @@ class VirtualHost(QueueOwner, TopicOwner):
 
     def _ensure_group(self, name: str) -> None:
         try:
+            self.shares.check_room(name, topic)
             self.groups.shares.ensure(name)
         except PeerError as error:
             raise PreconditionFailed(f"cannot declare {self.queue_resource(name)}: {error}") from None

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from kio.index import load_request_schema
+from kio.serial.errors import OutOfBoundValue
 
 from millpond.base.limits import KAFKA_FETCH_WAIT_MS_MAX
 from millpond.protocols.kafka import registry
@@ -29,6 +30,8 @@ from tests.protocols.kafka.harness import (
     request_bytes,
     with_fields,
 )
+
+DESCRIBE_TRANSACTIONS = 65
 
 # Few names, so that what one request makes the next one meets.
 NAMES = ["t", "t", "u", "compacted", "stamped", "none", "", "g", "g", "h", "é", "a b", ".", "x" * 249, "x" * 250, "__x"]
@@ -212,7 +215,11 @@ def check_answers(client: Client, asked: list[tuple[int, int, int]], is_sound: b
             # It wanted no answer.
             assert asked.pop(0)[1] == PRODUCE, "an answer is not in its turn"
         _, api_key, version = asked.pop(0)
-        decoded_response(api_key, version, answer.payload)
+        try:
+            decoded_response(api_key, version, answer.payload)
+        except OutOfBoundValue:
+            # As Kafka does, -1 is told for when a transaction began that has not begun; kio reads no such time.
+            assert api_key == DESCRIBE_TRANSACTIONS
 
 
 def check_serves(pond: Pond) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+
+import pytest
+
 from tests.protocols.kafka.harness import (
     API_VERSIONS,
     FETCH,
@@ -42,6 +46,18 @@ def test_metadata_makes_a_topic_that_is_asked_for(client: Client) -> None:
     response = client.call(METADATA, 12, topics=[{"topic_id": None, "name": "new"}], allow_auto_topic_creation=True)
     assert [topic.name for topic in response.topics] == ["new"]
     assert response.brokers[0].port == 9092
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_metadata_finds_a_topic_by_its_id_whatever_is_sent_as_its_name(
+    pond: Pond, client: Client, name: str | None
+) -> None:
+    topic_id = pond.topic("log", 2).id
+    response = client.call(METADATA, 12, topics=[{"topic_id": topic_id, "name": name}], allow_auto_topic_creation=True)
+    [topic] = response.topics
+    assert (topic.error_code.value, topic.name, topic.topic_id) == (0, "log", uuid.UUID(bytes=topic_id))
+    assert len(topic.partitions) == 2
+    assert set(pond.topics.by_name) == {"log"}
 
 
 def test_a_topic_that_cannot_be_made_because_of_a_queue_is_refused_for_good(pond: Pond, client: Client) -> None:

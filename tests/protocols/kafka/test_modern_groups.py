@@ -11,7 +11,7 @@ from tests.protocols.kafka.harness import Client, DurablePond, Pond
 
 CONSUMER_HEARTBEAT, CONSUMER_DESCRIBE, SHARE_HEARTBEAT, SHARE_DESCRIBE = 68, 69, 76, 77
 JOIN_GROUP, DESCRIBE_GROUPS, LIST_GROUPS, OFFSET_COMMIT, OFFSET_FETCH, DELETE_GROUPS = 11, 15, 16, 8, 9, 42
-API_VERSIONS = 18
+API_VERSIONS, LEAVE_GROUP = 18, 13
 GROUP, TOPIC = "crew", "log"
 
 
@@ -157,6 +157,25 @@ def test_an_instance_id_has_one_owner_until_it_leaves(pond: Pond, client: Client
     assert (again.member_epoch, assigned(again)) == (joined.member_epoch, [0])
     fenced = beat(client, "a", joined.member_epoch, instance_id="i")
     assert fenced.error_code is ErrorCode.fenced_instance_id
+
+
+def test_an_operator_removes_members_that_are_away_and_others(pond: Pond, client: Client) -> None:
+    pond.topic(TOPIC, 2)
+    beat(client, "a", instance_id="i")
+    beat(client, "a", -2, instance_id="i")
+    beat(client, "b")
+    named = [("", "i"), ("", "nobody"), ("other", "i"), ("b", None)]
+    members = [{"member_id": member_id, "group_instance_id": instance_id} for member_id, instance_id in named]
+    fenced = client.call(LEAVE_GROUP, 5, group_id=GROUP, members=members[2:3])
+    assert [member.error_code for member in fenced.members] == [ErrorCode.fenced_instance_id]
+    left = client.call(LEAVE_GROUP, 5, group_id=GROUP, members=members[:2])
+    assert [member.error_code for member in left.members] == [ErrorCode.none, ErrorCode.unknown_member_id]
+    described = client.call(CONSUMER_DESCRIBE, 1, group_ids=[GROUP], include_authorized_operations=False).groups[0]
+    assert [member.member_id for member in described.members] == ["b"]
+    left = client.call(LEAVE_GROUP, 5, group_id=GROUP, members=members[3:])
+    assert [member.error_code for member in left.members] == [ErrorCode.none]
+    described = client.call(CONSUMER_DESCRIBE, 1, group_ids=[GROUP], include_authorized_operations=False).groups[0]
+    assert (described.group_state, described.members) == ("Empty", ())
 
 
 def test_groups_are_described_by_their_own_api(pond: Pond, client: Client) -> None:

@@ -26,7 +26,7 @@ from millpond.broker.exchanges.topic_source import START_ARGUMENT, TopicSource
 from millpond.broker.parameters import GLOBAL, OPERATOR_POLICIES, USER_LIMITS, VHOST_LIMITS, Key
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, Policies, checked_policy
 from millpond.broker.queues.registry import QUEUE_TYPES
-from millpond.broker.queues.settings import TYPE_SHARE, TYPE_STREAM
+from millpond.broker.queues.settings import TYPE_CLASSIC, TYPE_SHARE, TYPE_STREAM
 from millpond.broker.scram_credentials import ScramCredential
 from millpond.broker.shares.share_queue import check_source
 from millpond.broker.streams.subscription import starting_place
@@ -83,6 +83,7 @@ class Import:
             for where in broker.vhosts.values()
             for exchange in where.router.exchanges.values()
         }
+        self._default_types: Final = {where.name: where.default_queue_type for where in broker.vhosts.values()}
         self._queues: Final = {(where.name, name) for where in broker.vhosts.values() for name in where.queues}
         # How many partitions each has.
         self._topics: Final = {
@@ -178,6 +179,7 @@ class Import:
         kind = checked_default_queue_type(
             told.text("default_queue_type", current.default_queue_type if current is not None else "")
         )
+        self._default_types[name] = kind
         tags = told.fields.get("tags", list(current.tags) if current is not None else None) or []
         tags = tags.split(",") if isinstance(tags, str) else tags
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
@@ -271,10 +273,8 @@ class Import:
             return
         if (vhost, name) in self._queues:
             return
-        durable, auto_delete, arguments = one.flag("durable", True), one.flag("auto_delete"), one.table("arguments")
-        kind = one.text("type", "classic")
-        if kind != "classic" and "x-queue-type" not in arguments:
-            arguments["x-queue-type"] = kind
+        durable, auto_delete = one.flag("durable", True), one.flag("auto_delete")
+        arguments = self._queue_arguments(one, vhost, durable, auto_delete)
         if queue_type(arguments) == TYPE_SHARE:
             # Its topic may be one of those that come after the queues.
             return
@@ -292,17 +292,29 @@ class Import:
             self._queues.add((vhost, name))
         self._then(lambda: self._broker.vhost(vhost).declare_queue(name, durable, False, auto_delete, arguments, None))
 
+    def _queue_arguments(self, one: DefinedObject, vhost: str, durable: bool, auto_delete: bool) -> dict[str, object]:
+        """A queue's arguments with the type that it will have: the one that is told, or its virtual host's default."""
+        arguments, kind = one.table("arguments"), one.text("type", "")
+        default = QUEUE_TYPES.get(self._default_types.get(vhost, ""), QUEUE_TYPES[TYPE_CLASSIC])
+        if "x-queue-type" in arguments:
+            return arguments
+        if kind:
+            # A classic queue says so only where it would become something else.
+            if kind != TYPE_CLASSIC or default.name != TYPE_CLASSIC:
+                arguments["x-queue-type"] = kind
+        elif default.name != TYPE_CLASSIC and default.suits(durable, False, auto_delete):
+            arguments["x-queue-type"] = default.name
+        return arguments
+
     def _share_queue(self, one: DefinedObject) -> None:
-        name, vhost, arguments = one.name(), self._vhost_of(one), one.table("arguments")
-        kind = one.text("type", "classic")
-        if kind != "classic" and "x-queue-type" not in arguments:
-            arguments["x-queue-type"] = kind
+        name, vhost = one.name(), self._vhost_of(one)
+        durable, auto_delete = one.flag("durable", True), one.flag("auto_delete")
+        arguments = self._queue_arguments(one, vhost, durable, auto_delete)
         if queue_type(arguments) != TYPE_SHARE or (vhost, name) in self._queues or name.startswith(RESERVED_PREFIX):
             return
         if (vhost, name) in self._topics:
             raise PreconditionFailed("there is a topic of this name")
         resource = f"queue '{name}' in vhost '{vhost}'"
-        durable, auto_delete = one.flag("durable", True), one.flag("auto_delete")
         check_queue_arguments(arguments, resource)
         QUEUE_TYPES[TYPE_SHARE].check(resource, durable, False, auto_delete, False)
         check_source(arguments, (vhost, arguments.get("x-source-topic")) in self._topics, resource)

@@ -85,8 +85,8 @@ class ConsumerHeartbeat:
 class ConsumerMembership:
     """The members of all such groups of a virtual host.
 
-    `upgrade` makes one of a classic group, where that can be; `downgrade` a classic group of one that the last member
-    of the new protocol, which is named, is about to leave. It says whether it has.
+    `upgrade` makes one of a classic group, where that can be; `downgrade` a classic group of one that the last members
+    of the new protocol, which are named, are about to leave. It says whether it has.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ConsumerMembership:
         store: GroupStore,
         topics: TopicDirectory,
         upgrade: Callable[[Group], bool],
-        downgrade: Callable[[Group, str], bool],
+        downgrade: Callable[[Group, list[ModernMember]], bool],
     ) -> None:
         self._store: Final = store
         self._topics: Final = topics
@@ -326,7 +326,7 @@ class ConsumerMembership:
         member = self._find(group_id, member_id)
         if member is not None:
             logger.info("member %s of group %s %s", member_id, group_id, reason)
-            self._fence(self._store.groups[group_id], member)
+            self.fence(self._store.groups[group_id], [member])
 
     def _find(self, group_id: str, member_id: str) -> ModernMember | None:
         group = self._store.groups.get(group_id)
@@ -349,15 +349,13 @@ class ConsumerMembership:
             if member.rebalance is not None:
                 member.rebalance.stop()
         else:
-            self._fence(group, member)
+            self.fence(group, [member])
         return MemberAnswer(asked.member_id, asked.epoch)
 
-    def _fence(self, group: Group, member: ModernMember) -> None:
-        """Take a member out; the others are given what it had when they are heard of next."""
-        if not self._downgrade(group, member.member_id):
-            self.remove(group, [member])
-
-    def remove(self, group: Group, members: list[ModernMember]) -> None:
+    def fence(self, group: Group, members: list[ModernMember]) -> None:
+        """Take members out; the others are given what they had when they are heard of next."""
+        if self._downgrade(group, members):
+            return
         for member in members:
             self._store.record(MemberRemoved(group.id, member.member_id))
         modern = modern_of(group)

@@ -215,17 +215,15 @@ class MixedMembership(Membership):
             except PeerError as error:
                 told.append(error)
         if gone:
-            self.consumers.remove(group, list(gone.values()))
+            self.consumers.fence(group, list(gone.values()))
         return told
 
     def _leaving(self, group: Group, member_id: str, instance_id: str | None) -> ModernMember:
+        # An operator takes out members of either protocol by this request, also static ones that are away.
         modern = modern_of(group)
         if not member_id and instance_id is not None:
             member_id = modern.instances.get(instance_id, "")
-        member = modern.member(member_id, instance_id)
-        if not member.is_classic:
-            raise UnknownMember(f"Member {member_id} does not use the classic protocol.")
-        return member
+        return modern.member(member_id, instance_id)
 
     def _classic_member(self, group: Group, member_id: str, instance_id: str | None, generation: int) -> ModernMember:
         if group.type == SHARE:
@@ -308,11 +306,10 @@ class MixedMembership(Membership):
     def _may_downgrade(self, group: Group) -> bool:
         return self._store.settings.consumer_migration_policy in DOWNGRADING_POLICIES
 
-    def _downgrade(self, group: Group, leaving_id: str) -> bool:
-        """Let a consumer group be classic, where the member that leaves is the last one of the new protocol. Whether it
+    def _downgrade(self, group: Group, leaving: list[ModernMember]) -> bool:
+        """Let a consumer group be classic, where those who leave are the last ones of the new protocol. Whether it
         is."""
-        members = modern_of(group).members
-        staying = [member for member in members.values() if member.member_id != leaving_id]
+        staying = [member for member in modern_of(group).members.values() if member not in leaving]
         if not staying or not all(member.is_classic for member in staying) or not self._may_downgrade(group):
             return False
         self._make_classic(group, staying)

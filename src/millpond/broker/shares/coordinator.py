@@ -60,6 +60,11 @@ class ShareGroup:
         self.queue: ShareQueue | None = None
         self.settings: ShareSettings = DEFAULTS
 
+    @property
+    def is_committed_only(self) -> bool:
+        """Whether open and aborted transactions are not handed out. AMQP never gets them, whatever is configured."""
+        return self.queue is not None or self.settings.is_committed_only
+
     def set_up(self, state: DeliveryState) -> None:
         """Let a delivery state have the group's limits."""
         queue = self.queue
@@ -188,6 +193,14 @@ class Shares:
             found.begin(start_of(group.settings.reset, int(self.clock.wall_ms())))
         return found
 
+    def check_room(self, group_id: str, topic: Topic | None) -> None:
+        """LimitExceeded where a group cannot be in all partitions of a topic, or in that of one still to be made."""
+        group = self.groups.get(group_id)
+        known = group.of_topic(topic.name) if group is not None and topic is not None else []
+        wanted = len(topic.partitions) if topic is not None else 1
+        if self._keeper.partition_count + wanted - len(known) > SHARE_PARTITIONS_MAX:
+            raise LimitExceeded(f"share groups have begun in {SHARE_PARTITIONS_MAX} partitions at most")
+
     def _placed(self, group: ShareGroup, topic: Topic, number: int) -> SharePartition:
         found = group.partitions.get((topic.id, number))
         if found is None:
@@ -268,7 +281,14 @@ class Shares:
         for group in groups:
             for number in range(len(topic.partitions)):
                 if (topic.id, number) not in group.partitions:
-                    self._placed(group, topic, number).begin((START_FIRST, 0))
+                    try:
+                        self._placed(group, topic, number).begin((START_FIRST, 0))
+                    except LimitExceeded as error:
+                        # The topic has them already: others must not fail because of it.
+                        logger.error(
+                            "group %r does not read partition %d of %r: %s", group.id, number, topic.name, error
+                        )
+                        break
             if group.queue is not None:
                 group.queue.begin()
 

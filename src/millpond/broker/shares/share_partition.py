@@ -86,7 +86,7 @@ class SharePartition(DeliveryListener):
     def end(self) -> int:
         """Up to here there may be something for this group."""
         partition = self.partition
-        return int(partition.stable_end if self.group.settings.is_committed_only else partition.durable_end)
+        return int(partition.stable_end if self.group.is_committed_only else partition.durable_end)
 
     @property
     def start(self) -> int:
@@ -284,7 +284,7 @@ class SharePartition(DeliveryListener):
             return False
         if header.is_control:
             return False
-        return not (self.group.settings.is_committed_only and self.partition.is_aborted(header))
+        return not (self.group.is_committed_only and self.partition.is_aborted(header))
 
     # --- Locks ------------------------------------------------------------------------------------------------------
 

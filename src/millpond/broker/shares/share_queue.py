@@ -14,12 +14,13 @@ thread. Deliveries happen in `run_turn`, at the end of the turn.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
 from millpond.base.clock import Timer
-from millpond.base.errors import PreconditionFailed
+from millpond.base.errors import LimitExceeded, PreconditionFailed
 from millpond.base.limits import DEAD_LETTER_RETRY_MS, DELIVERIES_PER_TURN_MAX, SHARE_QUEUE_LOCKS_MAX
 from millpond.broker.arguments import keeps_history
 from millpond.broker.message import Address, Message, Properties
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from millpond.broker.shares.share_partition import SharePartition
     from millpond.broker.streams.stream_names import StreamNames
     from millpond.broker.streams.topic import Topic
+
+logger = logging.getLogger(__name__)
 
 # Who holds what is delivered to AMQP's consumers. Kafka's members have names.
 OWNER: Final = ""
@@ -264,8 +267,14 @@ class ShareQueue(MessageQueue):
             lane.listen(False)
         self._lanes = []
         for number in range(len(topic.partitions)):
-            partition = group.shares.place(group, topic, number)
-            if topic.is_history:
+            try:
+                partition = group.shares.place(group, topic, number)
+            except LimitExceeded as error:
+                # There is no way back from here, nor at the start of the broker.
+                logger.error("%s does not read partition %d of its topic: %s", resource, number, error)
+                break
+            if keeps_history(self.arguments):
+                # Not where the topic is another queue's history: that one's guard is the one that counts.
                 partition.keep_unsettled()
                 partition.begin((START_FIRST, 0))
             else:

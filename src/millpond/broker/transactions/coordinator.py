@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from millpond.base.clock import Timer
 from millpond.base.errors import PeerError
 from millpond.base.limits import (
+    GROUP_NAME_BYTES_MAX,
     TRANSACTION_MAX_TIMEOUT_MS,
     TRANSACTION_PARTITIONS_MAX,
     TRANSACTIONAL_ID_BYTES_MAX,
@@ -32,6 +33,7 @@ from millpond.base.limits import (
     TRANSACTIONAL_IDS_MAX,
 )
 from millpond.broker.groups.alarm import Alarm
+from millpond.broker.groups.errors import InvalidGroupName
 from millpond.broker.groups.records import OffsetsCommitted
 from millpond.broker.keepers import RecordKeeper
 from millpond.broker.records import CHANGE_TRANSACTION
@@ -238,6 +240,9 @@ class TransactionCoordinator:
         """Make a group part of the transaction, which begins if none is open; errors as above."""
         transaction = self._owned(transactional_id, producer)
         if not transaction.is_ongoing or group not in transaction.groups:
+            if len(group.encode("utf-8", "surrogateescape")) > GROUP_NAME_BYTES_MAX:
+                # There is no such group, and its name would be kept for nothing.
+                raise InvalidGroupName(f"a group's name has at most {GROUP_NAME_BYTES_MAX} bytes")
             if transaction.is_ongoing and len(transaction.groups) >= TRANSACTION_PARTITIONS_MAX:
                 raise TooManyTransactions(f"a transaction has at most {TRANSACTION_PARTITIONS_MAX} groups")
             self._begin(transaction)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from millpond.base.errors import ChannelFault, CommandInvalid, NotAllowed, PeerError
 from millpond.broker.access import Operation
-from millpond.broker.permitted import check_topic
+from millpond.broker.permitted import check_name, check_topic
 from millpond.protocols.amqp.methods import Method, decode_method
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class MethodTable:
 def check(connection: Connection, operation: Operation, kind: str, name: str) -> None:
     """AccessRefused where the connection's user may not do `operation`."""
     if connection.vhost is not None:
-        connection.access.check(connection.user, connection.vhost.name, operation, kind, name)
+        check_name(connection.access, connection.user, connection.vhost, operation, kind, name)
 
 
 def check_any(connection: Connection, kind: str, name: str) -> None:

@@ -27,7 +27,7 @@ from millpond.protocols.amqp.connection import (
     OPEN,
     Connection,
 )
-from millpond.protocols.amqp.registry import on_connection
+from millpond.protocols.amqp.registry import check, on_connection
 from millpond.protocols.amqp.replies import ACCESS_REFUSED, reply_for
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def update_secret(connection: Connection, method: methods.ConnectionUpdateSecret
             if consumer.queue is channel.reply_queue:
                 continue
             try:
-                connection.access.check(connection.user, vhost, Operation.READ, "queue", consumer.queue.name)
+                check(connection, Operation.READ, "queue", consumer.queue.name)
             except AccessRefused as error:
                 logger.warning("%s: consumer '%s' cancelled: %s", connection.describe_peer(), consumer.tag, error)
                 channel.cancel(consumer)
