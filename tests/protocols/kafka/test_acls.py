@@ -21,7 +21,10 @@ DESCRIBE_ACLS, CREATE_ACLS, DELETE_ACLS = 29, 30, 31
 DESCRIBE_SCRAM, ALTER_SCRAM = 50, 51
 CREATE_TOPICS, DELETE_TOPICS, CREATE_PARTITIONS, LIST_OFFSETS = 19, 20, 37, 2
 HEARTBEAT, JOIN_GROUP, DESCRIBE_GROUPS, DELETE_GROUPS, FIND_COORDINATOR, LIST_GROUPS = 12, 11, 15, 42, 10, 16
+DESCRIBE_CLUSTER, DESCRIBE_TOPIC_PARTITIONS = 60, 75
 TOPIC, GROUP, CLUSTER = 2, 3, 4
+# What stands for operations that were not asked for.
+NOT_TOLD = -(1 << 31)
 ALLOW, DENY = 3, 2
 CODES = {name: code for code, name in OPERATIONS.items()}
 PASSWORD = b"guest"
@@ -290,6 +293,59 @@ def test_a_denial_counts_against_rabbitmqs_patterns_too(pond: Pond) -> None:
     allow(administrator, acl("User:alice", "write", "orders", effect=DENY))
     assert produce_code(alice, "orders") == errors.TOPIC_AUTHORIZATION_FAILED
     assert code(alice.fetch("orders", 0)) == 0
+
+
+def bits(*operations: str) -> int:
+    return sum(1 << CODES[operation] for operation in operations)
+
+
+def test_clients_are_told_what_they_may_do_when_they_ask(pond: Pond) -> None:
+    pond.topic("orders")
+    administrator = user(pond, "root", tags=(ADMINISTRATOR,), patterns=(".*", ".*", ".*"))
+    of_topics = ("read", "write", "create", "delete", "alter", "describe", "describe_configs", "alter_configs")
+    of_groups = ("read", "delete", "describe", "describe_configs", "alter_configs")
+    # The cluster's own actions are for brokers.
+    of_cluster = ("create", "alter", "describe", "describe_configs", "alter_configs", "idempotent_write")
+    everything = (bits(*of_topics), bits(*of_groups), bits(*of_cluster))
+    assert told_operations(administrator) == everything
+    alice = user(pond, "alice", patterns=("", "", "^orders$"))
+    allow(administrator, acl("User:alice", "describe", "kafka-cluster", resource=CLUSTER))
+    allow(administrator, acl("User:alice", "write", "orders"), acl("User:alice", "delete", "orders", resource=GROUP))
+    allow(administrator, acl("User:alice", "read", "orders", effect=DENY))
+    assert told_operations(alice) == (
+        bits("write", "describe", "describe_configs"),
+        bits("read", "delete", "describe", "describe_configs"),
+        # Who may write to anything may do so idempotently.
+        bits("describe", "idempotent_write"),
+    )
+    bob = user(pond, "bob", patterns=("", "", "^orders$"))
+    cluster = bob.call(DESCRIBE_CLUSTER, 1, include_cluster_authorized_operations=True, endpoint_type=1)
+    assert cluster.cluster_authorized_operations == 0, "bob may not even know of the cluster"
+
+
+def told_operations(client: Client) -> tuple[int, int, int]:
+    """What a client is told that it may do to the topic "orders", to the group "orders", and to the cluster."""
+    topics = [{"name": "orders", "topic_id": None}]
+    asked = {"include_topic_authorized_operations": True, "include_cluster_authorized_operations": True}
+    metadata = client.call(METADATA, 10, topics=topics, **asked)
+    partitions = client.call(
+        DESCRIBE_TOPIC_PARTITIONS, 0, topics=[{"name": "orders"}], response_partition_limit=10, cursor=None
+    )
+    groups = client.call(DESCRIBE_GROUPS, 5, groups=["orders"], include_authorized_operations=True).groups
+    cluster = client.call(DESCRIBE_CLUSTER, 1, include_cluster_authorized_operations=True, endpoint_type=1)
+    topic = metadata.topics[0].topic_authorized_operations
+    assert partitions.topics[0].topic_authorized_operations == topic
+    assert cluster.cluster_authorized_operations == metadata.cluster_authorized_operations
+    return topic, groups[0].authorized_operations, cluster.cluster_authorized_operations
+
+
+def test_clients_are_not_told_what_they_may_do_unless_they_ask(pond: Pond) -> None:
+    pond.topic("orders")
+    client = pond.client()
+    metadata = client.call(METADATA, 12, topics=None, include_topic_authorized_operations=False)
+    cluster = client.call(DESCRIBE_CLUSTER, 1, include_cluster_authorized_operations=False, endpoint_type=1)
+    assert metadata.topics[0].topic_authorized_operations == NOT_TOLD
+    assert cluster.cluster_authorized_operations == NOT_TOLD
 
 
 def test_an_acl_holds_for_its_host_only(pond: Pond) -> None:

@@ -79,6 +79,8 @@ def test_the_node_tells_its_configuration_which_is_read_only(client: Client) -> 
     assert told["node.id"] == "1"
     assert told["advertised.listeners"] == "PLAINTEXT://127.0.0.1:9092"
     assert told["log.retention.hours"] == "168"
+    # Finer units are listed as well, and are not set.
+    assert all(told[name] is None for name in ("log.retention.ms", "log.retention.minutes", "log.roll.ms"))
     assert set(told) >= {name for name, _ in BROKER_NAMES.values()}
     assert all(config.read_only for config in result.configs)
     assert values(describe(client, BROKER, "1", "num.partitions")) == {"num.partitions": "1"}

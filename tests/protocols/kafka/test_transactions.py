@@ -328,6 +328,41 @@ class TestLooking:
         assert self.listed(client, ["Ongoing"], 2000).transaction_states == ()
         assert len(self.listed(client, ["Ongoing"], 500).transaction_states) == 1
 
+    @pytest.mark.parametrize(
+        ("pattern", "names"),
+        [
+            (None, ["x", "xy"]),
+            ("", ["x", "xy"]),
+            ("x", ["x"]),
+            (".*y", ["xy"]),
+            ("x.*", ["x", "xy"]),
+        ],
+    )
+    def test_transactions_are_listed_whose_whole_id_matches(
+        self, client: Client, pattern: str | None, names: Sequence[str]
+    ) -> None:
+        begin(client)
+        begin(client, "xy")
+        answer = self.matched(client, pattern)
+        assert [one.transactional_id for one in answer.transaction_states] == names
+
+    @pytest.mark.parametrize("pattern", ["(", "x(?!y)", "x" * 1025])
+    def test_a_pattern_that_cannot_be_matched_in_time_is_refused(self, client: Client, pattern: str) -> None:
+        begin(client)
+        answer = self.matched(client, pattern)
+        assert (answer.error_code.value, answer.transaction_states) == (errors.INVALID_REGULAR_EXPRESSION, ())
+
+    @staticmethod
+    def matched(client: Client, pattern: str | None) -> Any:
+        return client.call(
+            LIST_TRANSACTIONS,
+            2,
+            state_filters=[],
+            producer_id_filters=[],
+            duration_filter=-1,
+            transactional_id_pattern=pattern,
+        )
+
     def test_transactions_are_described(self, client: Client) -> None:
         producer = begin(client)
         add(client, producer, 0, 1)

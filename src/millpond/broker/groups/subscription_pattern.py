@@ -1,4 +1,4 @@
-"""Regular expressions by which members subscribe to topics.
+"""Regular expressions of clients: by which members subscribe to topics, and operators choose transactional ids.
 
 Apache Kafka takes RE2's syntax there, and so does this: what matches does so in time that grows with the length of the
 name alone, whatever a client has written. An expression matches a whole name.
@@ -15,16 +15,17 @@ from millpond.broker.groups.errors import InvalidPattern
 
 def check_pattern(pattern: str) -> None:
     """InvalidPattern where it cannot be read, or is too much."""
-    _compiled(pattern)
+    compiled(pattern)
 
 
 def matching(pattern: str, names: Iterable[str], may_see: Callable[[str], bool]) -> tuple[str, ...]:
     """The names that a pattern matches, of those that may be seen, in their order."""
-    matches = _compiled(pattern).fullmatch
+    matches = compiled(pattern).fullmatch
     return tuple(sorted([name for name in names if matches(name) is not None and may_see(name)]))
 
 
-def _compiled(pattern: str) -> Any:
+def compiled(pattern: str) -> Any:
+    """The expression, whose `fullmatch` says whether it matches a name. InvalidPattern."""
     if len(pattern) > GROUP_PATTERN_CHARACTERS_MAX:
         raise InvalidPattern(f"SubscribedTopicRegex has more than {GROUP_PATTERN_CHARACTERS_MAX} characters.")
     # Few members subscribe by a pattern.

@@ -55,13 +55,21 @@ BROKER_NAMES: Final[dict[str, tuple[str, int]]] = {
     "unclean.leader.election.enable": ("unclean.leader.election.enable", 1),
 }
 
+# The same in finer units, which win where they are set. None is: clients that look for them find no value.
+_FINER_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "flush.ms": ("log.flush.interval.ms",),
+    "retention.ms": ("log.retention.minutes", "log.retention.ms"),
+    "segment.jitter.ms": ("log.roll.jitter.ms",),
+    "segment.ms": ("log.roll.ms",),
+}
+
 
 class BrokerConfig(NamedTuple):
-    """One entry. `is_set` says that the operator chooses it."""
+    """One entry. `is_set` says that the operator chooses it. Without a value another entry says what counts."""
 
     name: str
     kind: str
-    value: str
+    value: str | None
     text: str
     is_set: bool = False
 
@@ -110,4 +118,6 @@ def broker_configs(connection: Connection) -> list[BrokerConfig]:
         default = broker_default(name)
         if default is not None:
             entries.append(BrokerConfig(default[0], entry.kind, default[1], f"A topic's {name}: {entry.text}"))
-    return sorted(entries)
+        for finer in _FINER_NAMES.get(name, ()):
+            entries.append(BrokerConfig(finer, entry.kind, None, f"A topic's {name}, where it is set: {entry.text}"))
+    return sorted(entries, key=lambda entry: entry.name)

@@ -10,6 +10,7 @@ from millpond.base.errors import PeerError
 from millpond.broker.access import GROUP, Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.protocols.kafka.apis.list_offsets import find_partition
+from millpond.protocols.kafka.authorized_operations import operations_on_group
 from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, NONE, UNKNOWN_TOPIC_ID, code_of
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from millpond.broker.groups.modern_records import Assignment
     from millpond.broker.groups.modern_requests import MemberAnswer
     from millpond.protocols.kafka.connection import Call
-
-# Bits of AclOperation: read, delete, describe, describe and alter configs.
-ALL_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
 
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
 
@@ -160,5 +158,5 @@ def _described_modern(
         **told(call, group, group.modern),
     }
     if request.include_authorized_operations:
-        tree["authorized_operations"] = ALL_OPERATIONS
+        tree["authorized_operations"] = operations_on_group(connection, group_id)
     return tree

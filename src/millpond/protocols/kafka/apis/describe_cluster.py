@@ -3,7 +3,6 @@
 Behaviour: as Metadata says it, without topics. The node is its own controller.
 Versions: 1 may ask for the controllers instead, of which a client cannot reach any here. 2 may ask for brokers that are
 fenced; there are none.
-Not implemented: operations that the user is authorized to do are not told (KIP-430).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.protocols.kafka.apis.metadata import NODE_ID, node_address
+from millpond.protocols.kafka.authorized_operations import operations_on_cluster
 from millpond.protocols.kafka.errors import MISMATCHED_ENDPOINT_TYPE, UNSUPPORTED_ENDPOINT_TYPE
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
@@ -34,11 +34,14 @@ def describe_cluster(call: Call, request: Any) -> Tree:
     if kind != BROKERS:
         return _refusal(UNSUPPORTED_ENDPOINT_TYPE, f"Unsupported endpoint type {kind}")
     host, port = node_address(connection)
-    return {
+    tree: dict[str, object] = {
         "cluster_id": connection.settings.cluster_id,
         "controller_id": NODE_ID,
         "brokers": [{"broker_id": NODE_ID, "host": host, "port": port}],
     }
+    if request.include_cluster_authorized_operations:
+        tree["cluster_authorized_operations"] = operations_on_cluster(connection)
+    return tree
 
 
 def _refusal(code: int, message: str) -> Tree:

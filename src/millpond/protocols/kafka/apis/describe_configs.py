@@ -196,14 +196,16 @@ def _broker_configs(connection: Connection, names: set[str], request: Any) -> li
         if names and entry.name not in names:
             continue
         source = STATIC_BROKER_CONFIG if entry.is_set else DEFAULT_CONFIG
-        synonym = {"name": entry.name, "value": entry.value, "source": source}
+        synonyms: list[Tree] = []
+        if entry.value is not None:
+            synonyms.append({"name": entry.name, "value": entry.value, "source": source})
         configs.append(
             {
                 "name": entry.name,
                 "value": entry.value,
                 "read_only": True,
                 "config_source": source,
-                "synonyms": [synonym] if request.include_synonyms else [],
+                "synonyms": synonyms if request.include_synonyms else [],
                 "config_type": _TYPES[entry.kind],
                 "documentation": entry.text if getattr(request, "include_documentation", False) else None,
             }

@@ -2,8 +2,8 @@
 
 Behaviour: what members say of themselves is told of a stable group only, as it is the chosen protocol's. Groups of
 other types are not found here.
-Versions: up to 5 a group that is not there is described as dead; from 6 on it is an error, too (KIP-1043).
-Not implemented: there are no permissions for groups, so that every operation is authorized (from version 3 on).
+Versions: up to 5 a group that is not there is described as dead; from 6 on it is an error, too (KIP-1043). From 3 on
+what the user is authorized to do is told to those who ask for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from millpond.broker.access import Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.group import Group
 from millpond.broker.groups.records import DEAD, STABLE
+from millpond.protocols.kafka.authorized_operations import operations_on_group
 from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, NONE, code_of
-from millpond.protocols.kafka.groups import ALL_OPERATIONS, answer_for_group, coordinator, may_use_group
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, may_use_group
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
@@ -39,7 +40,15 @@ def _described(call: Call, group_id: str, tells_operations: bool) -> Tree:
             raise GroupNotFound(f"Group {group_id} is not a classic group.")
     except PeerError as error:
         code, message = (code_of(error), str(error)) if call.version >= 6 else (NONE, None)
-        return {"error_code": code, "error_message": message, "group_id": group_id, "group_state": DEAD}
+        dead: dict[str, object] = {
+            "error_code": code,
+            "error_message": message,
+            "group_id": group_id,
+            "group_state": DEAD,
+        }
+        if tells_operations and code == NONE:
+            dead["authorized_operations"] = operations_on_group(call.connection, group_id)
+        return dead
     told: dict[str, object] = {
         "group_id": group_id,
         "group_state": group.state,
@@ -49,7 +58,7 @@ def _described(call: Call, group_id: str, tells_operations: bool) -> Tree:
     if group.state == STABLE:
         told["protocol_data"] = group.head.protocol
     if tells_operations:
-        told["authorized_operations"] = ALL_OPERATIONS
+        told["authorized_operations"] = operations_on_group(call.connection, group_id)
     return told
 
 

@@ -1,8 +1,8 @@
 """DescribeTopicPartitions: topics with their partitions, so many at a time.
 
 Behaviour: topics in the order of their names, all or those that are asked for, from the cursor on. Where more
-partitions are to be told than the limit, the answer has the cursor from which the next request goes on.
-Not implemented: operations that the user is authorized to do are not told (KIP-430).
+partitions are to be told than the limit, the answer has the cursor from which the next request goes on. What the
+user is authorized to do is told of each topic (KIP-430).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from millpond.base.errors import PeerError
 from millpond.base.limits import KAFKA_PARTITIONS_DESCRIBED_MAX
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka.apis.metadata import described
+from millpond.protocols.kafka.authorized_operations import operations_on_topic
 from millpond.protocols.kafka.errors import (
     INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
@@ -53,7 +54,8 @@ def describe_topic_partitions(call: Call, request: Any) -> Tree:
         if room == 0:
             return {"topics": found, "next_cursor": {"topic_name": name, "partition_index": start}}
         end = min(count, start + room)
-        found.append(described(topics[name], start, end))
+        operations = operations_on_topic(connection, name)
+        found.append({**described(topics[name], start, end), "topic_authorized_operations": operations})
         room -= max(0, end - start)
         if end < count:
             return {"topics": found, "next_cursor": {"topic_name": name, "partition_index": end}}

@@ -3,8 +3,9 @@
 Behaviour: all topics that the user may read or write or configure, or those that are asked for by name, or by id from
 version 12 on. A name that is asked for and not there becomes a topic where the node makes topics so and the client
 does not forbid it. The node's address is the one that the client has connected to, unless another is advertised.
-Versions: 0 asks for all topics by an empty list, later ones by null. 1 to 3 always allow topics to be made.
-Not implemented: racks; operations that the user is authorized to do are not told (KIP-430).
+Versions: 0 asks for all topics by an empty list, later ones by null. 1 to 3 always allow topics to be made. From 8 on
+what the user is authorized to do is told to those who ask for it; of the cluster up to 10.
+Not implemented: racks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from millpond.base.limits import METADATA_ANSWERS_CACHED_MAX, METADATA_CACHED_PA
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka import messages
+from millpond.protocols.kafka.authorized_operations import operations_on_cluster, operations_on_topic
 from millpond.protocols.kafka.errors import (
     INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
@@ -71,6 +73,16 @@ def metadata(call: Call, request: Any) -> Tree | None:
                 found.append(topic)
             else:
                 others.append(topic)
+    tells_topics = getattr(request, "include_topic_authorized_operations", False)
+    tells_cluster = getattr(request, "include_cluster_authorized_operations", False)
+    if tells_topics or tells_cluster:
+        trees = [*map(described, found), *others]
+        if tells_topics:
+            trees = [_with_operations(connection, tree) for tree in trees]
+        tree = _tree(connection, trees)
+        if tells_cluster:
+            tree["cluster_authorized_operations"] = operations_on_cluster(connection)
+        return tree
     if others or sum(len(topic.partitions) for topic in found) < METADATA_CACHED_PARTITIONS_MIN:
         return _tree(connection, [*map(described, found), *others])
     _answer_from_cache(call, found)
@@ -82,7 +94,14 @@ def _is_by_id(asked: Any) -> bool:
     return asked.name is None or getattr(asked, "topic_id", None) is not None
 
 
-def _tree(connection: Connection, topics: list[Tree]) -> Tree:
+def _with_operations(connection: Connection, topic: Tree) -> Tree:
+    name = topic.get("name")
+    if not isinstance(name, str) or not name or topic.get("error_code") == TOPIC_AUTHORIZATION_FAILED:
+        return topic
+    return {**topic, "topic_authorized_operations": operations_on_topic(connection, name)}
+
+
+def _tree(connection: Connection, topics: list[Tree]) -> dict[str, object]:
     return {
         "brokers": brokers(connection),
         "cluster_id": connection.settings.cluster_id,
