@@ -124,6 +124,7 @@ class VirtualHost(QueueOwner, TopicOwner):
         self.queues: Final[dict[str, MessageQueue]] = {}
         self.groups: Final = groups.add(name, self.has_topic, VhostTopics(self))
         self.shares: Final[Shares] = shares.add(name)
+        self.groups.store.configs = self.shares.configs
         self.topics: Final = Topics(name, self.queues, context, catalog, self)
         self.transactions: Final = transactions.add(name, self.topics, self.groups)
         self.topics.on_partitions_added = self.shares.partitions_added

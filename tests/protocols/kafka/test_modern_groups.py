@@ -11,7 +11,7 @@ from tests.protocols.kafka.harness import Client, DurablePond, Pond
 
 CONSUMER_HEARTBEAT, CONSUMER_DESCRIBE, SHARE_HEARTBEAT, SHARE_DESCRIBE = 68, 69, 76, 77
 JOIN_GROUP, DESCRIBE_GROUPS, LIST_GROUPS, OFFSET_COMMIT, OFFSET_FETCH, DELETE_GROUPS = 11, 15, 16, 8, 9, 42
-API_VERSIONS, LEAVE_GROUP = 18, 13
+API_VERSIONS, LEAVE_GROUP, INCREMENTAL_ALTER_CONFIGS = 18, 13, 44
 GROUP, TOPIC = "crew", "log"
 
 
@@ -94,6 +94,55 @@ def test_a_silent_member_is_gone_after_its_session(pond: Pond, client: Client) -
     joined = beat(client, epoch=joined.member_epoch)
     pond.clock.advance(45_000)
     assert beat(client, epoch=joined.member_epoch).error_code is ErrorCode.unknown_member_id
+
+
+def configure(client: Client, **configs: int | None) -> list[int]:
+    """Set, or delete where it is None, what GROUP is configured with."""
+    changes = [
+        {"name": name.replace("_", ".") + ".ms", "config_operation": int(value is None), "value": str(value)}
+        for name, value in configs.items()
+    ]
+    resources = [{"resource_type": 32, "resource_name": GROUP, "configs": changes}]
+    answer = client.call(INCREMENTAL_ALTER_CONFIGS, 1, resources=resources, validate_only=False)
+    return [response.error_code.value for response in answer.responses]
+
+
+def test_a_groups_own_session_timeout_and_heartbeat_interval_count(pond: Pond, client: Client) -> None:
+    pond.topic(TOPIC)
+    assert configure(client, consumer_session_timeout=60_000, consumer_heartbeat_interval=7_000) == [0]
+    joined = beat(client)
+    assert joined.heartbeat_interval.total_seconds() == 7
+    pond.clock.advance(59_999)
+    joined = beat(client, epoch=joined.member_epoch)
+    assert configure(client, consumer_session_timeout=None, consumer_heartbeat_interval=None) == [0]
+    joined = beat(client, epoch=joined.member_epoch)
+    assert joined.heartbeat_interval.total_seconds() == 5
+    pond.clock.advance(45_000)
+    assert beat(client, epoch=joined.member_epoch).error_code is ErrorCode.unknown_member_id
+
+
+def test_a_share_groups_own_session_timeout_and_heartbeat_interval_count(pond: Pond, client: Client) -> None:
+    pond.topic(TOPIC)
+    assert configure(client, share_session_timeout=60_000, share_heartbeat_interval=7_000) == [0]
+    joined = share_beat(client)
+    assert joined.heartbeat_interval.total_seconds() == 7
+    pond.clock.advance(59_999)
+    assert share_beat(client, epoch=joined.member_epoch).error_code is ErrorCode.none
+    pond.clock.advance(60_000)
+    assert share_beat(client, epoch=joined.member_epoch).error_code is ErrorCode.unknown_member_id
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("session_timeout", 44_999),
+        ("session_timeout", 60_001),
+        ("heartbeat_interval", 4_999),
+        ("heartbeat_interval", 15_001),
+    ],
+)
+def test_times_of_a_group_have_bounds(client: Client, name: str, value: int) -> None:
+    assert configure(client, **{f"consumer_{name}": value}) == [ErrorCode.invalid_config.value]
 
 
 def test_epochs_are_checked(pond: Pond, client: Client) -> None:

@@ -51,6 +51,7 @@ from millpond.broker.groups.reconciliation import reconciled
 from millpond.broker.groups.records import MemberRemoved
 from millpond.broker.groups.store import GroupStore
 from millpond.broker.groups.subscription_pattern import check_pattern, matching
+from millpond.broker.shares.settings import CONSUMER_HEARTBEAT_INTERVAL, CONSUMER_SESSION_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +116,16 @@ class ConsumerMembership:
         before = NOTHING if found is None else found.current.assigned
         member = self.take_down(group, self._state(group, asked, member_id), found, asked.may_see)
         self.reconcile(group, member, asked.owned)
-        self.expect(group, member, self._store.settings.consumer_session_timeout_ms)
+        self.expect(group, member, self._session_timeout_ms(group))
         told_all = asked.rebalance_timeout_ms >= 0 and asked.owned is not None
         is_full = asked.epoch == 0 or (told_all and (asked.topics is not None or asked.pattern is not None))
         current = member.current
         return MemberAnswer(
             member_id,
             current.epoch,
-            self._store.settings.consumer_heartbeat_interval_ms,
+            self._store.configured(
+                group.id, CONSUMER_HEARTBEAT_INTERVAL, self._store.settings.consumer_heartbeat_interval_ms
+            ),
             current.assigned if is_full or current.assigned != before else None,
         )
 
@@ -302,6 +305,10 @@ class ConsumerMembership:
 
     # --- Time -------------------------------------------------------------------------------------------------------
 
+    def _session_timeout_ms(self, group: Group) -> int:
+        default = self._store.settings.consumer_session_timeout_ms
+        return self._store.configured(group.id, CONSUMER_SESSION_TIMEOUT, default)
+
     def expect(self, group: Group, member: ModernMember, session_timeout_ms: int) -> None:
         """The member has this long until its next sign of life."""
         if member.session is None:
@@ -370,7 +377,7 @@ class ConsumerMembership:
         """Go on with a group as it was found at the start: all times begin anew."""
         for member in modern_of(group).members.values():
             classic = member.state.classic
-            timeout_ms = self._store.settings.consumer_session_timeout_ms
+            timeout_ms = self._session_timeout_ms(group)
             self.expect(group, member, timeout_ms if classic is None else classic.session_timeout_ms)
             if member.current.state == REVOKING and classic is None:
                 self._expect_revocation(group, member)

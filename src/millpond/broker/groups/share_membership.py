@@ -48,6 +48,7 @@ from millpond.broker.groups.modern_requests import (
 )
 from millpond.broker.groups.records import MemberRemoved
 from millpond.broker.groups.store import GroupStore
+from millpond.broker.shares.settings import SHARE_HEARTBEAT_INTERVAL, SHARE_SESSION_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,8 @@ class ShareMembership:
         self._expect(asked.group, member)
         is_told = asked.epoch == 0 or member.current.assigned != before
         assigned = member.current.assigned if is_told else None
-        interval_ms = self._store.settings.share_heartbeat_interval_ms
+        default_ms = self._store.settings.share_heartbeat_interval_ms
+        interval_ms = self._store.configured(asked.group, SHARE_HEARTBEAT_INTERVAL, default_ms)
         return MemberAnswer(member.member_id, member.current.epoch, interval_ms, assigned)
 
     def _existing(self, group_id: str) -> ModernGroup:
@@ -231,7 +233,8 @@ class ShareMembership:
     def _expect(self, group_id: str, member: ModernMember) -> None:
         if member.session is None:
             member.session = Alarm(self._store.clock, partial(self._session_over, group_id, member.member_id))
-        member.session.set(self._store.settings.share_session_timeout_ms)
+        default_ms = self._store.settings.share_session_timeout_ms
+        member.session.set(self._store.configured(group_id, SHARE_SESSION_TIMEOUT, default_ms))
 
     def _session_over(self, group_id: str, member_id: str) -> None:
         modern = self._find(group_id)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -112,6 +113,10 @@ class GroupState(KeeperState):
         return [encode_record(self._vhost, record) for record in records]
 
 
+def _not_configured(_group_id: str) -> Mapping[str, str]:
+    return {}
+
+
 class GroupStore:
     """The groups of one virtual host."""
 
@@ -127,10 +132,17 @@ class GroupStore:
         self.groups: Final[dict[str, Group]] = {}
         # Offsets that wait for a transaction's end; the transactions' own records keep them.
         self.pending: Final = PendingOffsets()
+        # How a group is configured, where it is configured by itself.
+        self.configs: Callable[[str], Mapping[str, str]] = _not_configured
         # In how many groups a topic has offsets.
         self.topics: Final[dict[str, int]] = {}
         # The commit that covers everything that groups have been told so far.
         self.sequence = 0
+
+    def configured(self, group_id: str, name: str, default: int) -> int:
+        """A number that a group may be configured with; what it is where the group is not."""
+        value = self.configs(group_id).get(name)
+        return default if value is None else int(value)
 
     def create(self, group_id: str) -> Group:
         """A new classic group. InvalidGroupName, or GroupFull where there are too many."""

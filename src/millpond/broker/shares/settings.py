@@ -86,6 +86,11 @@ LOCK_DURATION: Final = "share.record.lock.duration.ms"
 DELIVERY_COUNT_LIMIT: Final = "share.delivery.count.limit"
 RECORD_LOCKS: Final = "share.partition.max.record.locks"
 RENEW_ENABLE: Final = "share.renew.acknowledge.enable"
+# Of a group's members. Where a group has none of its own, what the broker is configured with counts.
+SHARE_SESSION_TIMEOUT: Final = "share.session.timeout.ms"
+SHARE_HEARTBEAT_INTERVAL: Final = "share.heartbeat.interval.ms"
+CONSUMER_SESSION_TIMEOUT: Final = "consumer.session.timeout.ms"
+CONSUMER_HEARTBEAT_INTERVAL: Final = "consumer.heartbeat.interval.ms"
 
 GROUP_CONFIGS: Final[dict[str, GroupConfig]] = {
     config.name: config
@@ -98,10 +103,10 @@ GROUP_CONFIGS: Final[dict[str, GroupConfig]] = {
         GroupConfig(DELIVERY_COUNT_LIMIT, INT, str(SHARE_DELIVERIES_MAX), 2, 10),
         GroupConfig(RECORD_LOCKS, INT, str(SHARE_RECORD_LOCKS_MAX), 100, 4_000),
         GroupConfig(RENEW_ENABLE, BOOLEAN, "true"),
-        GroupConfig("share.session.timeout.ms", INT, "45000", 45_000, 60_000),
-        GroupConfig("share.heartbeat.interval.ms", INT, "5000", 5_000, 15_000),
-        GroupConfig("consumer.session.timeout.ms", INT, "45000", 45_000, 60_000),
-        GroupConfig("consumer.heartbeat.interval.ms", INT, "5000", 5_000, 15_000),
+        GroupConfig(SHARE_SESSION_TIMEOUT, INT, "45000", 45_000, 60_000),
+        GroupConfig(SHARE_HEARTBEAT_INTERVAL, INT, "5000", 5_000, 15_000),
+        GroupConfig(CONSUMER_SESSION_TIMEOUT, INT, "45000", 45_000, 60_000),
+        GroupConfig(CONSUMER_HEARTBEAT_INTERVAL, INT, "5000", 5_000, 15_000),
     )
 }
 
