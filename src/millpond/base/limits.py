@@ -51,6 +51,9 @@ KAFKA_OTHER_REQUEST_BYTES_MAX: Final = 8 * MIB
 # Partitions that one request may name. Each takes some hundred bytes while the request is handled, more than the few
 # that name it; a node has no more partitions than this.
 KAFKA_PARTITIONS_PER_REQUEST_MAX: Final = 100_000
+# Partitions of the fetch sessions of all clients, about 400 bytes each, whether or not they are there. Whoever finds no
+# room fetches without a session.
+KAFKA_FETCH_SESSION_PARTITIONS_MAX: Final = 200_000
 # Items of all arrays of one request, but for those that produce or fetch: each takes a microsecond or more, and some
 # hundred bytes for the moment. The offsets of a whole group are half as many.
 KAFKA_REQUEST_ITEMS_MAX: Final = 200_000

@@ -9,7 +9,7 @@ import pytest
 
 from millpond.base.limits import KAFKA_FETCH_BYTES_MAX, KAFKA_FETCH_LOAD_MS, KAFKA_FETCH_WAIT_MS_MAX
 from millpond.broker.streams import stream_store
-from millpond.protocols.kafka import errors
+from millpond.protocols.kafka import errors, registry
 from tests.protocols.kafka.harness import (
     FETCH,
     PRODUCE,
@@ -239,6 +239,26 @@ def test_a_session_keeps_nothing_of_what_it_brought(pond: Pond, client: Client) 
     session = client.connection.fetch_session
     assert session is not None
     assert [(wanted.batches, wanted.size) for wanted in session.wanted.values()] == [([], 0)]
+
+
+def test_sessions_have_so_many_partitions_together_and_no_more(
+    pond: Pond, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "KAFKA_FETCH_SESSION_PARTITIONS_MAX", 3)
+    pond.topic("t", 4)
+    session = Session(client, 12)
+    session.fetch({"t": {0: 0, 1: 0}})
+    other = pond.client()
+    tree = fetch_tree({"t": {0: 0, 1: 0}}, session_epoch=0)
+    response = other.call(FETCH, 12, **tree)
+    assert (response.error_code.value, response.session_id) == (0, 0)
+    session.fetch({"t": {2: 0}})
+    tree = fetch_tree({"t": {3: 0}}, session_id=session.id, session_epoch=2)
+    assert client.call(FETCH, 12, **tree).error_code.value == errors.FETCH_SESSION_ID_NOT_FOUND
+    assert client.connection.apis.session_partitions == 0
+    Session(client, 12).fetch({"t": {0: 0, 1: 0}})
+    client.drop()
+    assert pond.apis.session_partitions == 0
 
 
 def test_a_topic_of_the_same_name_is_another_one_by_its_id(pond: Pond, client: Client) -> None:

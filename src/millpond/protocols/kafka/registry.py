@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.certificate import distinguished_name
 from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
-from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
+from millpond.base.limits import KAFKA_FETCH_SESSION_PARTITIONS_MAX, RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.access import CLUSTER, CLUSTER_NAME, TOPIC, Operation
 from millpond.broker.transactions.coordinator import ProducerIdentity
 from millpond.protocols.kafka import messages
@@ -111,6 +111,8 @@ class ApiTable:
 
     def __init__(self, connections_max: int) -> None:
         self.connections_max: Final = connections_max
+        # Partitions of the fetch sessions of all connections.
+        self.session_partitions = 0
 
     def open(self, connection: Connection) -> None:
         """A client has connected. PeerError where it may not be here."""
@@ -157,8 +159,20 @@ class ApiTable:
 
     def closed(self, connection: Connection) -> None:
         """A client is gone."""
+        self.end_session(connection)
         if connection.vhost is not None:
             connection.vhost.shares.lost(connection)
+
+    def has_session_room(self, count: int) -> bool:
+        """Whether fetch sessions may have so many more partitions."""
+        return self.session_partitions + count <= KAFKA_FETCH_SESSION_PARTITIONS_MAX
+
+    def end_session(self, connection: Connection) -> None:
+        """Give up a connection's fetch session, if it has one."""
+        session = connection.fetch_session
+        if session is not None:
+            self.session_partitions -= len(session.wanted)
+            connection.fetch_session = None
 
     def handle(self, call: Call) -> None:
         """Do what a request asks for. SyntaxFault where it cannot be read."""

@@ -188,8 +188,8 @@ def _begin(connection: Connection, request: FetchRequest) -> i64:
     if request.session_epoch <= 0:
         # Whatever session there was is over, and all partitions are named.
         if session is not None and (request.session_epoch == 0 or request.session_id == session.id):
-            connection.fetch_session = None
-        if request.session_epoch == 0 and request.wanted:
+            connection.apis.end_session(connection)
+        if request.session_epoch == 0 and request.wanted and connection.apis.has_session_room(len(request.wanted)):
             connection.fetch_sessions_begun += 1
             session = FetchSession(connection.fetch_sessions_begun, request.has_ids)
             for wanted in request.wanted:
@@ -197,6 +197,7 @@ def _begin(connection: Connection, request: FetchRequest) -> i64:
             # One that names a partition twice gets it once.
             request.wanted = list(session.wanted.values())
             connection.fetch_session = request.session = session
+            connection.apis.session_partitions += len(session.wanted)
         return NONE
     if session is None or session.id != request.session_id:
         return FETCH_SESSION_ID_NOT_FOUND
@@ -204,12 +205,16 @@ def _begin(connection: Connection, request: FetchRequest) -> i64:
         return INVALID_FETCH_SESSION_EPOCH
     if session.has_ids != request.has_ids:
         return FETCH_SESSION_TOPIC_ID_ERROR
+    if not connection.apis.has_session_room(len(request.wanted)):
+        # The client begins anew, with all that it wants, and does without a session.
+        connection.apis.end_session(connection)
+        return FETCH_SESSION_ID_NOT_FOUND
+    present = len(session.wanted)
     for name, topic_id, index in request.forgotten:
         session.forget(name, topic_id, index)
     for wanted in request.wanted:
         session.want(wanted)
-    if len(session.wanted) > KAFKA_PARTITIONS_PER_REQUEST_MAX:
-        raise SyntaxFault("a fetch session of too many partitions")
+    connection.apis.session_partitions += len(session.wanted) - present
     session.advance()
     request.session = session
     request.is_incremental = True
