@@ -63,14 +63,12 @@ final class Administration extends Clients {
         check((nodes.iterator().next().host() + ":" + nodes.iterator().next().port()).equals(broker.server()), "its address");
         check(described.authorizedOperations().get().contains(AclOperation.CREATE), "what one may do");
         FeatureMetadata features = admin.describeFeatures().featureMetadata().get();
-        for (String feature : List.of("metadata.version", "group.version", "transaction.version", "share.version")) {
+        for (String feature : List.of("group.version", "transaction.version", "share.version")) {
             var finalized = features.finalizedFeatures().get(feature);
             check(finalized != null && finalized.maxVersionLevel() >= 1, feature + " is there: " + features);
             check(features.supportedFeatures().get(feature).maxVersion() >= finalized.maxVersionLevel(), feature);
         }
         check(features.finalizedFeatures().get("transaction.version").maxVersionLevel() == 2, "KIP-890 is there");
-        var quorum = admin.describeMetadataQuorum().quorumInfo().get();
-        check(quorum.leaderId() == nodes.iterator().next().id(), "the node leads the quorum that it is");
     }
 
     private void topicIds() throws Exception {
