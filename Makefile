@@ -15,8 +15,9 @@ SOURCES := $(shell find src -name '*.py' -not -path '*/__pycache__/*') src/millp
 # The tests of the hot modules: they run a second time on the uncompiled source.
 HOT_TESTS := $(wildcard tests/base tests/storage tests/broker tests/protocols)
 PYTEST := $(BIN)/python -m pytest -q
-# As many tests at once as there are cores, within reason: each of them has brokers of its own.
-AT_ONCE := -n auto --maxprocesses 4
+# Half of what the tests do is to wait: one more at once than there are cores, within reason, as each has brokers of its
+# own.
+AT_ONCE = -n $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 BENCH := $(BIN)/python -m bench
 
 .PHONY: run test lint interop faults bench patterns build clean
