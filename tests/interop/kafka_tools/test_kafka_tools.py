@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import confluent_kafka
 import pytest
 
+from tests.conftest import EXTERNAL_KAFKA_VARIABLE
 from tests.support.java import FETCH_DEADLINE_S, fetched, java
 from tests.support.kafka_client import CODECS, ConfluentClient, Message, numbered, read_to_the_end
 from tests.support.waiting import eventually
@@ -48,6 +50,26 @@ def run(class_path: str, kafka: str) -> Run:
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return done.stdout
+
+    return run_tool
+
+
+@pytest.fixture
+def administer(run: Run, tmp_path: Path) -> Run:
+    """As `run`, logged in: nobody grants rights without saying who it is. A broker that is not Millpond has no such
+    user, and lets anybody do it."""
+    if EXTERNAL_KAFKA_VARIABLE in os.environ:
+        return run
+    properties = tmp_path / "login.properties"
+    properties.write_text(
+        "security.protocol=SASL_PLAINTEXT\n"
+        "sasl.mechanism=PLAIN\n"
+        "sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required"
+        ' username="guest" password="guest";\n'
+    )
+
+    def run_tool(tool: str, *arguments: str) -> str:
+        return run(tool, "--command-config", str(properties), *arguments)
 
     return run_tool
 
@@ -320,42 +342,42 @@ def test_transactions_are_listed_described_and_aborted(run: Run, topic: str, kaf
     assert start_of_transaction() == "None"
 
 
-def test_acls(run: Run, topic: str) -> None:
+def test_acls(administer: Run, topic: str) -> None:
     """kafka-acls: what producers and consumers need is given and taken by one command each."""
     command = f"{TOOLS}.AclCommand"
-    run(command, "--add", "--allow-principal", "User:bob", "--producer", "--topic", topic)
-    run(
+    administer(command, "--add", "--allow-principal", "User:bob", "--producer", "--topic", topic)
+    administer(
         command,
         *("--add", "--allow-principal", "User:bob", "--consumer", "--group", "tools", "--topic", topic),
         *("--resource-pattern-type", "prefixed"),
     )
-    listed = run(command, "--list", "--principal", "User:bob", "--topic", topic)
+    listed = administer(command, "--list", "--principal", "User:bob", "--topic", topic)
     assert "patternType=LITERAL" in listed
     for operation in ("WRITE", "DESCRIBE", "CREATE"):
         assert f"(principal=User:bob, host=*, operation={operation}, permissionType=ALLOW)" in listed
-    assert "patternType=PREFIXED" in run(command, "--list", "--topic", topic, "--resource-pattern-type", "match")
+    assert "patternType=PREFIXED" in administer(command, "--list", "--topic", topic, "--resource-pattern-type", "match")
     for pattern in ("literal", "prefixed"):
-        run(command, "--remove", "--force", "--topic", topic, "--resource-pattern-type", pattern)
-    run(command, "--remove", "--force", "--group", "tools", "--resource-pattern-type", "prefixed")
-    assert "User:bob" not in run(command, "--list", "--topic", topic, "--resource-pattern-type", "match")
+        administer(command, "--remove", "--force", "--topic", topic, "--resource-pattern-type", pattern)
+    administer(command, "--remove", "--force", "--group", "tools", "--resource-pattern-type", "prefixed")
+    assert "User:bob" not in administer(command, "--list", "--topic", topic, "--resource-pattern-type", "match")
 
 
-def test_credentials_and_quotas_of_users_and_clients(run: Run) -> None:
+def test_credentials_and_quotas_of_users_and_clients(administer: Run) -> None:
     """kafka-configs for users and clients."""
     user = f"tools-{uuid.uuid4().hex[:12]}"
     entity = ("kafka.admin.ConfigCommand", "--entity-type", "users", "--entity-name", user)
-    run(*entity, "--alter", "--add-config", "SCRAM-SHA-512=[iterations=8192,password=secret]")
-    run(*entity, "--alter", "--add-config", "producer_byte_rate=1000,consumer_byte_rate=2000")
-    described = run(*entity, "--describe")
+    administer(*entity, "--alter", "--add-config", "SCRAM-SHA-512=[iterations=8192,password=secret]")
+    administer(*entity, "--alter", "--add-config", "producer_byte_rate=1000,consumer_byte_rate=2000")
+    described = administer(*entity, "--describe")
     assert "SCRAM-SHA-512=iterations=8192" in described
     assert "producer_byte_rate=1000.0" in described
     client = ("kafka.admin.ConfigCommand", "--entity-type", "clients", "--entity-name", user)
-    run(*client, "--alter", "--add-config", "producer_byte_rate=500")
-    assert "producer_byte_rate=500.0" in run(*client, "--describe")
-    run(*client, "--alter", "--delete-config", "producer_byte_rate")
-    run(*entity, "--alter", "--delete-config", "SCRAM-SHA-512")
-    run(*entity, "--alter", "--delete-config", "producer_byte_rate,consumer_byte_rate")
-    described = run(*entity, "--describe")
+    administer(*client, "--alter", "--add-config", "producer_byte_rate=500")
+    assert "producer_byte_rate=500.0" in administer(*client, "--describe")
+    administer(*client, "--alter", "--delete-config", "producer_byte_rate")
+    administer(*entity, "--alter", "--delete-config", "SCRAM-SHA-512")
+    administer(*entity, "--alter", "--delete-config", "producer_byte_rate,consumer_byte_rate")
+    described = administer(*entity, "--describe")
     assert "SCRAM" not in described
     assert "byte_rate" not in described
 
