@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
@@ -11,7 +11,13 @@ from millpond.broker.access import GROUP, Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.protocols.kafka.apis.list_offsets import find_partition
 from millpond.protocols.kafka.authorized_operations import operations_on_group
-from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, NONE, UNKNOWN_TOPIC_ID, code_of
+from millpond.protocols.kafka.errors import (
+    GROUP_AUTHORIZATION_FAILED,
+    NONE,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_TOPIC_ID,
+    code_of,
+)
 from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import answer
 
@@ -105,6 +111,16 @@ def told_member(answer: MemberAnswer) -> Tree:
             ]
         }
     return tree
+
+
+def why_no_member(call: Call, group_id: str, topics: Iterable[str] | None) -> int:
+    """Why the client may not be in the group, subscribed to these topics; NONE where it may."""
+    connection = call.connection
+    if not may_use_group(call, Operation.READ, group_id):
+        return GROUP_AUTHORIZATION_FAILED
+    if any(not connection.apis.may_see(connection, topic) for topic in topics or ()):
+        return TOPIC_AUTHORIZATION_FAILED
+    return NONE
 
 
 def told_error(error: PeerError) -> Tree:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
-from millpond.broker.access import Operation
 from millpond.broker.groups.share_membership import ShareHeartbeat
-from millpond.protocols.kafka.errors import GROUP_AUTHORIZATION_FAILED, TOPIC_AUTHORIZATION_FAILED
-from millpond.protocols.kafka.groups import answer_for_group, coordinator, told_error, told_member
+from millpond.protocols.kafka.errors import NONE
+from millpond.protocols.kafka.groups import answer_for_group, coordinator, told_error, told_member, why_no_member
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
@@ -24,11 +23,9 @@ if TYPE_CHECKING:
 def share_group_heartbeat(call: Call, request: Any) -> None:
     connection = call.connection
     topics = request.subscribed_topic_names
-    if not connection.apis.may(connection, Operation.READ, request.group_id, "group"):
-        answer_for_group(call, {"error_code": GROUP_AUTHORIZATION_FAILED})
-        return
-    if any(not connection.apis.may_see(connection, topic) for topic in topics or ()):
-        answer_for_group(call, {"error_code": TOPIC_AUTHORIZATION_FAILED})
+    refusal = why_no_member(call, request.group_id, topics)
+    if refusal != NONE:
+        answer_for_group(call, {"error_code": refusal})
         return
     asked = ShareHeartbeat(
         group=request.group_id,
