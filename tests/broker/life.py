@@ -47,6 +47,7 @@ from millpond.storage.journal_recovery import JournalReport
 
 DATA = "/data"
 DEADLINE_S = 20.0
+HOUSEKEEPING_S = 1.0
 FORMAT = 31
 KIB = 1024
 MIB = 1024 * KIB
@@ -198,6 +199,7 @@ class Life:
     def pump_until(self, condition: Callable[[], bool], what: str = "it") -> None:
         """Be the event loop until the condition holds."""
         deadline = time.monotonic() + DEADLINE_S
+        next_round = time.monotonic() + HOUSEKEEPING_S
         self.end_turn()
         while not condition():
             left = deadline - time.monotonic()
@@ -205,6 +207,10 @@ class Life:
             try:
                 callback = self.posted.get(timeout=0.01)
             except queues.Empty:
+                if time.monotonic() > next_round:
+                    # As the node does.
+                    self.broker.keep_house()
+                    next_round += HOUSEKEEPING_S
                 self.end_turn()
                 continue
             callback()

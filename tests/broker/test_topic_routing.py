@@ -384,7 +384,6 @@ class Simulation:
         self.folder = folder
         self.disk = FaultyFilesystem(seed)
         self.lives = 0
-        self.budget_min = 0
         self.next_number = 0
         self.catalog = folder / "catalog-0"
         self.life = self._new_life(1_700_000_000_000)
@@ -398,7 +397,7 @@ class Simulation:
         life.settle_down()
 
     def _new_life(self, wall_ms: int) -> Life:
-        budget = max(self.choose.choice([20 * KIB, 1 << 30]), self.budget_min)
+        budget = self.choose.choice([20 * KIB, 1 << 30])
         file_bytes = self.choose.choice([8 * KIB, 30 * KIB])
         return Life(self.disk, self.catalog, budget=budget, file_bytes=file_bytes, clock=ManualClock(wall_ms))
 

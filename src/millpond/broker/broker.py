@@ -308,6 +308,19 @@ class Broker:
                 backlogs.extend(delay_queue.backlogs())
         return backlogs
 
+    def keep_house(self) -> None:
+        """What is looked after from time to time. To be called every second or so: what could not be done before, as a
+        write that failed, is only tried again here."""
+        self.access.store_better_hashes()
+        self.check_deliveries()
+        self.memory.grant()
+        self.store.trim_transient()
+        self.store.delete_logs()
+        self.store.resume()
+        self.streams.keep_house()
+        self.pager.look_again()
+        self.turn.touch()
+
     def check_deliveries(self) -> None:
         """Take back what consumers have left unsettled for too long. To be called now and then."""
         self.turn.now_ms = self.clock.wall_ms()

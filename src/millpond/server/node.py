@@ -293,15 +293,7 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
-        broker.access.store_better_hashes()
-        broker.check_deliveries()
-        broker.memory.grant()
-        broker.store.trim_transient()
-        broker.store.delete_logs()
-        broker.store.resume()
-        broker.streams.keep_house()
-        broker.pager.look_again()
-        broker.turn.touch()
+        broker.keep_house()
         broker.clock.call_later(HOUSEKEEPING_MS, self._keep_house)
 
     def _check_disk(self) -> None:
