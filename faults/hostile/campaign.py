@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from faults.hostile.attacks import ATTACKS, Attack
-from faults.hostile.bystanders import Bystanders, Wait
+from faults.hostile.bystanders import KINDS, Bystanders, Wait
 from faults.hostile.target import Target
 from faults.report import Assignment
 from tests.support.broker_process import BrokerProcess
@@ -156,6 +156,9 @@ class Campaign:
             outcome.wrongs.append(f"a bystander waited {worst(outcome.during)}, {STALL_MS_MAX:g} are allowed")
         if percentile(outcome.during) > max(P99_MS_MAX, 2 * percentile(outcome.before)):
             outcome.wrongs.append(f"p99 of the bystanders was {percentile(outcome.during):.0f} ms")
+        silent = set(KINDS) - {wait.kind for wait in outcome.before + outcome.during}
+        if silent:
+            outcome.wrongs.append(f"bystanders were not served at all: {', '.join(sorted(silent))}")
         if outcome.log_bytes > LOG_BYTES_MAX:
             outcome.wrongs.append(f"the log has grown by {outcome.log_bytes} bytes, {LOG_BYTES_MAX} are allowed")
 
@@ -194,7 +197,7 @@ def _attack(name: str, target: Target, seed: int, scale: float, pipe: Connection
     did = ""
     try:
         did = attack.run(target, chance, scale)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 Whatever it is: the campaign tells it.
         wrong = f"the attack went another way: {traceback.format_exc(limit=-3)}"
     pipe.send((did, wrong))
     # Until it is killed, with all that it has open.

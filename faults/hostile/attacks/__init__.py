@@ -1,6 +1,19 @@
 """The attacks, each a function in a module of its kind."""
 
-from faults.hostile.attacks import connections, lengths, bombs, amqp, routing, kafka, groups, shares, transactions  # noqa: F401, I001
+from faults.hostile.attacks import (
+    amqp,
+    bombs,
+    connections,
+    groups,
+    kafka,
+    lengths,
+    routing,
+    shares,
+    transactions,
+)
 from faults.hostile.attacks.registry import ATTACKS, Attack
 
-__all__ = ["ATTACKS", "Attack"]
+# Importing them has filled the table.
+MODULES = (connections, lengths, bombs, amqp, routing, kafka, groups, shares, transactions)
+
+__all__ = ["ATTACKS", "MODULES", "Attack"]

@@ -10,7 +10,7 @@ import time
 import cramjam
 
 from faults.hostile import wire
-from faults.hostile.attacks.registry import attack, times
+from faults.hostile.attacks.registry import attack
 from faults.hostile.target import Target
 
 MIB = 1 << 20

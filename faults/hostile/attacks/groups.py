@@ -61,7 +61,7 @@ def groups(target: Target, chance: random.Random, scale: float) -> str:
 def members(target: Target, chance: random.Random, scale: float) -> str:
     count = times(1500, scale)
     kept = []
-    for number in range(count):
+    for _ in range(count):
         kafka = wire.Kafka(target)
         kafka.send(join("hostile.crowd", metadata=bytes(1000)))
         kept.append(kafka)

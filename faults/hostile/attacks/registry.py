@@ -9,7 +9,8 @@ from typing import Final
 
 from faults.hostile.target import Target
 
-# Does the attack at a scale of 0 to 1, and says what it did. Raises where the broker's answers are not as they should be.
+# Does the attack at a scale of 0 to 1, and says what it did. Raises where the broker's answers are not what they should
+# be.
 Work = Callable[[Target, random.Random, float], str]
 
 
