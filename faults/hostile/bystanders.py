@@ -4,8 +4,8 @@
     Kafka        a producer with acks=all, and a consumer that fetches what is new
     management   what monitoring asks for
 
-They live in a process of their own, so that an attacker's work is not taken for the broker's. With each wait is measured
-for how long the broker's main thread, and the bystander's own, were ready to run and had no core. On a machine that
+They live in a process of their own, so that an attacker's work is not taken for the broker's. With each wait goes for
+how long the broker's main thread, and the bystander's own, were ready to run and had no core. On a machine that
 others use as well that is not the broker's doing, and `excess_ms` is without it.
 """
 

@@ -21,6 +21,8 @@ ATTACKS = [
     "AMQP: tables and arrays inside each other, and very wide ones",
     "Kafka: huge lengths of requests, arrays, strings and batches",
     "patterns of policies, permissions and subscriptions that would never end",
+    "very many consumers and channels, all lost at once",
+    "transactions of AMQP's left open, and messages never finished",
     "very many records in the hands of share members, all lost at once",
     "share sessions of very many groups, all lost at once",
     "very many transactions with very many partitions each, left open",

@@ -135,15 +135,16 @@ def transactions(target: Target, chance: random.Random, scale: float) -> str:
         connection = wire.Amqp(target)
         kept.append(connection)
         for channel in range(1, 4):
-            connection.open(channel)
-            connection.call(wire.method(channel, 90, 10, b""), 90, 11)
             data = wire.publish(channel, "", "nobody", bytes(100 * KIB))
             try:
+                connection.open(channel)
+                connection.call(wire.method(channel, 90, 10, b""), 90, 11)
                 connection.socket.settimeout(1.0)
                 for _ in range(times(100, scale)):
                     connection.send(data)
                     held += 100 * KIB
-            except (TimeoutError, ConnectionError):
+            except (TimeoutError, ConnectionError, wire.Refused):
+                # There is no room for more, of all connections together.
                 break
     return f"{len(kept)} connections, {held >> 20:,} MiB in transactions"
 

@@ -338,8 +338,8 @@ PATTERN_CHARACTERS_MAX: Final = 1024
 PATTERN_WAYS_MAX: Final = 1 << 16
 # The same of a pattern that RE2 does not know. It is refused beyond it.
 PATTERN_WAYS_WITHOUT_RE2_MAX: Final = 1 << 24
-# What RE2 may take for one of them, and of how many steps it may be: where memory is short, each character of a name may
-# take each step.
+# What RE2 may take for one of them, and of how many steps it may be: where memory is short, each character of a name
+# may take each step.
 PATTERN_MEMORY_BYTES_MAX: Final = 1 * MIB
 PATTERN_STEPS_MAX: Final = 400
 # Policies of one kind in a virtual host. Each is matched against every queue and exchange when one of them changes.
