@@ -190,6 +190,10 @@ PRODUCER_IDLE_MS: Final = 86_400_000
 PRODUCERS_PER_PARTITION_MAX: Final = 10_000
 # Kafka's default for max.message.bytes: a batch of a MiB, and what precedes it in its log.
 TOPIC_MESSAGE_BYTES: Final = MIB + 12
+# Topics that one Metadata request makes because they are asked for; a client asks again for those that it has not got.
+TOPICS_MADE_PER_REQUEST_MAX: Final = 500
+# Partitions that one CreateTopics request makes. Others wait meanwhile: a tenth of a second.
+PARTITIONS_MADE_PER_REQUEST_MAX: Final = 10_000
 # A topic with more makes requests and answers that are too large for most clients; queues_max bounds them all together.
 PARTITIONS_PER_TOPIC_MAX: Final = 10_000
 # How often retention and compaction are looked after where nothing is published.
@@ -330,6 +334,14 @@ FIELD_VALUE_DEPTH_MAX: Final = 32
 CATALOG_WAL_BYTES: Final = 4 * MIB
 # RabbitMQ's limit for the patterns of permissions.
 PATTERN_CHARACTERS_MAX: Final = 1024
+# In how many ways Python may try to match such a pattern with a name; with more, RE2 matches it. A few milliseconds.
+PATTERN_WAYS_MAX: Final = 1 << 16
+# The same of a pattern that RE2 does not know. It is refused beyond it.
+PATTERN_WAYS_WITHOUT_RE2_MAX: Final = 1 << 24
+# What RE2 may take for one of them, and of how many steps it may be: where memory is short, each character of a name
+# may take each step.
+PATTERN_MEMORY_BYTES_MAX: Final = 1 * MIB
+PATTERN_STEPS_MAX: Final = 400
 # Policies of one kind in a virtual host. Each is matched against every queue and exchange when one of them changes.
 POLICIES_PER_VHOST_MAX: Final = 1_000
 # Runtime parameters of the node, global ones included. Values are as large as a request, so it bounds their memory.
@@ -363,6 +375,14 @@ QUEUES_MAX: Final = 100_000
 LISTEN_BACKLOG: Final = 4096
 # Consumers of one channel; a queue's rotation walks over all of its consumers.
 CONSUMERS_PER_CHANNEL_MAX: Final = 10_000
+# --- Logs -------------------------------------------------------------------------------------------------------------
+
+# Lines of one kind in so many seconds; what is more is counted only. A hundred refused peers are as good as all.
+LOG_LINES_OF_A_KIND_MAX: Final = 100
+LOG_INTERVAL_S: Final = 10.0
+# Kinds that are counted. There are fewer texts in the source; with more of them counting begins anew.
+LOG_KINDS_MAX: Final = 1_000
+
 # --- Management API ---------------------------------------------------------------------------------------------------
 
 # The largest request, but for those below, is a queue with its arguments, or a permission with three patterns.
@@ -408,7 +428,8 @@ QUEUES_PAGED_PER_TURN: Final = 256
 TAIL_PAGED_BYTES_MIN: Final = 16 * KIB
 # When logs hold this much that is settled, a checkpoint lets it go: acknowledgements alone fill a journal file slowly.
 CHECKPOINT_SETTLED_BYTES: Final = 256 * MIB
-# Incomplete bodies and open transactions of all channels of a connection, which are outside the memory budget.
+# Incomplete bodies and open transactions of all channels of a connection, which are outside the memory budget. Those of
+# all connections may be as much as the budget, or as much as this where that is more.
 BUFFERED_BYTES_MAX: Final = 128 * MIB
 # A queue's log is synced whenever so much has been written: all of it at a checkpoint would hold up the journal,
 # whose sync waits for the same disk. Measured beside it: with 8 MiB one sync of the journal in a hundred took over
