@@ -8,6 +8,7 @@ from crc32c import crc32c
 
 from faults.fuzz.targets.target import target
 from millpond.base.errors import CorruptData
+from millpond.base.limits import RECORDS_DECOMPRESSED_AT_ONCE_MAX
 from millpond.broker.message import Address
 from millpond.broker.queues.page_codec import decode_page
 from millpond.broker.streams.record_messages import RecordMessages
@@ -29,6 +30,8 @@ from millpond.storage.transaction_marker import end_marker, marker_of
 from tests.protocols.kafka import fuzzing
 
 _DECOMPRESSED_BYTES_MAX = 1 << 18
+# Of those that decompress as much as the broker does at once: it, the room for it, and what is made of it.
+_MEMORY_BYTES_MAX = 4 * RECORDS_DECOMPRESSED_AT_ONCE_MAX
 _SLOTS = 64
 _CHECKSUM_AT, _CHECKED_FROM = 17, 21
 _LENGTH_AT = 8
@@ -91,7 +94,7 @@ def read_batch(data: bytes) -> object:
     return records, first_record_at(batch, 0, 0), newest_record(batch, 0), emptied(batch), marker_of(plain) is None
 
 
-@target("record-messages", _batches, memory_bytes=8 << 20)
+@target("record-messages", _batches, memory_bytes=_MEMORY_BYTES_MAX)
 def read_messages(data: bytes) -> object:
     """The batch as messages, of which nothing is refused: what makes no sense is passed over."""
     reader = RecordMessages("a target")
@@ -107,7 +110,7 @@ def read_messages(data: bytes) -> object:
     return shown
 
 
-@target("record-compaction", _batches, CorruptData, memory_bytes=8 << 20)
+@target("record-compaction", _batches, CorruptData, memory_bytes=_MEMORY_BYTES_MAX)
 def compact(data: bytes) -> object:
     """What compaction leaves of the batch, which must be a batch at the same place."""
     batch = made_whole(data)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from faults.fuzz.targets.target import target
 from millpond.admin.gate import _credentials
 from millpond.admin.requests import Json, json_body
-from millpond.base.certificate import ALTERNATIVE_NAME, CertificateLogin
+from millpond.base.certificate import ALTERNATIVE_NAME, Certificate, CertificateLogin
 from millpond.base.errors import AccessRefused, ConfigurationError, PeerError
 from millpond.broker import password_hashes
 from millpond.broker.definitions.exports import exported
@@ -173,7 +173,7 @@ def read_small_texts(data: bytes) -> object:
         pass
     parts = text.split("\0")
     names = tuple(zip(parts[::2], parts[1::2], strict=False))
-    certificate = {"subject": tuple(((pair),) for pair in names), "subjectAltName": names}
+    certificate = Certificate.of_peer({"subject": tuple((pair,) for pair in names), "subjectAltName": names})
     for kind in ("distinguished_name", "common_name", ALTERNATIVE_NAME):
-        shown.append(CertificateLogin(kind, "dns", 0).name(cast("Any", certificate)))
+        shown.append(CertificateLogin(kind, "dns", 0).name(certificate))
     return shown
