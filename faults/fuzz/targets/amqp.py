@@ -106,8 +106,8 @@ def read_properties(data: bytes) -> object:
     assert changed.expiration_ms == -1
     again = parse_properties(changed.raw)
     assert again.raw == changed.replaced({}, True).raw
-    if properties.reply_to is not None:
-        assert properties.with_reply_to("somewhere").reply_to == "somewhere"
+    if properties.reply_to() is not None:
+        assert properties.with_reply_to("somewhere").reply_to() == "somewhere"
     fitting = fitting_properties(properties, _FRAME_BYTES)
     assert isinstance(fitting, BasicProperties)
     parse_properties(fitting.raw)

@@ -32,6 +32,7 @@ from tests.protocols.kafka import fuzzing
 _DECOMPRESSED_BYTES_MAX = 1 << 18
 # Of those that decompress as much as the broker does at once: it, the room for it, and what is made of it.
 _MEMORY_BYTES_MAX = 4 * RECORDS_DECOMPRESSED_AT_ONCE_MAX
+_SECONDS_MAX = 10.0
 _SLOTS = 64
 _CHECKSUM_AT, _CHECKED_FROM = 17, 21
 _LENGTH_AT = 8
@@ -91,10 +92,13 @@ def read_batch(data: bytes) -> object:
     assert [record[2:] for record in again] == [record[2:] for record in records]
     if header.leader_epoch == 0:
         check_batch(plain)
-    return records, first_record_at(batch, 0, 0), newest_record(batch, 0), emptied(batch), marker_of(plain) is None
+    if header.is_control:
+        marker = marker_of(plain)
+        records.append((marker is None or int(marker.kind),))
+    return records, first_record_at(batch, 0, 0), newest_record(batch, 0), emptied(batch)
 
 
-@target("record-messages", _batches, memory_bytes=_MEMORY_BYTES_MAX)
+@target("record-messages", _batches, memory_bytes=_MEMORY_BYTES_MAX, seconds=_SECONDS_MAX)
 def read_messages(data: bytes) -> object:
     """The batch as messages, of which nothing is refused: what makes no sense is passed over."""
     reader = RecordMessages("a target")
@@ -110,7 +114,7 @@ def read_messages(data: bytes) -> object:
     return shown
 
 
-@target("record-compaction", _batches, CorruptData, memory_bytes=_MEMORY_BYTES_MAX)
+@target("record-compaction", _batches, CorruptData, memory_bytes=_MEMORY_BYTES_MAX, seconds=_SECONDS_MAX)
 def compact(data: bytes) -> object:
     """What compaction leaves of the batch, which must be a batch at the same place."""
     batch = made_whole(data)
