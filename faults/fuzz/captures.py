@@ -168,7 +168,9 @@ async def _converse_by_aiokafka(port: int) -> None:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
     address = f"127.0.0.1:{port}"
-    async with AIOKafkaProducer(bootstrap_servers=address, enable_idempotence=True, compression_type="gzip") as producer:
+    async with AIOKafkaProducer(
+        bootstrap_servers=address, enable_idempotence=True, compression_type="gzip"
+    ) as producer:
         for number in range(5):
             await producer.send_and_wait(_TOPIC, b"value %d" % number, key=b"k")
     async with AIOKafkaConsumer(
@@ -182,7 +184,10 @@ async def _converse_by_aiokafka(port: int) -> None:
 
 
 def _management_session(port: int) -> None:
-    headers = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(), "Content-Type": "application/json"}
+    headers = {
+        "Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(),
+        "Content-Type": "application/json",
+    }
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SESSION_SECONDS_MAX)
     asked: list[tuple[str, str, object]] = [
         ("GET", "/api/overview", None),

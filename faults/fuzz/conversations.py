@@ -92,7 +92,9 @@ def changed_within(protocol: str, unit: bytes, others: list[bytes], chance: rand
         head = unit[:3]
         if chance.random() < 0.15:
             # Another kind of frame, or another channel.
-            head = bytes([chance.choice([1, 1, 2, 3, 8, 4, 0])]) + chance.choice([0, 1, 2, 7, 0xFFFF]).to_bytes(2, "big")
+            head = bytes([chance.choice([1, 1, 2, 3, 8, 4, 0])]) + chance.choice([0, 1, 2, 7, 0xFFFF]).to_bytes(
+                2, "big"
+            )
         length = len(payload) if chance.random() < 0.9 else chance.choice([0, 1, len(payload) + 1, 1 << 17, 0xFFFFFFFF])
         return head + length.to_bytes(4, "big") + payload + (b"\xce" if chance.random() < 0.97 else b"\0")
     if protocol == "kafka" and len(unit) > 8:
@@ -289,7 +291,9 @@ def _play_until(
             said.append((protocol, changed(one, captured[protocol], chance)))
         number += 1
         recent.extend(said)
-        report.done["conversations answered"] += asyncio.run(_play_all(stage.ports, said, f"{assignment.seed}/{number}"))
+        report.done["conversations answered"] += asyncio.run(
+            _play_all(stage.ports, said, f"{assignment.seed}/{number}")
+        )
         report.done["conversations"] += len(said)
         if not stage.target.is_alive:
             _fail(assignment, report, "the broker's process is gone", _as_history(recent))

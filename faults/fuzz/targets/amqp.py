@@ -28,7 +28,9 @@ _FRAME_BYTES = 4096
 
 def _methods() -> list[bytes]:
     chance = random.Random(1)
-    return [encode_method(fuzzing.random_method(chance, kind)) for kind in METHODS.values() for _ in range(_SEEDS_OF_EACH)]
+    return [
+        encode_method(fuzzing.random_method(chance, kind)) for kind in METHODS.values() for _ in range(_SEEDS_OF_EACH)
+    ]
 
 
 def _tables() -> list[bytes]:

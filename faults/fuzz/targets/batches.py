@@ -57,9 +57,7 @@ def made_whole(data: bytes) -> bytes:
         return data
     length = (len(data) - 12).to_bytes(4, "big")
     checksum = crc32c(data[_CHECKED_FROM:]).to_bytes(4, "big")
-    return (
-        data[:_LENGTH_AT] + length + data[_LENGTH_AT + 4 : _CHECKSUM_AT] + checksum + data[_CHECKED_FROM:]
-    )
+    return data[:_LENGTH_AT] + length + data[_LENGTH_AT + 4 : _CHECKSUM_AT] + checksum + data[_CHECKED_FROM:]
 
 
 def _records_of(batch: bytes) -> list[tuple[object, ...]]:

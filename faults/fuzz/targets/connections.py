@@ -70,7 +70,9 @@ def _amqp_seeds() -> list[bytes]:
     greeting = b"".join(
         [
             amqp.PROTOCOL_HEADER,
-            amqp.method_frame(0, methods.ConnectionStartOk(client_properties={}, mechanism="PLAIN", response=amqp.PLAIN_GUEST)),
+            amqp.method_frame(
+                0, methods.ConnectionStartOk(client_properties={}, mechanism="PLAIN", response=amqp.PLAIN_GUEST)
+            ),
             amqp.method_frame(0, methods.ConnectionTuneOk(channel_max=10, frame_max=4096, heartbeat=0)),
             amqp.method_frame(0, methods.ConnectionOpen(virtual_host="/")),
             amqp.method_frame(1, methods.ChannelOpen()),
@@ -113,6 +115,10 @@ def converse_by_amqp(data: bytes) -> object:
         for piece in _pieces(data[0], data[_HEAD_BYTES:]):
             client.feed(piece)
             # Nothing of the name that the broker makes up for a queue.
+            if client.output() == amqp.PROTOCOL_HEADER:
+                # No greeting of AMQP's: the broker has said what it speaks, which is no frame, and closed.
+                assert client.transport.is_closed
+                break
             shown += [(frame.kind, frame.channel, frame.payload[:4]) for frame in client.frames()]
         if not client.transport.is_closed:
             client.drop()
@@ -178,9 +184,16 @@ def _login_seeds() -> list[bytes]:
     first = b"n,,n=guest,r=rOprNGfwEbeRWgbNEkqO"
     final = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     return [
-        *[_tokens(0, version, [token]) for version in (0, 1) for token in (b"\0guest\0guest", b"guest\0guest\0wrong", b"")],
+        *[
+            _tokens(0, version, [token])
+            for version in (0, 1)
+            for token in (b"\0guest\0guest", b"guest\0guest\0wrong", b"")
+        ],
         *[_tokens(number, version, [first, final]) for version in (0, 1) for number in (1, 2)],
-        *[_tokens(1, 1, [token, final]) for token in (b"y,,n=a=2Cb=3D,r=x", b"p=tls-unique,,n=a,r=x", b"n,a=b,n=guest,r=x,m=y")],
+        *[
+            _tokens(1, 1, [token, final])
+            for token in (b"y,,n=a=2Cb=3D,r=x", b"p=tls-unique,,n=a,r=x", b"n,a=b,n=guest,r=x,m=y")
+        ],
     ]
 
 

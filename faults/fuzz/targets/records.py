@@ -14,6 +14,7 @@ from faults.fuzz.targets.target import target
 from millpond.base.errors import CorruptData, UnsupportedFormat
 from millpond.broker.groups import modern_records
 from millpond.broker.groups import records as groups
+from millpond.broker.keepers import RecordKeeper
 from millpond.broker.message import Address, Message
 from millpond.broker.queues.lanes import Lanes
 from millpond.broker.record_properties import parse_record_properties, record_properties
@@ -27,7 +28,6 @@ from millpond.broker.records import (
     CHANGE_TRIMMED,
     record_header,
 )
-from millpond.broker.keepers import RecordKeeper
 from millpond.broker.replay import replay_turn
 from millpond.broker.shares import records as shares
 from millpond.broker.snapshot import MAGIC, SnapshotReader, encode_snapshot
@@ -229,7 +229,10 @@ def _field_values() -> list[bytes]:
     values: list[object] = [
         {"a": [1, 2.5, None, True, "é"], "b": {"$c": b"\xff"}}, {"$float": 1}, float("nan"), b"bytes", bytearray(b"more"),
     ]  # fmt: skip
-    return [encode(value).encode() for value in values] + [b'{"$time":"2020-01-01T00:00:00+00:00"}', b'{"$decimal":"1.10"}']
+    return [encode(value).encode() for value in values] + [
+        b'{"$time":"2020-01-01T00:00:00+00:00"}',
+        b'{"$decimal":"1.10"}',
+    ]
 
 
 @target("field-value", _field_values, CorruptData)

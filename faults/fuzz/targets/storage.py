@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from functools import cache
 
+from crc32c import crc32c
+from librt.strings import BytesWriter
+
 from faults.fuzz.targets.target import target
 from millpond.base.errors import CorruptData, UnsupportedFormat
 from millpond.base.faulty_filesystem import FaultyFilesystem
@@ -17,8 +20,6 @@ from millpond.storage.frames import file_header, write_frame_head, write_mark
 from millpond.storage.journal_recovery import file_path, read_journal
 from millpond.storage.record_batch import BatchBuilder
 from millpond.storage.segment import Segment, SegmentIndex
-from crc32c import crc32c
-from librt.strings import BytesWriter
 
 _FOLDER = "/data"
 _SALT = b"saltsalt"

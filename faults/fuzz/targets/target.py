@@ -136,4 +136,6 @@ def _broken(error: BaseException) -> Broken:
     last = frames[1] if isinstance(error, Hung) and len(frames) > 1 else frames[-1]
     history = "".join(traceback.format_exception(error)).splitlines()
     text = str(error)[:200]
-    return Broken(f"{type(error).__name__}: {text}", f"{type(error).__name__} at {last.filename}:{last.lineno}", history)
+    return Broken(
+        f"{type(error).__name__}: {text}", f"{type(error).__name__} at {last.filename}:{last.lineno}", history
+    )
