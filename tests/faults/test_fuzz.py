@@ -35,6 +35,8 @@ def silence() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+# Python says so of an administrator's pattern that it may read otherwise one day.
+@pytest.mark.filterwarnings("ignore:Possible (nested set|set):FutureWarning")
 @pytest.mark.parametrize("one", TARGETS.values(), ids=lambda one: one.name)
 def test_a_decoder_refuses_or_reads(one: Target) -> None:
     chance = random.Random(f"{SEED}/{one.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any, cast
 
@@ -134,7 +135,7 @@ def read_configuration(data: bytes) -> object:
 
 
 def _small_texts() -> list[bytes]:
-    stored = "\0".join(["$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA", "rabbit_password_hashing_sha256"])
+    stored = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA\x00rabbit_password_hashing_sha256"
     return [
         b"127.0.0.1:5672", b"[::1]:0", b"localhost:99999", b"Basic Z3Vlc3Q6Z3Vlc3Q=", b"basic !", b"100", b"1e5", b"compact,delete",
         b"LogAppendTime", b"1_000", b"", stored.encode(), b"DNS\0example.org\0URI\0x:y",
@@ -152,10 +153,8 @@ def read_small_texts(data: bytes) -> object:
         shown.append(address)
     except ValueError:
         pass
-    try:
+    with contextlib.suppress(AccessRefused):
         shown.append(_credentials(data))
-    except AccessRefused:
-        pass
     for name in TOPIC_CONFIGS:
         try:
             value = checked_config(name, text)
@@ -174,6 +173,5 @@ def read_small_texts(data: bytes) -> object:
     parts = text.split("\0")
     names = tuple(zip(parts[::2], parts[1::2], strict=False))
     certificate = Certificate.of_peer({"subject": tuple((pair,) for pair in names), "subjectAltName": names})
-    for kind in ("distinguished_name", "common_name", ALTERNATIVE_NAME):
-        shown.append(CertificateLogin(kind, "dns", 0).name(certificate))
-    return shown
+    kinds = ("distinguished_name", "common_name", ALTERNATIVE_NAME)
+    return shown, [CertificateLogin(kind, "dns", 0).name(certificate) for kind in kinds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import signal
@@ -120,10 +121,8 @@ def judge_memory(one: Target, data: bytes) -> None:
 
 
 def _ignoring(one: Target, data: bytes) -> None:
-    try:
+    with contextlib.suppress(one.refusals):
         one.work(data)
-    except one.refusals:
-        pass
 
 
 def _hang(_number: int, _frame: types.FrameType | None) -> None:
