@@ -197,7 +197,7 @@ def _management_session(port: int) -> None:
         ("GET", "/api/queues?page=1&page_size=10&name=capt&sort=name&columns=name,messages", None),
         ("POST", "/api/queues/%2F/captured.admin/get", {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}),
         ("PUT", "/api/policies/%2F/captured", {"pattern": "^captured", "definition": {"max-length": 9}, "priority": 1}),
-        ("POST", "/api/definitions", {"queues": [{"name": "captured.d", "vhost": "/", "durable": True, "arguments": {}}]}),
+        ("POST", "/api/definitions", {"queues": [{"name": "captured.d", "vhost": "/", "durable": True}]}),
         ("DELETE", "/api/policies/%2F/captured", None),
         ("DELETE", "/api/queues/%2F/captured.admin", None),
         ("GET", "/metrics", None),

@@ -1,5 +1,6 @@
-"""Captured conversations, changed with some sense for their frames, and played to a running broker; meanwhile bystanders
-who do nothing wrong must be served, and lose nothing.
+"""Captured conversations, changed with some sense for their frames, and played to a running broker.
+
+Meanwhile bystanders who do nothing wrong must be served, and lose nothing.
 
     units       the greeting and frames of AMQP, the requests of Kafka, the lines of HTTP
     changes     units are swapped, doubled, dropped, cut, taken from other conversations; their channels, APIs, versions

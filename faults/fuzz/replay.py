@@ -1,4 +1,4 @@
-"""`python -m faults.fuzz.replay TARGET BASE64`: one input once more, to a decoder, or a conversation to a new broker."""
+"""`python -m faults.fuzz.replay TARGET BASE64`: one input once more, to a decoder or to a new broker."""
 
 from __future__ import annotations
 

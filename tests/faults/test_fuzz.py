@@ -21,7 +21,13 @@ MUTATIONS_OF_SLOW = 15
 SEEDS_MAX = 40
 SLOW = {"amqp-connection", "kafka-connection", "kafka-login", "definitions", "record-compaction", "segment-file"}
 # What was found once: target, input in base64.
-FOUND: list[tuple[str, str]] = []
+FOUND = [
+    # A deletion of a time so long ago that compaction's delete horizon made its batch one that nobody could read.
+    (
+        "record-compaction",
+        "AAAAAAAAAAAAAABBAAAAAAJ0oWhyAAAAAAAAAAAAAAAAAAUAAAAAAAAABf//////////////////AAAAAR4A/f////////9/AAJrAQA=",
+    ),
+]
 
 AMQP = b"AMQP\0\0\x09\x01" + b"\x01\0\0\0\0\0\x04\0\x0a\0\x0b\xce" + b"\x08\0\0\0\0\0\0\xce"
 KAFKA = b"\0\0\0\x0e\0\x12\0\0\0\0\0\1\0\4test" * 2

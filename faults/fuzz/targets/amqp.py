@@ -35,7 +35,8 @@ def _methods() -> list[bytes]:
 
 def _tables() -> list[bytes]:
     every_type: dict[str, object] = {
-        "text": "é", "yes": True, "number": -(1 << 63), "large": (1 << 64) - 1, "fraction": 1.5, "money": Decimal("-1.50"),
+        "text": "é", "yes": True, "number": -(1 << 63), "large": (1 << 64) - 1, "fraction": 1.5,
+        "money": Decimal("-1.50"),
         "bytes": b"\xff\x00", "time": dt.datetime(2020, 1, 1, tzinfo=dt.UTC), "nothing": None,
         "list": [1, "two", [3.0, {"four": b"5"}]], "table": {"a": {"b": {"c": []}}}, "": "", "\udcff": "\udcff",
     }  # fmt: skip

@@ -81,10 +81,13 @@ def _amqp_seeds() -> list[bytes]:
         ]
     )
     work = [
-        [methods.QueueDeclare(queue="q", arguments={"x-max-length": 5, "x-dead-letter-exchange": ""}), methods.ConfirmSelect()],
-        [methods.QueueDeclare(queue="s", durable=True, arguments={"x-queue-type": "stream"}), methods.BasicQos(prefetch_count=5),
+        [methods.QueueDeclare(queue="q", arguments={"x-max-length": 5, "x-dead-letter-exchange": ""}),
+         methods.ConfirmSelect()],
+        [methods.QueueDeclare(queue="s", durable=True, arguments={"x-queue-type": "stream"}),
+         methods.BasicQos(prefetch_count=5),
          methods.BasicConsume(queue="s", arguments={"x-stream-offset": "first"})],
-        [methods.QueueDeclare(queue="q"), methods.BasicConsume(queue="q", consumer_tag="c"), methods.BasicAck(delivery_tag=1)],
+        [methods.QueueDeclare(queue="q"), methods.BasicConsume(queue="q", consumer_tag="c"),
+         methods.BasicAck(delivery_tag=1)],
         [methods.TxSelect(), methods.QueueDeclare(queue="q"), methods.TxCommit(), methods.TxRollback()],
         [methods.ExchangeDeclare(exchange="e", type="topic"), methods.QueueDeclare(queue="q"),
          methods.QueueBind(queue="q", exchange="e", routing_key="a.#"), methods.ExchangeDelete(exchange="e")],
@@ -148,9 +151,7 @@ def _kafka_seeds() -> list[bytes]:
         produce = kafka.request_bytes(_PRODUCE, version, 1, body)
         body = kafka.encoded_request(_FETCH, version, kafka.fetch_tree({_KAFKA_TOPIC: {0: 0}}))
         seeds.append(bytes([version, 0]) + produce + kafka.request_bytes(_FETCH, version, 2, body))
-    for number in range(8):
-        seeds.append(bytes([number, 0]) + kafka_fuzzing.random_request(chance, number)[2][:3000])
-    return seeds
+    return [*seeds, *[bytes([at, 0]) + kafka_fuzzing.random_request(chance, at)[2][:3000] for at in range(8)]]
 
 
 @target("kafka-connection", _kafka_seeds, memory_bytes=16 << 20)

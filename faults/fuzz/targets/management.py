@@ -137,8 +137,8 @@ def read_configuration(data: bytes) -> object:
 def _small_texts() -> list[bytes]:
     stored = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA\x00rabbit_password_hashing_sha256"
     return [
-        b"127.0.0.1:5672", b"[::1]:0", b"localhost:99999", b"Basic Z3Vlc3Q6Z3Vlc3Q=", b"basic !", b"100", b"1e5", b"compact,delete",
-        b"LogAppendTime", b"1_000", b"", stored.encode(), b"DNS\0example.org\0URI\0x:y",
+        b"127.0.0.1:5672", b"[::1]:0", b"localhost:99999", b"Basic Z3Vlc3Q6Z3Vlc3Q=", b"basic !", b"100", b"1e5",
+        b"compact,delete", b"LogAppendTime", b"1_000", b"", stored.encode(), b"DNS\0example.org\0URI\0x:y",
     ]  # fmt: skip
 
 

@@ -227,7 +227,8 @@ def read_record_properties(data: bytes) -> object:
 
 def _field_values() -> list[bytes]:
     values: list[object] = [
-        {"a": [1, 2.5, None, True, "é"], "b": {"$c": b"\xff"}}, {"$float": 1}, float("nan"), b"bytes", bytearray(b"more"),
+        {"a": [1, 2.5, None, True, "é"], "b": {"$c": b"\xff"}}, {"$float": 1}, float("nan"), b"bytes",
+        bytearray(b"more"),
     ]  # fmt: skip
     return [encode(value).encode() for value in values] + [
         b'{"$time":"2020-01-01T00:00:00+00:00"}',

@@ -30,6 +30,7 @@ from millpond.storage.record_batch import (
     DELETE_HORIZON,
     HEADER_BYTES,
     LOG_APPEND_TIME,
+    TIMESTAMP_MS_MAX,
     BatchHeader,
     RecordReader,
     write_varint,
@@ -170,7 +171,7 @@ class RecordFilter:
 
 
 def _with_base(records: bytes, count: i64, later_by_ms: i64) -> bytes:
-    """Records whose timestamp deltas are larger by so much."""
+    """Records whose timestamp deltas are larger by so much. CorruptData where no delta can say that."""
     writer = BytesWriter()
     position: i64 = 0
     while count > 0:
@@ -180,7 +181,11 @@ def _with_base(records: bytes, count: i64, later_by_ms: i64) -> bytes:
         fields = BytesWriter()
         fields.append(records[position])
         delta_ms, position = _varint(records, position + 1)
-        write_varint(fields, delta_ms + later_by_ms)
+        delta_ms += later_by_ms
+        # What is written here must be read again: a producer may state any time, and this one lies too far away.
+        if delta_ms > TIMESTAMP_MS_MAX or delta_ms < -TIMESTAMP_MS_MAX:
+            raise CorruptData(f"a record whose timestamp delta would be {delta_ms}")
+        write_varint(fields, delta_ms)
         write_varint(writer, len(fields) + end - position)
         writer.write(fields.getvalue())
         writer.write(records[position:end])
