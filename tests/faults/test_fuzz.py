@@ -27,6 +27,11 @@ FOUND = [
         "record-compaction",
         "AAAAAAAAAAAAAABBAAAAAAJ0oWhyAAAAAAAAAAAAAAAAAAUAAAAAAAAABf//////////////////AAAAAR4A/f////////9/AAJrAQA=",
     ),
+    # A control batch whose records make no sense, which compaction read beyond its end.
+    (
+        "record-compaction",
+        "AAAAAAAAAAAAAABiAAAAAAJjlG/IQK0eAACAOgAAAAZrZXkKdmFstGUCEG1pbGxwb25kCgEBZZYAAFrbviAAAAAA",
+    ),
 ]
 
 AMQP = b"AMQP\0\0\x09\x01" + b"\x01\0\0\0\0\0\x04\0\x0a\0\x0b\xce" + b"\x08\0\0\0\0\0\0\xce"

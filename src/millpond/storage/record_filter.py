@@ -157,6 +157,10 @@ class RecordFilter:
         if has_batches or self.keeps_deletions:
             return batch
         if header.attributes & DELETE_HORIZON == 0:
+            reader = RecordReader(batch)
+            while reader.next():
+                # They are checked here: what follows trusts them.
+                pass
             records = _with_base(batch[HEADER_BYTES:], header.record_count, header.base_timestamp_ms - self._horizon_ms)
             attributes = header.attributes | DELETE_HORIZON
             newest_ms = header.max_timestamp_ms
