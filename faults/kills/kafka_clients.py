@@ -10,9 +10,11 @@ a record that is in the log and in no file's intentions is a phantom, and an ans
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -401,6 +403,8 @@ ROLES: Final[dict[str, Callable[[Client], None]]] = {
 
 
 def main() -> None:
+    # Who is asked where it hangs tells it on its standard error.
+    faulthandler.register(signal.SIGUSR1)
     client = Client(json.loads(sys.argv[1]))
     client.notes.write("starts", role=client.told["role"])
     ROLES[client.told["role"]](client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 READ_S: Final = 60.0
+POLL_S: Final = 0.1
 # Of what concerns a failure so many lines are told.
 LINES_MAX: Final = 60
 
@@ -111,11 +113,11 @@ def _read(servers: str, topics: dict[str, int], isolation: str, logs: Logs) -> d
             found[topic, number] = []
             starts.append(TopicPartition(topic, number, ends[0]))
         consumer.assign(starts)
+        give_up_at = time.monotonic() + READ_S
         while open_places:
-            messages = consumer.consume(1000, READ_S)
-            if not messages:
+            if time.monotonic() > give_up_at:
                 raise TimeoutError(f"{isolation}: the ends of {sorted(open_places)} were not reached in {READ_S:g} s")
-            for message in messages:
+            for message in consumer.consume(1000, POLL_S):
                 place = (message.topic() or "", message.partition() or 0)
                 error = message.error()
                 if error is None:

@@ -169,7 +169,6 @@ class KafkaWork:
         # Whoever drains has no records of before, so all that it is given has been nobody's.
         self._processes.add(f"{SHARE_GROUP}.drain", "share", self._broker.kafka_address, topic="tasks",
                             group=SHARE_GROUP, drain=True)  # fmt: skip
-        print(self._share_figures())
         if not self._within_time(lambda: self._share_figures()["lag"] == 0):
             yield Broken(f"share group {SHARE_GROUP} is not done: {self._share_figures()}", [])
         self._processes.end("share")
