@@ -42,7 +42,9 @@ WAITING_RECORDS_MAX: Final = 500
 # How long an orderly end may take, when the broker is there.
 END_S: Final = 15.0
 # Requests that have no answer by then are given up. A broker that was paused has answered long before.
-REQUEST_S: Final = 20.0
+REQUEST_S: Final = 5.0
+# A call that takes so much longer than its timeout will never return.
+HANG_S: Final = 3.0
 
 Settings = dict[str, Any]
 
@@ -270,8 +272,19 @@ def _go_back(client: Client, consumer: Consumer) -> None:
 
 
 def _retry(client: Client, action: Callable[[], object]) -> None:
-    """Until it is done, as the client's documentation says, or failed for good."""
+    """Until it is done, as the client's documentation says, or failed for good.
+
+    librdkafka may forget to send a TxnOffsetCommit whose connection has just broken, and then waits for its answer
+    whatever the timeout. Such a process ends, and another takes its place, as an operator's supervisor does.
+    """
+
+    def give_up() -> None:
+        client.notes.write("hangs")
+        os._exit(1)
+
     while True:
+        watchdog = threading.Timer(REQUEST_S + HANG_S, give_up)
+        watchdog.start()
         try:
             action()
             return
@@ -282,6 +295,8 @@ def _retry(client: Client, action: Callable[[], object]) -> None:
             client.notes.write("again", error=str(error))
             if client.over.wait(POLL_S):
                 raise
+        finally:
+            watchdog.cancel()
 
 
 # What ends by itself: a broker that is away, or was so long that a request has timed out.

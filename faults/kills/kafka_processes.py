@@ -144,6 +144,14 @@ class Processes:
             slot.process = None
         return stuck
 
+    def kill(self) -> None:
+        """Who is still there is killed."""
+        for slot in self.slots:
+            if slot.process is not None:
+                slot.process.kill()
+                _bury(slot.process)
+                slot.process = None
+
 
 def _bury(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None

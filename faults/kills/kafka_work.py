@@ -91,6 +91,7 @@ class KafkaWork:
         self._admin = AdminClient({"bootstrap.servers": broker.kafka_address, "log_level": 0})
         self._processes = Processes(assignment.folder / "kafka", assignment.choose("kafka clients"), self.done)
         self._generation = broker.generation
+        self._stuck: list[str] = []
 
     def start(self) -> None:
         topics = [
@@ -129,6 +130,11 @@ class KafkaWork:
         """No client is disturbed any more, and nothing new is produced."""
         self._processes.calm()
         self._stuck = self._processes.end("produce")
+
+    def end(self) -> None:
+        """No process of a client is left, whatever has happened."""
+        self._processes.calm()
+        self._processes.kill()
 
     def check(self) -> list[Failure]:
         failures = [self._failure(broken) for broken in self._rest()]
@@ -216,12 +222,12 @@ class KafkaWork:
     def _check_figures(self, logs: Logs, committed: dict[str, dict[Partition, int]]) -> Iterator[Broken]:
         """What the management API says is what there is."""
         for topic in TOPICS:
-            for place in self._get(f"/api/topics/%2F/{topic}")["partitions"]:
-                told = (place["first_offset"], place["next_offset"])
+            for place in self._get(f"/api/topics/%2F/{topic}")["partition_details"]:
+                told = (place["start_offset"], place["end_offset"])
                 if told != logs.ends[topic, place["partition"]]:
                     yield Broken(f"/api/topics/{topic} says {place}", [str(logs.ends[topic, place["partition"]])])
         for group in (*GROUPS, TRANSFORMERS):
-            for place in self._get(f"/api/groups/%2F/{group}")["offsets"]:
+            for place in self._get(f"/api/groups/%2F/{group}")["offset_details"]:
                 told_offset = committed[group].get((place["topic"], place["partition"]))
                 if place["offset"] != told_offset:
                     yield Broken(f"/api/groups/{group} says {place}, OffsetFetch {told_offset}", [])
