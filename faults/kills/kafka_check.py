@@ -2,8 +2,8 @@
 
 Each check takes the history and the logs and tells what it has found wrong; none of them needs a broker. The promises:
 
-- every acknowledged record is in the log, once, at the offset of its acknowledgement, and no record is there that nobody
-  sent; what one producer sent to one partition is there in its order;
+- every acknowledged record is in the log, once, at the offset of its acknowledgement, and no record is there that
+  nobody sent; what one producer sent to one partition is there in its order;
 - whoever read an offset has read what is still there;
 - ends of partitions and the offsets of groups never go back, and never are behind what was acknowledged before;
 - a transaction's records are seen all or none, an aborted one's never, and each input was transformed once;
@@ -68,7 +68,9 @@ def _check_order(
         if record.offset <= before:
             yield Broken(f"{place}: offset {record.offset} comes after {before}", logs.neighbours(place, record.offset))
         if not number.isdecimal() or int(number) >= sent[client]:
-            yield Broken(f"{place} {record.offset}: nobody sent {record.value!r}", logs.neighbours(place, record.offset))
+            yield Broken(
+                f"{place} {record.offset}: nobody sent {record.value!r}", logs.neighbours(place, record.offset)
+            )
         elif int(number) <= last.get(client, -1):
             lines = [*history.about(f"[{number},{place[1]},", client=client), *logs.neighbours(place, record.offset)]
             how = "twice" if int(number) == last[client] else "out of order"
@@ -100,7 +102,9 @@ def _check_compacted(history: History, logs: Logs, place: Partition, acked: dict
     for key, offset in last.items():
         if newest.get(key, -1) < offset:
             lines = [*logs.neighbours(place, offset), *history.about(f",{place[1]},{offset}]")]
-            yield Broken(f"{place}: of key {key} offset {offset} is the last acknowledged, {newest.get(key)} found", lines)
+            yield Broken(
+                f"{place}: of key {key} offset {offset} is the last acknowledged, {newest.get(key)} found", lines
+            )
 
 
 LEDGER_KEYS: Final = 5
@@ -132,27 +136,31 @@ def check_reads(history: History, logs: Logs) -> Iterator[Broken]:
 
 def check_offsets(history: History, logs: Logs, committed: dict[str, dict[Partition, int]]) -> Iterator[Broken]:
     """Committed offsets and ends of partitions never go back. `committed` are the groups' offsets at the end."""
-    reached: dict[tuple[str, Partition], list[Event]] = defaultdict(list)
+    reached: dict[tuple[str, Partition], list[tuple[Event, int]]] = defaultdict(list)
     for event in history.of("offsets"):
-        for topic, partition, _ in event.facts["places"]:
-            reached[event.client.rpartition("-")[0].rpartition(".")[0], (topic, partition)].append(event)
-    for (group, place), events in reached.items():
-        at = lambda event, place=place: next(p[2] for p in event.facts["places"] if (p[0], p[1]) == place)
-        highest: tuple[float, int] = (0.0, -1)
-        waiting: list[tuple[float, int]] = []
-        for event in sorted(events, key=lambda event: float(event.facts["began"])):
-            began = float(event.facts["began"])
-            highest = max([highest, *(found for found in waiting if found[0] < began)], key=lambda found: found[1])
-            waiting = [found for found in waiting if found[0] >= began]
-            waiting.append((event.at, at(event)))
-            if at(event) < highest[1]:
-                lines = [str(other) for other in events if abs(other.at - event.at) < 5]
-                yield Broken(f"group {group}: {place} went back from {highest[1]} to {at(event)}", lines)
-        last = max(at(event) for event in events)
+        for topic, partition, offset in event.facts["places"]:
+            group = event.client.rpartition("-")[0].rpartition(".")[0]
+            reached[group, (topic, partition)].append((event, offset))
+    for (group, place), answers in reached.items():
+        yield from _check_never_back(group, place, answers)
+        last = max(offset for _, offset in answers)
         if committed[group].get(place, -1) < last:
-            lines = [str(event) for event in events[-20:]]
+            lines = [str(event) for event, _ in answers[-20:]]
             yield Broken(f"group {group}: {place} is at {committed[group].get(place)}, {last} was answered", lines)
     yield from _check_ends(history, logs)
+
+
+def _check_never_back(group: str, place: Partition, answers: list[tuple[Event, int]]) -> Iterator[Broken]:
+    """No commit that began after the answer to another one is behind it."""
+    by_answer = sorted(answers, key=lambda answer: answer[0].at)
+    index, highest = 0, -1
+    for event, offset in sorted(answers, key=lambda answer: float(answer[0].facts["began"])):
+        while by_answer[index][0].at < event.facts["began"]:
+            highest = max(highest, by_answer[index][1])
+            index += 1
+        if offset < highest:
+            lines = [str(other) for other, _ in answers if abs(other.at - event.at) < 5]
+            yield Broken(f"group {group}: {place} went back from {highest} to {offset}", lines)
 
 
 def _check_ends(history: History, logs: Logs) -> Iterator[Broken]:
@@ -194,7 +202,9 @@ def check_transactions(history: History, logs: Logs, source: str, target: str) -
         for record in records if place[0] == target else ():
             name, partition, offset = record.value.split("|")
             if name not in began:
-                yield Broken(f"{place} {record.offset}: nobody sent {record.value}", logs.neighbours(place, record.offset))
+                yield Broken(
+                    f"{place} {record.offset}: nobody sent {record.value}", logs.neighbours(place, record.offset)
+                )
                 continue
             seen[name].append((int(partition), int(offset)))
             outputs[int(partition), int(offset)].append(record.value)
@@ -227,7 +237,9 @@ def check_all_read(history: History, logs: Logs, group: str, topic: str) -> Iter
     for place, records in logs.all.items():
         for record in records if place[0] == topic else ():
             if (place[1], record.offset) not in read:
-                lines = [line for line in history.about(f'["{topic}",{place[1]},') if f" {group}." in line or "-" in line]
+                lines = [
+                    line for line in history.about(f'["{topic}",{place[1]},') if f" {group}." in line or "-" in line
+                ]
                 yield Broken(f"group {group} has passed over {place} {record.offset}", lines)
 
 
@@ -254,9 +266,7 @@ def check_share(history: History, logs: Logs, topic: str, deaths: list[float]) -
                     maybe.add(place)
                 end = settled.get(place)
                 if end is not None and end.at < begun[event.client]:
-                    yield Broken(
-                        f"share: {event.client} was given {place}, which was settled", [str(end), str(event)]
-                    )
+                    yield Broken(f"share: {event.client} was given {place}, which was settled", [str(end), str(event)])
         elif event.facts["place"][0] == topic:
             for offset, kind in event.facts["records"]:
                 place = (event.facts["place"][1], offset)

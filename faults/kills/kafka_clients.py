@@ -1,9 +1,9 @@
 """Clients of Kafka's protocol, each in a process of its own that can be killed: `python -m faults.kills.kafka_clients`.
 
-A client is told by one JSON object on its command line what it is, and ends in an orderly way when its standard input is
-closed, which also happens when whoever started it dies. What it does it writes to a file, one JSON object a line, each by
-one system call, so that a SIGKILL takes nothing that was written. Intentions are written before, answers after the fact:
-a record that is in the log and in no file's intentions is a phantom, and an answer in a file was given.
+A client is told by one JSON object on its command line what it is, and ends in an orderly way when its standard input
+is closed, which also happens when whoever started it dies. What it does it writes to a file, one JSON object a line, each
+by one system call, so that a SIGKILL takes nothing that was written. Intentions are written before, answers after the
+fact: a record that is in the log and in no file's intentions is a phantom, and an answer in a file was given.
 
 `at` is the machine's monotonic clock, which all processes share; `began` is when the request of an answer was made.
 """
@@ -333,8 +333,9 @@ def _commit(client: Client, consumer: Consumer) -> None:
     except KafkaException:
         # The broker is away, or the partition is another's, or nothing is new: nothing was promised.
         return
-    places = [[place.topic, place.partition, place.offset] for place in answered if place.error is None]
-    client.notes.write("offsets", began=began, places=[place for place in places if place[2] >= 0])
+    # Of a partition that nothing was read of nothing is committed.
+    done = [place for place in answered if place.error is None and place.offset >= 0]
+    client.notes.write("offsets", began=began, places=[[place.topic, place.partition, place.offset] for place in done])
 
 
 def watch(client: Client) -> None:

@@ -3,12 +3,12 @@
 | topic | who writes | who reads |
 | --- | --- | --- |
 | orders | idempotent producers, with keys | two consumer groups (`crew`, classic; `team`, KIP-848), the transformers |
-| invoices | the transformers, each turn one transaction with its inputs' offsets | a reader of committed records, `watch` |
+| invoices | the transformers, each turn one transaction with its inputs' offsets | `watch`, of committed ones |
 | tasks | idempotent producers | a share group, `gang` |
 | ledger, compacted | idempotent producers with few keys | |
 
-While it lasts, a thread kills, pauses and replaces clients. When it is over, producers end first, the groups read all that is
-left, and then the history is held against the logs and against what the broker says of itself.
+While it lasts, a thread kills, pauses and replaces clients. When it is over, producers end first, the groups read all
+that is left, and then the history is held against the logs and against what the broker says of itself.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from faults.kills.kafka_check import (
     LEDGER_KEYS,
+    SHARE_DELIVERIES_MAX,
     TOLD_MAX,
     Broken,
     check_all_read,
@@ -49,12 +50,19 @@ COMPACTION: Final = {
 GROUPS: Final = {"crew": "cooperative-sticky", "team": "consumer"}
 TRANSFORMERS: Final = "mill"
 SHARE_GROUP: Final = "gang"
+SHARE_SETTINGS: Final = {
+    "share.auto.offset.reset": "earliest",
+    # The most that there may be, as every kill of the broker or a member counts as one delivery.
+    "share.delivery.count.limit": str(SHARE_DELIVERIES_MAX),
+    # Longer than any pause, so that nobody answers for what another has been given meanwhile.
+    "share.record.lock.duration.ms": "15000",
+}
 RECORDS_A_SECOND: Final = 60
 # Time between two things that happen to clients, on average.
 CLIENT_PAUSE_S: Final = 3.0
 # How long work that is left may take when nobody is disturbed any more. A record in a dead member's hands comes back
 # after 30 seconds, and a dead member of a group without a classic protocol is noticed after 45.
-REST_S: Final = 40.0
+REST_S: Final = 90.0
 LOOK_S: Final = 0.2
 # What the broker is started with, so that dead members are noticed while it matters.
 BROKER_ARGUMENTS: Final = (
@@ -99,14 +107,12 @@ class KafkaWork:
         ]
         for made in self._admin.create_topics(topics, request_timeout=30).values():
             made.result()
-        settings = ConfigResource(ConfigResource.Type.GROUP, SHARE_GROUP)
-        for name, value in (
-            ("share.auto.offset.reset", "earliest"),
-            ("share.delivery.count.limit", "10"),
-            ("share.record.lock.duration.ms", "15000"),
-        ):
-            settings.set_config(name, value)
-        for changed in self._admin.alter_configs([settings], request_timeout=30).values():
+        settings = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in SHARE_SETTINGS.items()
+        ]
+        group = ConfigResource(ConfigResource.Type.GROUP, SHARE_GROUP, incremental_configs=settings)
+        for changed in self._admin.incremental_alter_configs([group], request_timeout=30).values():
             changed.result()
         add = self._processes.add
         servers = self._broker.kafka_address
@@ -117,11 +123,12 @@ class KafkaWork:
             keys = [f"{name}/{key}" for key in range(LEDGER_KEYS)]
             add(name, "produce", servers, topic=name.partition(".")[0], keys=keys, rate=RECORDS_A_SECOND / 2)
         for number in range(2):
-            add(f"{TRANSFORMERS}.{number}", "transform", servers, topic="orders", target="invoices",
-                group=TRANSFORMERS, transactional_id=f"{TRANSFORMERS}-{number}", session_ms=SESSION_MS, aborts=0.15)  # fmt: skip
+            name = f"{TRANSFORMERS}.{number}"
+            add(name, "transform", servers, topic="orders", target="invoices", group=TRANSFORMERS,
+                transactional_id=name, session_ms=SESSION_MS, aborts=0.15)  # fmt: skip
             add(f"{SHARE_GROUP}.{number}", "share", servers, topic="tasks", group=SHARE_GROUP)
-            for group, protocol in GROUPS.items():
-                add(f"{group}.{number}", "read", servers, topic="orders", group=group, protocol=protocol,
+            for reading, protocol in GROUPS.items():
+                add(f"{reading}.{number}", "read", servers, topic="orders", group=reading, protocol=protocol,
                     session_ms=SESSION_MS)  # fmt: skip
         add("watch.0", "watch", servers, topic="invoices", partitions=TOPICS["invoices"])
         self._processes.disturb(CLIENT_PAUSE_S)
@@ -165,13 +172,19 @@ class KafkaWork:
     def _rest(self) -> Iterator[Broken]:
         """Let the clients do what is left, and end. What they do not come to the end of is a failure."""
         for name in self._stuck:
-            yield Broken(f"{name} did not end within its time", History.read(self._processes.folder).about("", client=name))
+            yield Broken(
+                f"{name} did not end within its time", History.read(self._processes.folder).about("", client=name)
+            )
         for group in (*GROUPS, TRANSFORMERS):
             if not self._within_time(lambda group=group: not self._lag(group)):  # type: ignore[misc]
-                lines = [str(event) for event in History.read(self._processes.folder).events if f"{group}." in event.client]
+                lines = [
+                    str(event) for event in History.read(self._processes.folder).events if f"{group}." in event.client
+                ]
                 yield Broken(f"group {group} stands still, behind by {self._lag(group)}", lines[-60:])
         for name in self._processes.end("read", "transform", "watch", "share"):
-            yield Broken(f"{name} did not end within its time", History.read(self._processes.folder).about("", client=name))
+            yield Broken(
+                f"{name} did not end within its time", History.read(self._processes.folder).about("", client=name)
+            )
         # Whoever drains has no records of before, so all that it is given has been nobody's.
         self._processes.add(f"{SHARE_GROUP}.drain", "share", self._broker.kafka_address, topic="tasks",
                             group=SHARE_GROUP, drain=True)  # fmt: skip
