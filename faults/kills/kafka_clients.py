@@ -1,9 +1,9 @@
 """Clients of Kafka's protocol, each in a process of its own that can be killed: `python -m faults.kills.kafka_clients`.
 
 A client is told by one JSON object on its command line what it is, and ends in an orderly way when its standard input
-is closed, which also happens when whoever started it dies. What it does it writes to a file, one JSON object a line, each
-by one system call, so that a SIGKILL takes nothing that was written. Intentions are written before, answers after the
-fact: a record that is in the log and in no file's intentions is a phantom, and an answer in a file was given.
+is closed, which also happens when whoever started it dies. What it does it writes to a file, one JSON object a line,
+each by one system call, so that a SIGKILL takes nothing that was written. Intentions are written before, answers after
+the fact: a record that is in the log and in no file's intentions is a phantom, and an answer in a file was given.
 
 `at` is the machine's monotonic clock, which all processes share; `began` is when the request of an answer was made.
 """
