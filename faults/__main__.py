@@ -1,4 +1,4 @@
-"""`python -m faults`: run the parts of the campaign one after the other, and print what was done and what went wrong."""
+"""`python -m faults`: run the parts of the campaign in turn, and print what was done and what went wrong."""
 
 from __future__ import annotations
 
