@@ -1,8 +1,8 @@
 """A real broker with real clients of AMQP and of Kafka's protocol, killed again and again.
 
 The broker is killed at random moments, also while it starts and recovers, paused, and stopped cleanly; connections are
-cut in the middle of frames and stand still; clients are killed, paused, replaced, slow, stuck, and vanish. In the end the
-recorded history is held against what is there: `amqp_check` and `kafka_check` say what is promised.
+cut in the middle of frames and stand still; clients are killed, paused, replaced, slow, stuck, and vanish. In the end
+the recorded history is held against what is there: `amqp_check` and `kafka_check` say what is promised.
 """
 
 from __future__ import annotations

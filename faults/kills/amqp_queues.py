@@ -7,7 +7,7 @@
 | orders.in | publishers, with confirms | movers: a transaction publishes to orders.out and acknowledges |
 | orders.out | movers | |
 | ranked, with priorities | publishers, with confirms | a slow worker |
-| news.a, news.b, news.log, a stream; a fanout exchange's | publishers, with confirms | nobody; a stuck worker; a reader |
+| news.a, news.b, news.log (a stream), by a fanout | publishers, with confirms | nobody; a stuck worker; a reader |
 | ledger.a, ledger.b | bookers: a transaction publishes to both | |
 """
 
