@@ -119,13 +119,15 @@ def check_queue(history: History, published: Published, left: Left, queue: str) 
 def _check_dead(history: History, left: Left, there: set[str], settling: Settling) -> Iterator[Broken]:
     yield from _check_once(history, DEAD, [found.name for found in left[DEAD]])
     for found in left[DEAD]:
-        lines = history.about(f'"{found.name}"')
+        wrong = ""
         if found.name not in settling.rejected or not is_poison(number_of(found.name)):
-            yield Broken(f"{DEAD}: {found.name} was rejected by nobody", lines)
-        if found.name in there:
-            yield Broken(f"{found.name} is in {WORK} and in {DEAD}", lines)
-        if found.death != (WORK, "rejected"):
-            yield Broken(f"{DEAD}: {found.name} says that it died by {found.death}", lines)
+            wrong = f"{DEAD}: {found.name} was rejected by nobody"
+        elif found.name in there:
+            wrong = f"{found.name} is in {WORK} and in {DEAD}"
+        elif found.death != (WORK, "rejected"):
+            wrong = f"{DEAD}: {found.name} says that it died by {found.death}"
+        if wrong:
+            yield Broken(wrong, history.about(f'"{found.name}"'))
 
 
 def _number_of(name: str) -> str:
@@ -219,12 +221,13 @@ def _check_whole(history: History, transactions: Transactions, queue: str, left:
     for transaction, names in transactions.names.items():
         fate = transactions.fates[transaction]
         there = seen[transaction]
-        lines = history.about(f'"{transaction}"')
+        wrong = ""
         if there not in ([], names):
-            how = f"{len(there)} of its {len(names)}, or in another order"
-            yield Broken(f"{queue}: of transaction {transaction} there is a part: {how}", lines)
+            wrong = f"of transaction {transaction} there is a part, {len(there)} of {len(names)}, or another order"
         elif fate in SEEN_AFTER and SEEN_AFTER[fate] != bool(there):
-            yield Broken(f"{queue}: transaction {transaction} ended with {fate!r}; {len(there)} are there", lines)
+            wrong = f"transaction {transaction} ended with {fate!r}; {len(there)} are there"
+        if wrong:
+            yield Broken(f"{queue}: {wrong}", history.about(f'"{transaction}"'))
 
 
 def check_moves(history: History, published: Published, left: Left) -> Iterator[Broken]:
