@@ -31,8 +31,9 @@ PRIORITIES: Final = 4
 QUEUES: Final[dict[str, dict[str, Any]]] = {
     WORK: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD},
     DEAD: {},
-    ORDERS_IN: {},
-    ORDERS_OUT: {},
+    # However often a message comes back because of a kill, it is no poison.
+    ORDERS_IN: {"x-queue-type": "quorum", "x-delivery-limit": -1},
+    ORDERS_OUT: {"x-queue-type": "quorum"},
     RANKED: {"x-max-priority": PRIORITIES},
     NEWS_UNREAD: {},
     NEWS_STUCK: {},

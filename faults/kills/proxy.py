@@ -118,7 +118,7 @@ class Proxy:
             ends = self._choose.random() < 0.5
             after_s = self._choose.uniform(*STALL_S)
             # One that stands still and is then gone has vanished without a word.
-            self._loop.call_later(after_s, link.cut if ends else link.flows.set, *([True] if ends else []))
+            self._loop.call_later(after_s, lambda: link.cut(with_reset=True) if ends else link.flows.set())
 
     async def _carry(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(self._choose)
