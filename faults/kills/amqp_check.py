@@ -106,8 +106,6 @@ def check_queue(history: History, published: Published, left: Left, queue: str) 
     dead = {found.name for found in left[DEAD]} if queue == WORK else set()
     for name in published.confirmed[queue] - settling.acked - there - dead:
         yield Broken(f"{queue}: {name} was confirmed, and is lost", history.about(f'"{name}"', _number_of(name)))
-    for name in sorted((settling.rejected - settling.acked) - there - dead if queue == WORK else ()):
-        yield Broken(f"{queue}: {name} was rejected, and is lost", history.about(f'"{name}"'))
     for name in sorted(there & settling.surely_acked.keys()):
         yield Broken(f"{queue}: {name} was acknowledged for good, and is there", history.about(f'"{name}"'))
     for name in sorted(settling.surely_rejected.keys() - dead):

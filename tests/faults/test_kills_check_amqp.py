@@ -152,7 +152,15 @@ def test_a_message_that_was_only_sent_may_be_lost(case: Case) -> None:
 
 def test_a_lost_dead_letter(case: Case) -> None:
     case.left[DEAD].clear()
-    assert f"{WORK}: {POISON} was rejected, and is lost" in case.found()
+    assert f"{WORK}: {POISON} was confirmed, and is lost" in case.found()
+
+
+def test_a_message_that_was_rejected_and_never_confirmed_may_be_lost(case: Case) -> None:
+    number = next(number for number in range(COUNT, 2 * COUNT) if is_poison(number) and WORK in route_of(number).queues)
+    case.note("publish.0-1", "send", publisher=PUBLISHER, first=COUNT, count=COUNT)
+    case.take("work.0-1.1", WORK, (f"{PUBLISHER}:{number}", False))
+    case.settle(WORK, ack=[], reject=[f"{PUBLISHER}:{number}"], surely=False)
+    assert case.found() == []
 
 
 def test_a_message_that_nobody_sent(case: Case) -> None:
