@@ -25,7 +25,7 @@ from faults.kills.amqp_queues import (
     NEWS_LOG,
     ORDERS_IN,
     ORDERS_OUT,
-    RANKED,
+    PRIORITISED,
     WORK,
     is_poison,
     number_of,
@@ -148,7 +148,7 @@ def _check_sent(history: History, published: Published, queue: str, names: Itera
 
 def _lane_of(queue: str, name: str) -> tuple[str, int]:
     """What the order holds among: a publisher's messages of one priority."""
-    return publisher_of(name), priority_of(number_of(name)) if queue == RANKED else 0
+    return publisher_of(name), priority_of(number_of(name)) if queue in PRIORITISED else 0
 
 
 def _check_order(history: History, queue: str, names: Iterable[str]) -> Iterator[Broken]:

@@ -27,6 +27,8 @@ NEWS_LOG: Final = "news.log"
 LEDGERS: Final = ("ledger.a", "ledger.b")
 RECEIPTS: Final = "receipts"
 PRIORITIES: Final = 4
+# Quorum queues have priorities without asking.
+PRIORITISED: Final = frozenset({RANKED, ORDERS_IN})
 
 QUEUES: Final[dict[str, dict[str, Any]]] = {
     WORK: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD},
