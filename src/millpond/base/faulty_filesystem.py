@@ -203,7 +203,7 @@ class FaultyFilesystem(Filesystem):
                     self._apply_names(self._durable_names, change)
                 changes.clear()
             self._names = dict(self._durable_names)
-            for inode in set(self._names.values()):
+            for inode in dict.fromkeys(self._names.values()):
                 content = bytearray(inode.durable)
                 if keeps_some and inode not in self._lost:
                     self._keep_some(inode, content)
