@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from faults.power.scheduler import SimulatedThreads
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.base.threads import MACHINE_THREADS, Threads
-
-from faults.power.scheduler import SimulatedThreads
 
 
 class PowerCut(BaseException):
@@ -42,10 +41,8 @@ class SimulatedDisk(FaultyFilesystem):
             self.injected += 1
             raise
 
-    def forget_users(self) -> None:
-        """The process that used it is gone. What it has written is still on its way to the disk."""
-        self.simulated = None
-        self.calls_left = -1
-        self.open_files = 0
-        self._locks.clear()
-        self._faults.clear()
+    def files(self) -> list[str]:
+        return sorted(self._names)
+
+    def size_of(self, path: str) -> int:
+        return len(self._names[path].content)

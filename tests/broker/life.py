@@ -269,6 +269,10 @@ class Life:
         self.pump_until(lambda: not self.checkpointer.running)
         self.abandon()
 
+    def vanish(self) -> None:
+        """The process is gone, or the machine, at whatever its threads were."""
+        self.abandon()
+
     def abandon(self) -> None:
         """End the threads. What they still write to this disk is nobody's business."""
         self.broker.transactions.stop()
