@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from faults.power.run import Trace, simulate
+from faults.power.lives import Trace, simulate
 
 
 def main(seed: int, quiet: Annotated[bool, typer.Option(help="only tell the end and the digest")] = False) -> None:

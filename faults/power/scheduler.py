@@ -219,7 +219,7 @@ class _Executor(Executor):
                 result = task()
             except GreenletExit:
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 future.set_exception(error)
             else:
                 future.set_result(result)

@@ -14,7 +14,7 @@ from tests.broker.life import Life
 
 # So many steps of threads go by at most where the event loop only looks whether something has come.
 STEPS_AT_ONCE: Final = 40
-# When all threads wait, the broker's house is kept so many times before it is clear that what is waited for never comes.
+# When all threads wait, the broker's house is kept so often before it is clear that what is waited for never comes.
 IDLE_MAX: Final = 50
 
 

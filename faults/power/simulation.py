@@ -34,6 +34,9 @@ LATER = "later"
 TABLE = "table"
 TABLE_KEYS = 7
 
+# The number of turns that are never durable.
+NEVER = 1 << 60
+
 # Offset and number of each persistent message, and how often it came back where that is counted, by the log's id.
 State = dict[int, list[tuple[int, int, int]]]
 
@@ -271,10 +274,15 @@ class Simulation:
     def note(self, act: Callable[[], None]) -> None:
         """Do something that ends turns, and note what there is after each."""
         act()
-        self.history.append((int(self.life.journal.sequence) - 1, self.state()))
+        self.history.append((self._next_sequence() - 1, self.state()))
 
     def _turn_ending(self) -> None:
-        self._sequence = int(self.life.journal.sequence)
+        self._sequence = self._next_sequence()
+
+    def _next_sequence(self) -> int:
+        """The number of the turn that is handed over next. A journal that has failed counts no more."""
+        journal = self.life.journal
+        return NEVER if journal.failure is not None else int(journal.sequence)
 
     def _turn_ended(self) -> None:
         self.history.append((self._sequence, self.state()))

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from faults.power.run import Trace, simulate
+from faults.power.lives import Trace, simulate
 
 # With so many failures there is enough to look at.
 FAILURES_MAX: Final = 5

@@ -74,7 +74,8 @@ class Complaints(logging.Handler):
 class PowerSimulation(Simulation):
     """See the module."""
 
-    def __init__(self, seed: int, folder: Path, trace: Trace, done: Counter[str]) -> None:
+    def __init__(self, seed: int, folder: Path, trace: Trace, done: Counter[str], complaints: Complaints) -> None:
+        self.complaints = complaints
         self.seed = seed
         self.trace = trace
         self.done = done
@@ -172,15 +173,15 @@ class PowerSimulation(Simulation):
                 known.setdefault(log_id, set()).update((offset, number) for offset, number, _ in entries)
         last = self.history[-1][1]
         self.disk, self.catalog = disk, catalog
-        with _complaints() as complaints:
-            try:
-                life = self._new_life(self.deleted, old.clock.wall_ms())
-                found = self.state()
-            except MillpondError as error:
-                self.trace.note(f"refused: {error}")
-                self.done["bits changed, and refused"] += 1
-                return
-        self._check_damaged(found, last, known, complaints.count)
+        before = self.complaints.count
+        try:
+            life = self._new_life(self.deleted, old.clock.wall_ms())
+            found = self.state()
+        except MillpondError as error:
+            self.trace.note(f"refused: {error}")
+            self.done["bits changed, and refused"] += 1
+            return
+        self._check_damaged(found, last, known, self.complaints.count - before)
         life.vanish()
 
     def _choose_bit(self, disk: SimulatedDisk) -> tuple[str, int]:
@@ -210,12 +211,15 @@ class PowerSimulation(Simulation):
 
 @contextmanager
 def _complaints() -> Iterator[Complaints]:
+    """What is logged meanwhile, which nobody else is to hear."""
     logger = logging.getLogger("millpond")
     complaints = Complaints()
     logger.addHandler(complaints)
+    logger.propagate = False
     try:
         yield complaints
     finally:
+        logger.propagate = True
         logger.removeHandler(complaints)
 
 
@@ -225,11 +229,11 @@ def simulate(seed: int, folder: Path, trace: Trace, done: Counter[str]) -> None:
     urandom, uuid4 = os.urandom, uuid.uuid4
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
+    with _complaints() as complaints, pytest.MonkeyPatch.context() as patch:
         make_small(patch)
         patch.setattr(os, "urandom", chance.randbytes)
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=chance.randbytes(16), version=4))
-        simulation = PowerSimulation(seed, folder, trace, done)
+        simulation = PowerSimulation(seed, folder, trace, done, complaints)
         simulation.set_up()
         simulation.note(simulation.life.settle_down)
         for _ in range(LIVES):
