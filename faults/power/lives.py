@@ -81,7 +81,8 @@ class PowerSimulation(Simulation):
         self.done = done
         self.is_broken = False
         self._schedules = 0
-        # All that was ever there, by log: offset and number.
+        self.is_to_be_damaged = random.Random(f"{seed}/damage").randrange(DAMAGES) == 0
+        # All that was ever there, by log: offset and number. Known where it will be asked for.
         self._known: dict[int, set[tuple[int, int]]] = {}
         super().__init__(seed, folder)
 
@@ -192,7 +193,8 @@ class PowerSimulation(Simulation):
         return path, self.choose.randrange(disk.size_of(path) * 8)
 
     def end(self) -> None:
-        self._remember()
+        if self.is_to_be_damaged:
+            self._remember()
         super().end()
 
     def _remember(self) -> None:
@@ -254,7 +256,7 @@ def simulate(seed: int, folder: Path, trace: Trace, done: Counter[str]) -> None:
                 simulation.step()
             simulation.end()
             done["lives"] += 1
-        if simulation.choose.randrange(DAMAGES) == 0:
+        if simulation.is_to_be_damaged:
             simulation.damage()
         else:
             simulation.finish()
