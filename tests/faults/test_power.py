@@ -1,4 +1,4 @@
-"""Simulated power loss in small: nothing is lost, each run comes again, and storage that breaks its word is found out."""
+"""Simulated power loss in small: nothing is lost, runs come again, and storage that breaks its word is found out."""
 
 from __future__ import annotations
 
