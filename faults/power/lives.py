@@ -163,6 +163,10 @@ class PowerSimulation(Simulation):
         old = self.life
         self.disk.heal()
         self.note(old.settle_down)
+        if old.told.has_failed:
+            # What there was last was never durable, so there is nothing to compare with.
+            old.vanish()
+            return
         way = self.choose.choice(["stop", "kill"])
         if way == "stop":
             self.note(old.checkpoint)
