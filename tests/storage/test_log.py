@@ -366,15 +366,15 @@ def test_a_segment_that_could_not_be_begun_does_not_come_back(seed: int) -> None
 
 
 def test_an_index_of_what_was_cut_hides_nothing(disk: FaultyFilesystem) -> None:
-    log = open_log(disk)
+    log = open_log(disk, None, 1000)
     append(log, 3)
-    append(log, 3, b"x" * 100)
-    append(log, 3)
+    append(log, 3, b"x" * 150)
+    append(log, 3, b"x" * 150)
     assert names(disk, ".index") == [f"{0:020d}.index"]
     log.sync()
     log.close()
     # As after a power cut: the segment was complete, and most of it is gone.
-    log = open_log(disk, 3)
+    log = open_log(disk, 3, 1000)
     append(log, 3)
     append(log, 1)
     disk.fail("open", errno.ENOSPC, path=".index")
