@@ -488,7 +488,7 @@ def test_each_pattern_of_rabbitmqs_gives_its_operations_and_no_others(
     standing: World, untouched: Any, one: Line
 ) -> None:
     for kind, given in GIVEN_BY.items():
-        patterns = {other: "" for other in GIVEN_BY} | {kind: ".*"}
+        patterns = dict.fromkeys(GIVEN_BY, "") | {kind: ".*"}
         missing = [
             wanted for wanted in one.needs if one.is_administration or not any(r[0] in given for r in wanted.rights)
         ]

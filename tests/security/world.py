@@ -188,9 +188,7 @@ class World:
         assert reply.status == 200, (path, reply)
         return reply.json
 
-    def _request(
-        self, gate: Gate, method: str, path: str, body: object, headers: list[tuple[bytes, bytes]]
-    ) -> Reply:
+    def _request(self, gate: Gate, method: str, path: str, body: object, headers: list[tuple[bytes, bytes]]) -> Reply:
         content = b"" if body is None else json.dumps(body).encode()
         raw_path, _, query = path.partition("?")
         scope: dict[str, Any] = {
@@ -259,9 +257,7 @@ class World:
             client.declare(1, name, durable=True)
         client.declare(1, STREAM, durable=True, arguments={"x-queue-type": "stream"})
         client.call(1, methods.QueueBind(queue=QUEUE, exchange=DIRECT, routing_key="k"), methods.QueueBindOk)
-        client.call(
-            1, methods.ExchangeBind(destination=FANOUT, source=DIRECT, routing_key="k"), methods.ExchangeBindOk
-        )
+        client.call(1, methods.ExchangeBind(destination=FANOUT, source=DIRECT, routing_key="k"), methods.ExchangeBindOk)
         for name in (QUEUE, QUEUE, STREAM):
             client.publish(1, name, SECRET_VALUE)
         assert client.frames() == []

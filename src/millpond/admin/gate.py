@@ -50,6 +50,8 @@ class Principal:
 
     name: str | None
     tags: frozenset[str]
+    # The address of the client, of which permissions may speak.
+    host: str = ""
 
     @property
     def is_administrator(self) -> bool:
@@ -120,7 +122,8 @@ class Gate:
     async def _principal(self, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
         name, password = _credentials(headers.get(b"authorization", b""))
         access = self._access
-        access.check_address(name, scope["client"][0] if scope["client"] else None)
+        host = scope["client"][0] if scope["client"] else None
+        access.check_address(name, host)
         if not access.is_known_login(name, password):
             loop = asyncio.get_running_loop()
             if not await loop.run_in_executor(self._logins, access.verify_password, name, password):
@@ -131,7 +134,7 @@ class Gate:
             raise AccessRefused("Login failed") from None
         if not tags & SEEING_TAGS:
             raise AccessRefused("Not management user")
-        return Principal(name, tags)
+        return Principal(name, tags, host or "")
 
 
 def _bytes_max(scope: Scope) -> int:

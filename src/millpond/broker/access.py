@@ -342,15 +342,15 @@ class Access:
             rule.effect == ALLOW for rule in self._rules.get((user, vhost), ())
         )
 
-    def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str) -> None:
-        """Raises AccessRefused where the user may not do `operation` to the `kind` `name`: a queue, an exchange or a
-        topic.
+    def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str, host: str = "") -> None:
+        """Raises AccessRefused where the user, who is at the address `host` ("" where that is not told), may not do
+        `operation` to the `kind` `name`: a queue, an exchange or a topic.
 
         The empty name of an exchange is the default exchange.
         """
         if not name and kind == "exchange":
             name = "amq.default"
-        allowed = self.allows(user, vhost, "", operation, _KINDS.get(kind, kind), name)
+        allowed = self.allows(user, vhost, host, operation, _KINDS.get(kind, kind), name)
         if not allowed:
             raise AccessRefused(
                 f"{operation.value} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'"
@@ -425,15 +425,15 @@ class Access:
         """What Kafka's rows alone say: None where none of them speaks of this."""
         return self._rules_allow(user, vhost, host, operation, resource, name)
 
-    def check_any(self, user: str, vhost: str, kind: str, name: str) -> None:
+    def check_any(self, user: str, vhost: str, kind: str, name: str, host: str = "") -> None:
         """Raises AccessRefused where the user may do nothing at all to it; in the words of a refused `configure`."""
         for operation in (Operation.READ, Operation.WRITE):
             try:
-                self.check(user, vhost, operation, kind, name)
+                self.check(user, vhost, operation, kind, name, host)
             except AccessRefused:
                 continue
             return
-        self.check(user, vhost, Operation.CONFIGURE, kind, name)
+        self.check(user, vhost, Operation.CONFIGURE, kind, name, host)
 
     def check_topic(self, user: str, vhost: str, operation: Operation, exchange: str, routing_key: str) -> None:
         """Raises AccessRefused where the user may not write or read by the routing key at a topic exchange.
