@@ -137,7 +137,7 @@ MATRIX: tuple[Line, ...] = (
          answer=methods.QueueDeclareOk, what="dead-letters"),
     line(declared("new", dead_letter_exchange=""), configure("queue", "new"), read("queue", "new"), TO_QUEUE,
          answer=methods.QueueDeclareOk, what="dead-letters-to-the-default-exchange"),
-    line(declared("new", queue_type="quorum", source_topic=TOPIC), configure("queue", "new"), read("topic", TOPIC),
+    line(declared("new", queue_type="share", source_topic=TOPIC), configure("queue", "new"), read("topic", TOPIC),
          answer=methods.QueueDeclareOk, what="over-a-topic"),
     line(methods.QueueDeclare(queue="new", durable=True, nowait=True), configure("queue", "new"), what="nowait"),
     line(methods.QueueBind(queue=EMPTY_QUEUE, exchange=DIRECT, routing_key="k"), *BINDS, answer=methods.QueueBindOk),

@@ -180,11 +180,15 @@ class World:
         if user is not None:
             login = base64.b64encode(f"{user}:{password}".encode())
             headers.append((b"authorization", b"Basic " + login))
-        return self._request(Gate(self.routes, self.access, self._logins, False), method, path, body, headers)
+        return self._request(
+            Gate(self.routes, self.access, self._logins, False, self.broker.clock), method, path, body, headers
+        )
 
     def look(self, path: str) -> Any:
         """What the owner of the data directory sees at a path."""
-        reply = self._request(Gate(self.routes, self.access, self._logins, True), "GET", path, None, [])
+        reply = self._request(
+            Gate(self.routes, self.access, self._logins, True, self.broker.clock), "GET", path, None, []
+        )
         assert reply.status == 200, (path, reply)
         return reply.json
 

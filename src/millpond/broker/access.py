@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Final
 from millpond.base import limits
 from millpond.base.errors import AccessRefused, LimitExceeded, NotAllowed, NotFound, PreconditionFailed, StorageFailed
 from millpond.broker import password_hashes, scram_credentials
+from millpond.broker.failed_logins import FailedLogins
 from millpond.broker.patterns import NOTHING, Pattern, compile_pattern
 from millpond.broker.scram_credentials import ScramCredential
 from millpond.catalog.catalog import Catalog
@@ -204,6 +205,7 @@ class Access:
         self._decisions: Final[dict[tuple[str, str, str, Operation, str, str], bool]] = {}
         # With the routing key behind the exchange.
         self._topic_decisions: Final[dict[tuple[str, str, Operation, str, str], bool]] = {}
+        self.failed_logins: Final = FailedLogins()
         self._logins: Final = _Logins()
         # Of users whose password was seen in clear: the hash they have, and one that is harder to crack.
         self._better_hashes: Final[dict[str, tuple[str, str]]] = {}
