@@ -100,6 +100,8 @@ class World:
         self.broker = self.pond.broker
         self.access: Access = self.broker.access
         self.amqp_waters: Any = AmqpWaters(self.pond)
+        # Whether time passes while a request is waited for.
+        self.clock_runs = False
         self._runner = asyncio.Runner()
         self._logins = ThreadPoolExecutor(1)
         self.broker.create_vhost(ELSEWHERE)
@@ -151,6 +153,10 @@ class World:
             self.access.clear_permission(user, vhost)
             self.access.clear_topic_permissions(user, vhost)
         self.access.set_tags(user, ())
+
+    def forget_failures(self) -> None:
+        """What has failed before has no consequence: the clock stands still, and nobody would wait to the end."""
+        self.access.failed_logins.__init__()  # type: ignore[misc]
 
     # --- clients
 
@@ -217,6 +223,8 @@ class World:
             task = asyncio.ensure_future(gate(scope, receive, send))
             while not task.done():
                 self.pond.rest()
+                if self.clock_runs:
+                    self.pond.advance(1)
                 await asyncio.sleep(0)
             await task
 

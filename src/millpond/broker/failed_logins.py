@@ -1,10 +1,10 @@
 """Logins that have failed, and how long those who try again are kept waiting.
 
 Two counts grow with each failure, that of the address and that of the user, and are forgotten when nothing has failed
-for a while. Beyond a few failures each further one doubles how long its refusal is withheld, up to a limit; the longer of
-the two counts. So that nothing is won by many connections at once, logins of one user from one address are then looked
-at one after the other, at the pace at which they are refused. What is right is never delayed by the failures of others:
-not by those of other users from the same address, nor by those of the same user from other addresses.
+for a while. Beyond a few failures each further one doubles how long its refusal is withheld, up to a limit; the longer
+delay of the two counts. So that nothing is won by many connections at once, logins of one user from one address are then
+looked at one after the other, at the pace at which they are refused. What is right is never delayed by the failures of
+others: not by those of other users from the same address, nor by those of the same user from other addresses.
 
 What is remembered is bounded, by forgetting what has been quiet for longest. Reads no clock: the time is passed in.
 """
