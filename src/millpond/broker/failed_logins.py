@@ -1,10 +1,10 @@
 """Logins that have failed, and how long those who try again are kept waiting.
 
 Two counts grow with each failure, that of the address and that of the user, and are forgotten when nothing has failed
-for a while. Beyond a few failures each further one doubles how long its refusal is withheld, up to a limit; the longer
-delay of the two counts. So that nothing is won by many connections at once, logins of one user from one address are then
-looked at one after the other, at the pace at which they are refused. What is right is never delayed by the failures of
-others: not by those of other users from the same address, nor by those of the same user from other addresses.
+for a while. Beyond a few failures each further one doubles how long its refusal is withheld, up to a limit. So that
+nothing is won by many connections at once, logins of one user from one address, of which some have failed, are looked
+at one after the other, at the pace at which they are refused. What is right is never delayed by the failures of others:
+not by those of other users from the same address, nor by those of the same user from other addresses.
 
 What is remembered is bounded, by forgetting what has been quiet for longest. Reads no clock: the time is passed in.
 """
@@ -35,6 +35,7 @@ class FailedLogins:
     def __init__(self) -> None:
         self._addresses: Final = _Counts(LOGIN_FAILURES_FREE_PER_ADDRESS)
         self._users: Final = _Counts(LOGIN_FAILURES_FREE_PER_USER)
+        self._pairs: Final = _Counts(LOGIN_FAILURES_FREE_PER_USER)
         # (address, user) -> when the next login is looked at.
         self._free_ms: Final[OrderedDict[tuple[str, str], int]] = OrderedDict()
 
@@ -42,13 +43,12 @@ class FailedLogins:
         """How long a login is to wait before its password is looked at; None where too many wait already, so that it
         is to be refused unseen."""
         place, name = _place(address), _name(user)
-        free_ms = self._free_ms.get((place, name), now_ms)
-        if free_ms <= now_ms:
-            return 0
+        free_ms = max(self._free_ms.get((place, name), 0), now_ms)
         if free_ms - now_ms > LOGIN_DELAY_MS_MAX:
             return None
-        # Whoever comes meanwhile comes after this one.
-        self._free_ms[place, name] = free_ms + max(LOGIN_DELAY_MS, self._delay_ms(place, name, now_ms))
+        if free_ms > now_ms or self._pairs.is_used_up(f"{place} {name}", now_ms):
+            # Whoever comes meanwhile comes after this one.
+            self._look_next(place, name, free_ms + max(LOGIN_DELAY_MS, self._delay_ms(place, name, now_ms)))
         return free_ms - now_ms
 
     def failed(self, address: str | None, user: str, now_ms: int) -> int:
@@ -56,18 +56,23 @@ class FailedLogins:
         place, name = _place(address), _name(user)
         self._addresses.add(place, now_ms)
         self._users.add(name, now_ms)
+        self._pairs.add(f"{place} {name}", now_ms)
         delay_ms = self._delay_ms(place, name, now_ms)
         if delay_ms > 0:
-            key = (place, name)
-            self._free_ms[key] = max(self._free_ms.get(key, 0), now_ms + delay_ms)
-            self._free_ms.move_to_end(key)
-            if len(self._free_ms) > LOGIN_FAILURES_REMEMBERED_MAX:
-                self._free_ms.popitem(last=False)
+            self._look_next(place, name, now_ms + delay_ms)
         return delay_ms
 
     def remembered(self) -> int:
-        """How many things are remembered: three times LOGIN_FAILURES_REMEMBERED_MAX at most."""
-        return len(self._addresses.known) + len(self._users.known) + len(self._free_ms)
+        """How many things are remembered: four times LOGIN_FAILURES_REMEMBERED_MAX at most."""
+        counts = (self._addresses, self._users, self._pairs)
+        return sum(len(one.known) for one in counts) + len(self._free_ms)
+
+    def _look_next(self, place: str, name: str, at_ms: int) -> None:
+        key = (place, name)
+        self._free_ms[key] = max(self._free_ms.get(key, 0), at_ms)
+        self._free_ms.move_to_end(key)
+        if len(self._free_ms) > LOGIN_FAILURES_REMEMBERED_MAX:
+            self._free_ms.popitem(last=False)
 
     def _delay_ms(self, place: str, name: str, now_ms: int) -> int:
         return max(self._addresses.delay_ms(place, now_ms), self._users.delay_ms(name, now_ms))
@@ -91,6 +96,10 @@ class _Counts:
         beyond = self._failures(name, now_ms) - self._free
         # Shifting without a bound would make numbers of thousands of digits.
         return min(LOGIN_DELAY_MS << min(beyond - 1, 16), LOGIN_DELAY_MS_MAX) if beyond > 0 else 0
+
+    def is_used_up(self, name: str, now_ms: int) -> bool:
+        """Whether the next failure has a consequence."""
+        return self._failures(name, now_ms) >= self._free
 
     def _failures(self, name: str, now_ms: int) -> int:
         failures, last_ms = self.known.get(name, (0, now_ms))
