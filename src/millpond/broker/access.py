@@ -114,6 +114,13 @@ _KINDS: Final = {"queue": TOPIC}
 
 LITERAL: Final = "literal"
 PREFIX: Final = "prefix"
+# What rows may speak of, and which operations: some are Kafka's, and kept without effect here.
+RULE_RESOURCES: Final = (TOPIC, GROUP, CLUSTER, TRANSACTIONAL_ID, "delegation_token", "user")
+RULE_OPERATIONS: Final = (
+    *(one.value for one in Operation if one is not Operation.CONFIGURE),
+    "create_tokens",
+    "describe_tokens",
+)
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 # Any user, any host, any name.
