@@ -16,17 +16,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
-from urllib.parse import quote
 
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
+from millpond.admin import groups as group_views
+from millpond.admin import shares as share_views
+from millpond.admin import transactions as transaction_views
 from millpond.admin.application import application
 from millpond.admin.gate import Gate
 from millpond.admin.views import Node
 from millpond.base.limits import GROUP_INITIAL_REBALANCE_DELAY_MS, HANDSHAKE_TIMEOUT_MS
 from millpond.broker.access import ADMINISTRATOR, CLUSTER_NAME, Access
+from millpond.broker.definitions.exports import exported
+from millpond.broker.groups.group import Group
 from millpond.broker.policies import OPERATOR_POLICY, POLICY, checked_policy
+from millpond.broker.vhost import VirtualHost
 from millpond.catalog.rows import RuleRow
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp import registry as amqp_registry
@@ -55,12 +60,6 @@ SASL_HANDSHAKE, SASL_AUTHENTICATE, JOIN_GROUP, SYNC_GROUP = 17, 36, 11, 14
 OFFSET_COMMIT, CONSUMER_HEARTBEAT, SHARE_HEARTBEAT, SHARE_FETCH = 8, 68, 76, 78
 INIT_PRODUCER_ID, ADD_PARTITIONS, ALTER_CONFIGS = 22, 24, 44
 TRANSACTIONAL = 0x10
-
-# What differs from one moment to the next though nobody has changed anything.
-VOLATILE = frozenset({
-    "message_stats", "idle_since", "memory", "messages_details", "bytes_in_memory", "consumer_utilisation",
-    "garbage_collection", "reductions",
-})  # fmt: skip
 
 
 @cache
@@ -235,30 +234,46 @@ class World:
     # --- what there is
 
     def snapshot(self) -> dict[str, Any]:
-        """All that can be changed, as the management API shows it, and what it does not show."""
-        taken: dict[str, Any] = {
-            path: self.look(path)
-            for path in (
-                "/api/definitions", "/api/queues", "/api/exchanges", "/api/bindings", "/api/topics", "/api/groups",
-                "/api/shares", "/api/transactions", "/api/quotas", "/api/operator-policies", "/api/user-limits",
-                "/api/vhost-limits", "/api/global-parameters",
-            )
-        }  # fmt: skip
-        for kind in ("topics", "groups", "shares", "transactions"):
-            for one in taken[f"/api/{kind}"]:
-                path = f"/api/{kind}/{quote(one['vhost'], safe='')}/{quote(one['name'], safe='')}"
-                taken[path] = self.look(path)
-        taken["rules"] = sorted(map(repr, self.access.list_rules(HOME)))
-        taken["scram"] = {
-            name: [(one.mechanism, one.stored_key) for one in found]
-            for name, found in self.access.list_scram_credentials().items()
-        }
-        taken["share groups' configurations"] = {
-            name: dict(self.broker.vhosts[HOME].shares.configs(name))
-            for name in sorted(self.broker.vhosts[HOME].shares.configured())
-        }
-        # Those of the users whose rights the tests change are no effect of an operation.
-        return _steady(taken)
+        """All that can be changed: what the management API shows of it, made without asking it, and what it does not
+        show."""
+        broker = self.broker
+        taken: dict[str, Any] = {"definitions": exported(broker), "quotas": broker.quotas.items()}
+        for vhost in broker.vhosts.values():
+            shares = vhost.shares
+            taken[vhost.name] = {
+                "queues": {
+                    queue.name: (int(queue.ready), int(queue.unsettled), int(queue.consumer_count))
+                    for queue in vhost.all_queues()
+                },
+                "exchanges": sorted(vhost.router.exchanges),
+                "topics": {
+                    name: [
+                        (int(one.start_offset), int(one.end_offset), repr(sorted(one.producers.known)))
+                        for one in topic.partitions
+                    ]
+                    for name, topic in vhost.topics.by_name.items()
+                },
+                "groups": [self._group(vhost, group) for group in vhost.groups.groups()],
+                "shares": [
+                    (share_views._listed(vhost, group), [share_views._partition(p) for p in group.partitions.values()])
+                    for group in shares.groups.values()
+                ],
+                "share configurations": {name: dict(shares.configs(name)) for name in sorted(shares.configured())},
+                "transactions": [
+                    (transaction_views._listed(vhost, one), list(one.partitions), list(one.groups))
+                    for one in vhost.transactions.all()
+                ],
+                "operator policies": list(map(repr, vhost.policies.rows(OPERATOR_POLICY))),
+            }
+        # In a form of which nothing is a part that goes on changing.
+        return {key: json.loads(json.dumps(value, default=repr)) for key, value in taken.items()}
+
+    def _group(self, vhost: VirtualHost, group: Group) -> list[Any]:
+        if group.modern is None:
+            members = [group_views._member(group, one) for one in group.members.values()]
+        else:
+            members = [group_views._modern_member(vhost, group.modern, one) for one in group.modern.members.values()]
+        return [group_views._listed(vhost, group), members, group_views._offsets(vhost, group)]
 
     def _fill_amqp(self) -> None:
         client = self.amqp_client(ROOT)
@@ -372,12 +387,6 @@ def commit_tree(group: str, topic: str, offset: int = 1) -> dict[str, Any]:
         "group_id": group, "generation_id_or_member_epoch": -1, "member_id": "",
         "topics": [{"name": topic, "partitions": [partition]}],
     }  # fmt: skip
-
-
-def _steady(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _steady(item) for key, item in value.items() if key not in VOLATILE}
-    return [_steady(item) for item in value] if isinstance(value, list) else value
 
 
 def differences(before: Any, after: Any, place: str = "") -> list[str]:
