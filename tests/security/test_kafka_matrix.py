@@ -452,7 +452,10 @@ def test_exactly_the_rights_are_enough(standing: World, untouched: Any, one: Lin
     if one.changes:
         with world_of() as world:
             grant(world, one.needs)
+            before = world.snapshot()
             check_done(world, one)
+            # So a picture shows what this does: were it done without the right, it would be seen.
+            assert differences(before, world.snapshot())
             again = world
             for wanted in one.needs:
                 for right in wanted.rights[1:]:
