@@ -162,7 +162,9 @@ class PowerSimulation(Simulation):
         """Stop, have one bit another than it was, and start: what is wrong is found out, and nothing wrong is shown."""
         old = self.life
         self.disk.heal()
-        self.note(old.settle_down)
+        while not old.told.has_failed and old.told.durable < int(old.journal.sequence) - 1:
+            # What comes of settling has to settle as well.
+            self.note(old.settle_down)
         if old.told.has_failed:
             # What there was last was never durable, so there is nothing to compare with.
             old.vanish()

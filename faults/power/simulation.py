@@ -12,12 +12,14 @@ import errno
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 
 import pytest
 
 from millpond.base.clock import ManualClock
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker import checkpoint, ledger
+from millpond.broker.ledger import Ledger
 from millpond.broker.queues import delayed_backlog
 from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import Entry
@@ -85,9 +87,10 @@ class Simulation:
         self.inboxes: dict[str, Inbox] = {}
         self.unsettled: list[Entry] = []
         # (sequence that covers it, what there was after it)
-        self.history: list[tuple[int, State]] = []
+        self.history: list[tuple[float, State]] = []
         self.transients: dict[int, dict[int, int]] = {}
         # Before the ledger hands the turn over: its number is the one that will cover it.
+        self._note_parts(life.ledger)
         life.turn.commits.insert(0, self._turn_ending)
         life.turn.commits.append(self._turn_ended)
         self.history.append((0, self.state()))
@@ -276,6 +279,20 @@ class Simulation:
         act()
         self.history.append((self._next_sequence() - 1, self.state()))
 
+    def _note_parts(self, books: Ledger) -> None:
+        """Have what there is between two things in a large turn noted as well: it is durable part by part. Where the
+        source runs compiled no turn here is large."""
+        flush_large = books.flush_large
+        if not isinstance(flush_large, MethodType):
+            return
+
+        def flush_and_note() -> None:
+            flush_large()
+            if books.journal is not None and books.journal.has_appended:
+                self.history.append((self._next_sequence() - 0.5, self.state()))
+
+        books.flush_large = flush_and_note  # type: ignore[method-assign]
+
     def _turn_ending(self) -> None:
         self._sequence = self._next_sequence()
 
@@ -352,7 +369,7 @@ class Simulation:
         self,
         way: str,
         told: int,
-        history: list[tuple[int, State]],
+        history: list[tuple[float, State]],
         transients: dict[int, dict[int, int]],
     ) -> None:
         found = self.state()
