@@ -10,7 +10,7 @@ from typing import Final
 from faults.power.disk import SimulatedDisk
 from faults.power.scheduler import Scheduler
 from millpond.base.clock import ManualClock
-from tests.broker.life import Life
+from tests.broker.life import MIB, Life
 
 # So many steps of threads go by at most where the event loop only looks whether something has come.
 STEPS_AT_ONCE: Final = 40
@@ -28,8 +28,8 @@ class SimulatedLife(Life):
         scheduler: Scheduler,
         choose: random.Random,
         *,
-        budget: int,
-        file_bytes: int,
+        budget: int = 64 * MIB,
+        file_bytes: int = MIB,
         clock: ManualClock,
     ) -> None:
         self._scheduler = scheduler

@@ -618,6 +618,11 @@ class Log:
         walk = segment.walk(end_offset, next_base)
         if walk.reason:
             self._cut(segment, walk, end_offset, next_base, report)
+        if self._filesystem.exists(segment.index_path):
+            # It may tell of batches that were here before a power cut. It goes for good before others take their place.
+            self._files.forget(segment.index_path)
+            self._filesystem.remove(segment.index_path)
+            self._is_folder_dirty = True
         if walk.size == 0:
             segment.remove()
             self._is_folder_dirty = True
