@@ -35,6 +35,14 @@ NAME_BYTES_MAX: Final = 255
 NAME_PREFIX_BYTES_MAX: Final = 64
 # Routes remembered per connection; above it the cache is dropped, so that random routing keys cannot fill memory.
 ROUTES_CACHED_MAX: Final = 4096
+# What a connection's frames may cost in one turn before others are served, in steps of about 0.1 us: a few
+# milliseconds. A step is a node or rule that routing looks at, or a queue that a message goes to; a method takes many.
+STEPS_PER_TURN_MAX: Final = 25_600
+STEPS_OF_A_METHOD: Final = 100
+# Fewer queues of one message are not counted: they are what a publish costs anyway.
+QUEUES_COUNTED_MIN: Final = 8
+# Exclusive queues that go with their connection in one turn: a few milliseconds.
+EXCLUSIVE_QUEUES_REMOVED_PER_TURN: Final = 256
 # Exchanges that one publish may pass through when exchanges are bound to exchanges.
 EXCHANGE_HOPS_MAX: Final = 256
 # RabbitMQ's: the largest weight of a binding to a consistent-hash exchange.
@@ -73,6 +81,12 @@ KAFKA_PIECE_BYTES: Final = 16 * KIB
 KAFKA_FETCH_WAIT_MS_MAX: Final = 300_000
 # Requests of one connection that are under way. Clients have some five, producers of many partitions a few dozens.
 KAFKA_CALLS_PENDING_MAX: Final = 256
+# Requests of one connection that are handled in one turn before others are served, other than produce requests. Most
+# take some 0.1 ms.
+KAFKA_REQUESTS_PER_TURN: Final = 32
+# Items of one request that are handled in one turn: a few milliseconds. An answer with more of them is encoded on a
+# thread.
+KAFKA_ITEMS_PER_TURN: Final = 2_000
 # Encoded answers about so many partitions or more are kept, and so many of them: some 100 bytes for each partition.
 METADATA_CACHED_PARTITIONS_MIN: Final = 50
 METADATA_ANSWERS_CACHED_MAX: Final = 16
@@ -472,6 +486,8 @@ SHARE_QUEUE_LOCKS_MAX: Final = 100_000
 SHARE_LOCK_CHECK_MS: Final = 20
 # Sessions of share consumers, as in Kafka: each remembers the partitions that it wants.
 SHARE_SESSIONS_MAX: Final = 2_000
+# Of those of a connection that is lost, so many end in one turn.
+SHARE_SESSIONS_ENDED_PER_TURN: Final = 64
 # Partitions that all sessions of share consumers in a virtual host want together. Each takes some 250 bytes, whether or
 # not there is such a partition.
 SHARE_SESSION_PARTITIONS_MAX: Final = 200_000

@@ -76,6 +76,10 @@ class Turn:
             self._scheduled = True
             self._schedule(self.end)
 
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call this in the next turn: the rest of what is too much for one, so that others are served in between."""
+        self._schedule(callback)
+
     def end(self) -> None:
         """Run the end of the turn. Called by the event loop; at shutdown and in tests also directly."""
         self._scheduled = False

@@ -50,6 +50,7 @@ from millpond.protocols.kafka.connection import KafkaSettings
 from millpond.protocols.transport import Transport
 from millpond.server import data_directory
 from millpond.server.administration import administration
+from millpond.server.heap import Heap, give_back, resident_bytes
 from millpond.server.listeners import bind, bound_address, tls_context
 from millpond.server.transport import ServerProtocol
 from millpond.storage.journal import Journal
@@ -60,6 +61,8 @@ logger = logging.getLogger(__name__)
 # interval in which an alarm that comes and goes is logged a few times only.
 HOUSEKEEPING_MS: Final = 1_000
 ALARM_LOG_ROUNDS: Final = 10
+# How many rounds there are between two looks at memory that may be given back.
+HEAP_ROUNDS: Final = 3
 TLS_LISTENERS: Final = ("amqps", "kafka_tls")
 
 
@@ -84,6 +87,7 @@ class Node:
         self._threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._rounds = 0
+        self._heap: Final = Heap(self._run_blocking, resident_bytes, give_back)
 
     @property
     def broker(self) -> Broker:
@@ -293,6 +297,8 @@ class Node:
         self._rounds += 1
         if self._rounds % ALARM_LOG_ROUNDS == 0:
             broker.alarms.interval_passed()
+        if self._rounds % HEAP_ROUNDS == 0:
+            self._heap.look()
         broker.keep_house()
         broker.clock.call_later(HOUSEKEEPING_MS, self._keep_house)
 

@@ -432,6 +432,7 @@ def waiting_calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 def test_no_more_requests_are_under_way_than_the_limit(client: Client, waiting_calls: list[Call]) -> None:
     data = [client.request(LIST_OFFSETS, 1, replica_id=-1, topics=[])[0] for _ in range(KAFKA_CALLS_PENDING_MAX + 10)]
     client.feed(b"".join(data))
+    client.pond.rest()
     assert len(waiting_calls) == KAFKA_CALLS_PENDING_MAX
     assert not client.transport.is_reading
     for call in list(waiting_calls):

@@ -47,6 +47,7 @@ class DelayedExchange(Exchange):
             found.append(self.holder)
         else:
             self._inner.match(routing_key, headers, found)
+            self.effort = self._inner.effort
 
     def validate(self, routing_key: str, arguments: dict[str, object]) -> None:
         self._inner.validate(routing_key, arguments)

@@ -28,6 +28,9 @@ MATCHES: Final[dict[str, tuple[bool, bool]]] = {
     "any-with-x": (True, True),
 }
 
+# A rule is looked at as long as so many nodes of a trie are; see `Exchange.effort`.
+_EFFORT_PER_RULE: Final = 5
+
 # The value of an argument that asks only for the header's presence. No canonical text is empty.
 PRESENT: Final = ""
 
@@ -109,10 +112,12 @@ class HeadersExchange(Exchange):
                 continue
             shelf = by_value.get(PRESENT)
             if shelf is not None:
+                self.effort += _EFFORT_PER_RULE * len(shelf.rules)
                 shelf.append_to(headers, found)
             if value is not None:
                 shelf = by_value.get(canonical(value))
                 if shelf is not None:
+                    self.effort += _EFFORT_PER_RULE * len(shelf.rules)
                     shelf.append_to(headers, found)
 
     def _index(self, binding: Binding) -> None:

@@ -49,6 +49,8 @@ class Router:
         self.version: i64 = 0
         # About the last call of `route`: no exchange on its way looked at more than routing keys.
         self.cacheable = True
+        # What all calls of `route` together have looked at; see `Exchange.effort`.
+        self.effort: i64 = 0
 
     def changed(self) -> None:
         """To be called after any change of queues or bindings: remembered routes are void."""
@@ -146,6 +148,7 @@ class Router:
         if exchange.per_message:
             self.cacheable = False
         found: list[Destination] = []
+        effort_before = exchange.effort
         if exchange.key_property is not None:
             exchange.match(properties.named(exchange.key_property) if properties is not None else "", headers, found)
         elif exchange.chooses_one:
@@ -153,6 +156,7 @@ class Router:
         else:
             for key in keys:
                 exchange.match(key, headers, found)
+        self.effort += exchange.effort - effort_before + len(found)
         if not found:
             alternate = self._alternate(exchange)
             if alternate is not None:

@@ -89,6 +89,7 @@ class TopicExchange(Exchange):
         if routing_key:
             for word in routing_key.split("."):
                 reached = self._advance(reached, word)
+                self.effort += len(reached)
                 if not reached:
                     return
         for node in reached:

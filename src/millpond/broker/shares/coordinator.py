@@ -15,7 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from millpond.base.errors import LimitExceeded, NotFound
-from millpond.base.limits import GROUP_NAME_BYTES_MAX, SHARE_CONFIGURED_GROUPS_MAX, SHARE_PARTITIONS_MAX
+from millpond.base.limits import (
+    GROUP_NAME_BYTES_MAX,
+    SHARE_CONFIGURED_GROUPS_MAX,
+    SHARE_PARTITIONS_MAX,
+    SHARE_SESSIONS_ENDED_PER_TURN,
+)
 from millpond.broker.groups.errors import InvalidGroupName
 from millpond.broker.keepers import KeeperState, RecordKeeper
 from millpond.broker.ledger import LateChanges
@@ -310,8 +315,14 @@ class Shares:
 
     def lost(self, connection: object) -> None:
         """A connection is gone: what its members hold is available again."""
-        for session in self.sessions.lost(connection):
+        self._sessions_over(list(self.sessions.lost(connection)))
+
+    def _sessions_over(self, sessions: list[ShareSession]) -> None:
+        for session in sessions[:SHARE_SESSIONS_ENDED_PER_TURN]:
             self._session_over(session)
+        rest = sessions[SHARE_SESSIONS_ENDED_PER_TURN:]
+        if rest:
+            self.turn.soon(partial(self._sessions_over, rest))
 
     def end_session(self, session: ShareSession) -> None:
         """A member is done."""

@@ -28,9 +28,10 @@ from millpond.base.errors import (
     SyntaxFault,
     UnexpectedFrame,
 )
-from millpond.base.limits import ROUTES_CACHED_MAX, TRANSACTION_BYTES_MAX
+from millpond.base.limits import QUEUES_COUNTED_MIN, ROUTES_CACHED_MAX, TRANSACTION_BYTES_MAX
 from millpond.broker.commits import CommitWaiter
-from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Address, Message
+from millpond.broker.exchanges.exchange import Exchange
+from millpond.broker.message import MESSAGE_OVERHEAD_BYTES, Address, Message, Properties
 from millpond.broker.permitted import TOPIC
 from millpond.broker.queues.consumer import Consumer
 from millpond.broker.queues.entry import Entry
@@ -191,7 +192,7 @@ class Channel(CommitWaiter):
         router = self.vhost.router
         if router.needs_headers(exchange):
             return PublishRoute(Route(address, exchange, [], router.version), bits & 1 != 0, True, True)
-        route = self.vhost.route(exchange, address, None)
+        route = self._routed(exchange, address, None, None)
         return PublishRoute(route, bits & 1 != 0, router.cacheable, False)
 
     def content_header(self, data: bytes, start: i64, end: i64) -> None:
@@ -307,10 +308,13 @@ class Channel(CommitWaiter):
     def _publish(self, publish: PublishRoute, message: Message) -> i64:
         route = publish.route
         if publish.needs_headers or route.version != self.vhost.router.version:
-            route = self.vhost.route(route.exchange, route.address, message.properties, publish.copies)
+            route = self._routed(route.exchange, route.address, message.properties, publish.copies)
         self.vhost.published_total += 1
         outcome: i64 = 0
-        if route.queues:
+        count: i64 = len(route.queues)
+        if count > 0:
+            if count >= QUEUES_COUNTED_MIN:
+                self.connection.spend(count)
             outcome = self.vhost.publish(route, message)
         else:
             self.vhost.unroutable_total += 1
@@ -320,6 +324,16 @@ class Channel(CommitWaiter):
             self._published_tag += 1
             self._to_be_confirmed(self._published_tag, outcome)
         return outcome
+
+    def _routed(
+        self, exchange: Exchange, address: Address, properties: Properties | None, copies: list[str] | None
+    ) -> Route:
+        """Where a message goes, which may take long to find out: then the connection's next frames wait."""
+        router = self.vhost.router
+        before = router.effort
+        route = self.vhost.route(exchange, address, properties, copies)
+        self.connection.spend(router.effort - before)
+        return route
 
     def _return(self, message: Message) -> None:
         self.connection.write_return(self.number, message)

@@ -10,6 +10,7 @@ connection, as AMQP says; it reaches nobody else.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be
@@ -26,7 +27,13 @@ from millpond.base.errors import (
     PreconditionFailed,
     UnexpectedFrame,
 )
-from millpond.base.limits import BUFFERED_BYTES_MAX, OUTPUT_BYTES_MAX
+from millpond.base.limits import (
+    BUFFERED_BYTES_MAX,
+    EXCLUSIVE_QUEUES_REMOVED_PER_TURN,
+    OUTPUT_BYTES_MAX,
+    STEPS_OF_A_METHOD,
+    STEPS_PER_TURN_MAX,
+)
 from millpond.broker.broker import Broker, ClientConnection
 from millpond.broker.commits import FLOW, Commits
 from millpond.broker.ledger import Ledger
@@ -88,10 +95,11 @@ CONNECTION_CLOSE_OK: Final = 0x000A0033
 # After our connection.close the peer has this long to answer it, and after the last byte as long to read it.
 CLOSE_TIMEOUT_MS: Final = 5_000
 
-# Why no frames are handled at present: what the next ones depend on is being done elsewhere; or the client asks for
-# more than it reads, and its answers must not fill the memory.
+# Why no frames are handled at present: what the next ones depend on is being done elsewhere; the client asks for
+# more than it reads, and its answers must not fill the memory; or it has had its share of this turn.
 HOLD_ANSWER: Final = 1
 HOLD_OUTPUT: Final = 2
+HOLD_TURN: Final = 4
 
 
 @final
@@ -170,6 +178,8 @@ class Connection(ClientConnection, TurnTask):
         self._number: i64 = 0
         self._method_id: i64 = 0
         self._holds: i64 = 0
+        # What this turn's frames have cost so far.
+        self._steps: i64 = 0
         self._reading_paused = False
         self._has_published = False
         self._told_blocked = False
@@ -186,6 +196,7 @@ class Connection(ClientConnection, TurnTask):
         self.turn.now_ms = self.broker.clock.wall_ms()
         self._liveness.heard = True
         self.received_bytes += len(data)
+        self._steps = 0
         if self.state == CLOSED:
             return
         if self._partial:
@@ -271,6 +282,7 @@ class Connection(ClientConnection, TurnTask):
                 elif method_id == BASIC_ACK and length == 13:
                     channel.acknowledge(read_i64_be(data, start + 4), data[start + 12] & 1 != 0)
                 else:
+                    self.spend(STEPS_OF_A_METHOD)
                     self.handlers.handle(self, channel, data[start:end])
             elif kind == FRAME_HEADER:
                 self._method_id = BASIC_PUBLISH
@@ -334,6 +346,7 @@ class Connection(ClientConnection, TurnTask):
             return
         if method_id != CHANNEL_OPEN:
             raise ChannelFault("expected 'channel.open'")
+        self.spend(STEPS_OF_A_METHOD)
         decode_method(data[start:end])
         self._open_channel(number)
 
@@ -474,6 +487,20 @@ class Connection(ClientConnection, TurnTask):
     def go_on(self) -> None:
         """Handle the frames that have arrived meanwhile."""
         self._let_go(HOLD_ANSWER)
+
+    def spend(self, steps: i64) -> None:
+        """So much has been done for this client. When it is too much for one turn, its next frames wait for the next:
+        others have theirs in between."""
+        self._steps += steps
+        if self._steps >= STEPS_PER_TURN_MAX and self._holds & HOLD_TURN == 0:
+            self._hold(HOLD_TURN)
+            if self._holds & HOLD_TURN != 0:
+                self.turn.soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._steps = 0
+        self.turn.now_ms = self.broker.clock.wall_ms()
+        self._let_go(HOLD_TURN)
 
     def _hold(self, reason: i64) -> None:
         if self.state == CLOSING or self.state == CLOSED:
@@ -732,14 +759,21 @@ class Connection(ClientConnection, TurnTask):
         if vhost is not None:
             self.broker.alarms.remove(self)
             self.broker.connections.pop(self, None)
-            for queue in self.exclusive_queues:
-                vhost.remove_queue(queue)
-            self.exclusive_queues = []
+            queues, self.exclusive_queues = self.exclusive_queues, []
+            self._remove_queues(vhost, queues)
         if self._reading_paused or self._holds != 0:
             self._reading_paused = False
             self._holds = 0
             self.transport.resume_reading()
         self.turn.touch()
+
+    def _remove_queues(self, vhost: VirtualHost, queues: list[MessageQueue]) -> None:
+        """Remove what was exclusive, so many queues in each turn. RabbitMQ's go some time later as well."""
+        for queue in queues[:EXCLUSIVE_QUEUES_REMOVED_PER_TURN]:
+            vhost.remove_queue(queue)
+        rest = queues[EXCLUSIVE_QUEUES_REMOVED_PER_TURN:]
+        if rest:
+            self.turn.soon(partial(self._remove_queues, vhost, rest))
 
     def buffer(self, size: i64) -> None:
         """A channel keeps `size` bytes of what is not complete yet; a negative size says that it no longer does."""

@@ -33,6 +33,7 @@ from millpond.base.limits import (
     KAFKA_OTHER_REQUEST_BYTES_MAX,
     KAFKA_PIECE_BYTES,
     KAFKA_REQUEST_TIMEOUT_MS,
+    KAFKA_REQUESTS_PER_TURN,
 )
 from millpond.broker.broker import Broker, ClientConnection
 from millpond.broker.commits import Commits, CommitWaiter
@@ -53,13 +54,14 @@ _HEADER_BYTES: Final = 10
 
 # Why no requests are handled at present: the client does not read its answers; too many of its requests are under way;
 # it produces, and an alarm is on; a fetch, or much else, is still to be sent; a login is being looked at; it has
-# had more than its quota.
+# had more than its quota; it has had its share of this turn.
 HOLD_OUTPUT: Final = 1
 HOLD_CALLS: Final = 2
 HOLD_ALARM: Final = 4
 HOLD_ANSWERS: Final = 8
 HOLD_LOGIN: Final = 16
 HOLD_QUOTA: Final = 32
+HOLD_TURN: Final = 64
 
 API_PRODUCE: Final = 0
 API_FETCH: Final = 1
@@ -240,6 +242,8 @@ class Connection(ClientConnection, TurnTask):
         self._counted_bytes: i64 = 0
         self._output_counted: i64 = 0
         self._holds: i64 = 0
+        # Requests that this turn has handled, but for those that produce.
+        self._handled: i64 = 0
         self._reading_paused = False
         self.fetch_session: FetchSession | None = None
         # Their ids.
@@ -319,6 +323,7 @@ class Connection(ClientConnection, TurnTask):
         self.turn.now_ms = self.broker.clock.wall_ms()
         self._active_ms = self.broker.clock.monotonic_ms()
         self.received_bytes += len(data)
+        self._handled = 0
         if self._holds != 0:
             self._keep(data)
             self._pause_reading()
@@ -438,10 +443,23 @@ class Connection(ClientConnection, TurnTask):
         if len(self._calls) - self._first >= KAFKA_CALLS_PENDING_MAX:
             self._hold(HOLD_CALLS)
         self.apis.handle(call)
+        if api_key != API_PRODUCE:
+            self._handled += 1
+            if self._handled >= KAFKA_REQUESTS_PER_TURN and self._holds & HOLD_TURN == 0:
+                self._hold(HOLD_TURN)
+                self.turn.soon(self._next_turn)
         if api_key == API_FETCH or self.unsent_bytes > KAFKA_ANSWERS_BYTES_MAX:
             # Reading goes on until there is something to be kept, so that the loss of the connection is noticed.
             self._holds |= HOLD_ANSWERS
         return True
+
+    def answer_takes_long(self) -> None:
+        """What is being answered goes on in further turns, or on a thread: nothing else is handled meanwhile."""
+        self._holds |= HOLD_ANSWERS
+
+    def _next_turn(self) -> None:
+        self._handled = 0
+        self._let_go(HOLD_TURN)
 
     # --- Holding back -------------------------------------------------------------------------------------------
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.certificate import distinguished_name
 from millpond.base.errors import AccessRefused, CorruptData, LimitExceeded, PeerError, SyntaxFault
-from millpond.base.limits import KAFKA_FETCH_SESSION_PARTITIONS_MAX, RECORDS_DECOMPRESSED_AT_ONCE_MAX
+from millpond.base.limits import (
+    KAFKA_FETCH_SESSION_PARTITIONS_MAX,
+    KAFKA_ITEMS_PER_TURN,
+    RECORDS_DECOMPRESSED_AT_ONCE_MAX,
+)
 from millpond.broker.access import CLUSTER, CLUSTER_NAME, TOPIC, Operation
 from millpond.broker.transactions.coordinator import ProducerIdentity
 from millpond.protocols.kafka import messages
@@ -34,8 +39,10 @@ PROTOCOL: Final = "kafka"
 # How who is known by a certificate has logged in.
 EXTERNAL: Final = "EXTERNAL"
 
-# What a handler of decoded messages gets, and the answer if it is known at once.
-Handler = Callable[["Call", Any], Tree | None]
+# What takes more than one turn: it yields where others may be served, and returns the answer, if it is known then.
+Steps = Generator[None, None, Tree | None]
+# What a handler of decoded messages gets, and the answer if it is known at once, or the steps to it.
+Handler = Callable[["Call", Any], Tree | Steps | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,9 @@ def api(key: int, name: str, least: int, most: int) -> Callable[[Handler], Handl
 def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
     """Answer a call, when the commit `sequence` is durable."""
     if not call.is_answered and not call.connection.is_closed:
+        if _has_many_items(tree):
+            _answer_by_thread(call, tree, sequence)
+            return
         try:
             _count_errors(call, tree)
             body, flexible = messages.encode_response(int(call.api_key), int(call.version), tree)
@@ -83,18 +93,66 @@ def answer(call: Call, tree: Tree, sequence: int = 0) -> None:
         call.answer([body], flexible and call.api_key != API_VERSIONS, sequence)
 
 
+def _has_many_items(tree: Tree) -> bool:
+    """Whether a turn is too short to encode this: it is looked at two lists deep, as no more are inside each other."""
+    count = 0
+    for value in tree.values():
+        if isinstance(value, list):
+            count += len(value)
+            for item in value:
+                if isinstance(item, Mapping):
+                    for inner in item.values():
+                        if isinstance(inner, list):
+                            count += len(inner)
+                if count > KAFKA_ITEMS_PER_TURN:
+                    return True
+    return False
+
+
+def _answer_by_thread(call: Call, tree: Tree, sequence: int) -> None:
+    connection = call.connection
+    connection.answer_takes_long()
+    api_key, version = int(call.api_key), int(call.version)
+
+    def encode() -> tuple[bytes, bool, dict[int, int]]:
+        errors: dict[int, int] = {}
+        _add_errors(tree, errors)
+        return *messages.encode_response(api_key, version, tree), errors
+
+    def encoded(result: object) -> None:
+        if call.is_answered or connection.is_closed:
+            return
+        if not isinstance(result, tuple):
+            # The thread has logged why.
+            connection.close_for("an answer that cannot be written")
+            return
+        body, flexible, errors = result
+        for code, count in errors.items():
+            connection.apis.count_error(call, code, count)
+        call.answer([body], flexible, sequence)
+
+    connection.broker.run_blocking(encode, encoded)
+
+
 def _count_errors(call: Call, tree: object) -> None:
     """Count the errors that an answer tells, wherever in it they are."""
+    errors: dict[int, int] = {}
+    _add_errors(tree, errors)
+    for code, count in errors.items():
+        call.connection.apis.count_error(call, code, count)
+
+
+def _add_errors(tree: object, errors: dict[int, int]) -> None:
     if isinstance(tree, Mapping):
         code = tree.get("error_code")
         if isinstance(code, int) and code != 0:
-            call.connection.apis.count_error(call, code)
+            errors[code] = errors.get(code, 0) + 1
         for value in tree.values():
             if isinstance(value, (list, dict)):
-                _count_errors(call, value)
+                _add_errors(value, errors)
     elif isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
         for item in tree:
-            _count_errors(call, item)
+            _add_errors(item, errors)
 
 
 def answer_when_durable(call: Call, tree: Tree) -> None:
@@ -186,8 +244,33 @@ class ApiTable:
         # A call that waits for long keeps nothing of what arrived with it.
         call.data = b""
         tree = found.handler(call, request)
-        if tree is not None:
+        if isinstance(tree, Generator):
+            self._begin(call, tree)
+        elif tree is not None:
             answer(call, tree)
+
+    def _begin(self, call: Call, steps: Steps) -> None:
+        """Take the first of the steps to an answer. Most often it is the last."""
+        if not _step(call, steps):
+            call.connection.answer_takes_long()
+            call.connection.turn.soon(partial(self._go_on, call, steps))
+
+    def _go_on(self, call: Call, steps: Steps) -> None:
+        connection = call.connection
+        if connection.is_closed:
+            steps.close()
+            return
+        connection.turn.now_ms = connection.broker.clock.wall_ms()
+        connection.turn.touch()
+        try:
+            if not _step(call, steps):
+                connection.turn.soon(partial(self._go_on, call, steps))
+        except PeerError as error:
+            connection.close_for(str(error))
+        except Exception:
+            # A bug of ours must not take others down with it.
+            logger.exception("a bug: a request of api key %d, version %d", call.api_key, call.version)
+            connection.close_for("a bug")
 
     def _refuse(self, call: Call) -> None:
         if call.api_key != API_VERSIONS:
@@ -200,10 +283,10 @@ class ApiTable:
         body, _ = messages.encode_response(API_VERSIONS, 0, {"error_code": UNSUPPORTED_VERSION, "api_keys": listed()})
         call.answer([body], False)
 
-    def count_error(self, call: Call, code: int) -> None:
-        """Count an error that an answer tells, for operators."""
+    def count_error(self, call: Call, code: int, count: int = 1) -> None:
+        """Count errors that an answer tells, for operators."""
         errors, counted = call.connection.broker.request_errors, (PROTOCOL, APIS[int(call.api_key)].name, int(code))
-        errors[counted] = errors.get(counted, 0) + 1
+        errors[counted] = errors.get(counted, 0) + count
 
     def may(self, connection: Connection, operation: Operation, name: str, resource: str = TOPIC) -> bool:
         """Whether the connection's user may do this to a topic, or another resource: "group", "transactional_id",
@@ -341,6 +424,17 @@ class ApiTable:
             "send_oct": int(connection.sent_bytes),
             "client_properties": {"connection_name": connection.client_id, "product": connection.client_software},
         }
+
+
+def _step(call: Call, steps: Steps) -> bool:
+    """Take one step to an answer; whether it was the last."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        if end.value is not None:
+            answer(call, end.value)
+        return True
+    return False
 
 
 def _identity(header: BatchHeader) -> ProducerIdentity:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from millpond.base.limits import KAFKA_ITEMS_PER_TURN
 from millpond.broker.access import Operation
 from millpond.broker.streams.partition import Partition
 from millpond.protocols.kafka.apis.metadata import LEADER_EPOCH
@@ -23,7 +24,7 @@ from millpond.protocols.kafka.errors import (
     UNKNOWN_TOPIC_OR_PARTITION,
     UNSUPPORTED_VERSION,
 )
-from millpond.protocols.kafka.registry import answer, api
+from millpond.protocols.kafka.registry import Steps, answer, api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call, Connection
@@ -64,8 +65,9 @@ class _Lookup:
 
 
 @api(2, "ListOffsets", 1, 9)
-def list_offsets(call: Call, request: Any) -> None:
+def list_offsets(call: Call, request: Any) -> Steps:
     lookup = _Lookup(call, getattr(request, "isolation_level", READ_UNCOMMITTED) == READ_COMMITTED)
+    looked_up = 0
     for topic in request.topics:
         partitions: list[dict[str, Any]] = []
         lookup.topics.append({"name": topic.name, "partitions": partitions})
@@ -73,7 +75,11 @@ def list_offsets(call: Call, request: Any) -> None:
             entry: dict[str, Any] = {"partition_index": asked.partition_index}
             partitions.append(entry)
             _look_up(call, lookup, topic.name, asked, entry)
+            looked_up += 1
+            if looked_up % KAFKA_ITEMS_PER_TURN == 0:
+                yield
     lookup.one_less()
+    return None
 
 
 def _look_up(call: Call, lookup: _Lookup, name: str, asked: Any, entry: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AlreadyExists, PeerError
 from millpond.base.limits import (
+    KAFKA_ITEMS_PER_TURN,
     METADATA_ANSWERS_CACHED_MAX,
     METADATA_CACHED_PARTITIONS_MIN,
     TOPICS_MADE_PER_REQUEST_MAX,
@@ -32,7 +33,7 @@ from millpond.protocols.kafka.errors import (
     code_of,
 )
 from millpond.protocols.kafka.messages import Tree
-from millpond.protocols.kafka.registry import api
+from millpond.protocols.kafka.registry import Steps, api
 
 if TYPE_CHECKING:
     from millpond.broker.streams.topics import Topics
@@ -60,7 +61,7 @@ _answers: Final[dict[tuple[object, ...], tuple[bytes, bool]]] = {}
 
 
 @api(3, "Metadata", 0, 12)
-def metadata(call: Call, request: Any) -> Tree | None:
+def metadata(call: Call, request: Any) -> Steps:
     connection = call.connection
     found: list[Topic] = []
     others: list[Tree] = []
@@ -74,7 +75,7 @@ def metadata(call: Call, request: Any) -> Tree | None:
         may_create = getattr(request, "allow_auto_topic_creation", True)
         made_max = len(topics_of(connection).by_name) + TOPICS_MADE_PER_REQUEST_MAX
         # Each is told once, however often it is asked for: a name is short, and what is told of it may be long.
-        for asked in dict.fromkeys(request.topics):
+        for number, asked in enumerate(dict.fromkeys(request.topics), 1):
             topic = (
                 _by_id(connection, asked)
                 if _is_by_id(asked)
@@ -84,6 +85,8 @@ def metadata(call: Call, request: Any) -> Tree | None:
                 found.append(topic)
             else:
                 others.append(topic)
+            if number % KAFKA_ITEMS_PER_TURN == 0:
+                yield
     tells_topics = getattr(request, "include_topic_authorized_operations", False)
     tells_cluster = getattr(request, "include_cluster_authorized_operations", False)
     if tells_topics or tells_cluster:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millpond.base.errors import PeerError
+from millpond.base.limits import KAFKA_ITEMS_PER_TURN
 from millpond.broker.access import Operation
 from millpond.broker.groups.errors import GroupNotFound
 from millpond.broker.groups.offsets import CommitRequest, OffsetCommit
@@ -27,14 +28,14 @@ from millpond.protocols.kafka.groups import (
     partition_error,
     topic_names,
 )
-from millpond.protocols.kafka.registry import api
+from millpond.protocols.kafka.registry import Steps, api
 
 if TYPE_CHECKING:
     from millpond.protocols.kafka.connection import Call
 
 
 @api(8, "OffsetCommit", 2, 10)
-def offset_commit(call: Call, request: Any) -> None:
+def offset_commit(call: Call, request: Any) -> Steps:
     codes: dict[tuple[str, int], int] = {}
     offsets: list[OffsetCommit] = []
     names = topic_names(call, request.topics)
@@ -43,11 +44,15 @@ def offset_commit(call: Call, request: Any) -> None:
             places = [(name or "", asked.partition_index) for asked in topic.partitions]
             codes.update(dict.fromkeys(places, GROUP_AUTHORIZATION_FAILED))
         answer_for_group(call, {"topics": by_topic(request.topics, names, codes)})
-        return
+        return None
+    looked_at = 0
     for topic, name in zip(request.topics, names, strict=True):
         if name is None:
             continue
         for asked in topic.partitions:
+            looked_at += 1
+            if looked_at % KAFKA_ITEMS_PER_TURN == 0:
+                yield
             error = partition_error(call, name, asked.partition_index)
             if error:
                 codes[name, asked.partition_index] = error
@@ -58,6 +63,7 @@ def offset_commit(call: Call, request: Any) -> None:
     if offsets:
         codes.update(_commit(call, request, offsets))
     answer_for_group(call, {"topics": by_topic(request.topics, names, codes)})
+    return None
 
 
 def _commit(call: Call, request: Any, offsets: list[OffsetCommit]) -> dict[tuple[str, int], int]:
