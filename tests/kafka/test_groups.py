@@ -13,6 +13,7 @@ from tests.kafka.conftest import CreateTopic, wait_for_topic
 from tests.support.kafka_client import ConfluentClient, Message, Unique, numbered
 from tests.support.kafka_member import (
     MEMBERS,
+    MORTAL_SESSION_TIMEOUT_MS,
     AioKafkaMember,
     Assignment,
     ConfluentMember,
@@ -211,7 +212,8 @@ class TestStaticMembers:
     def test_one_that_stays_away_loses_its_place(self, kafka: str, group: str, create_topic: CreateTopic) -> None:
         name = create_topic(partitions=2)
         with ConfluentMember(kafka, group, name, instance_id="a") as first:
-            second = ConfluentMember(kafka, group, name, instance_id="b")
+            session = {"session_timeout_ms": MORTAL_SESSION_TIMEOUT_MS}
+            second = ConfluentMember(kafka, group, name, instance_id="b", **session)
             wait_until_shared([first, second], name, 2)
             second.leave()
             assert first.wait_for(2) == all_of(name, 2)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from millpond import logs
+from millpond.base.limits import LOG_INTERVAL_S, LOG_LINES_OF_A_KIND_MAX
 
 
 @pytest.fixture
@@ -51,3 +52,29 @@ def test_a_secret_is_never_written(output: io.StringIO, log_format: str) -> None
     logging.getLogger("elsewhere").info("login", extra=facts)
     assert "hunter2" not in output.getvalue()
     assert "ann" in output.getvalue()
+
+
+def test_what_is_said_too_often_is_counted_instead(output: io.StringIO) -> None:
+    logs.configure("json", "info", output)
+    logger = logging.getLogger("millpond.test")
+    for number in range(LOG_LINES_OF_A_KIND_MAX + 50):
+        logger.info("peer %d refused", number)
+    logger.info("something else")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == LOG_LINES_OF_A_KIND_MAX + 1
+    assert "more like this are left out" in lines[-2]
+    assert "something else" in lines[-1]
+
+
+def test_after_a_flood_it_is_told_how_much_was_left_out() -> None:
+    flood = logs.FloodFilter()
+
+    def line(at_s: float) -> logging.LogRecord:
+        record = logging.LogRecord("millpond.test", logging.WARNING, "", 0, "peer %d refused", (7,), None)
+        record.created = at_s
+        return record
+
+    assert sum(flood.filter(line(1000.0)) for _ in range(LOG_LINES_OF_A_KIND_MAX + 50)) == LOG_LINES_OF_A_KIND_MAX
+    later = line(1000.0 + LOG_INTERVAL_S)
+    assert flood.filter(later)
+    assert later.getMessage() == "peer 7 refused (50 more like this were left out before)"

@@ -13,6 +13,8 @@ import pytest
 from millpond.base.errors import DataDirectoryInUse
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.base.filesystem import Filesystem, MemoryFilesystem, OsFilesystem
+from millpond.base.limits import REMOVED_AT_ONCE_BYTES
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(params=[OsFilesystem, MemoryFilesystem, FaultyFilesystem])
@@ -155,3 +157,25 @@ def test_a_failed_sync_stays_failed_whatever_a_later_one_says() -> None:
     assert file.pread(0, 3) == b"new"
     disk.crash()
     assert disk.read_bytes("/data/a") == b"old"
+
+
+def test_what_is_discarded_is_gone_at_once_and_its_room_a_little_later(filesystem: Filesystem, folder: str) -> None:
+    for size in (10, 3 * REMOVED_AT_ONCE_BYTES):
+        file = filesystem.open(f"{folder}/a", True)
+        file.truncate(size)
+        file.close()
+        filesystem.discard(f"{folder}/a")
+        assert not filesystem.exists(f"{folder}/a")
+    filesystem.discard(f"{folder}/a")
+
+
+def test_a_large_file_that_is_discarded_gives_its_room_back(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(2 * REMOVED_AT_ONCE_BYTES + 1))
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        OsFilesystem().discard(str(path))
+        assert not path.exists()
+        eventually(lambda: os.fstat(descriptor).st_size <= REMOVED_AT_ONCE_BYTES, "room")
+    finally:
+        os.close(descriptor)

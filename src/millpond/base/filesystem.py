@@ -22,10 +22,12 @@ import os
 import posixpath
 import threading
 from abc import ABC, abstractmethod
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
 from millpond.base.errors import DataDirectoryInUse
+from millpond.base.gradual_removal import GradualRemoval
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -95,6 +97,10 @@ class Filesystem(ABC):
     @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file, or an empty folder. Harmless where there is none."""
+
+    def discard(self, path: str) -> None:
+        """Remove a file that nobody has open. Where that would keep the disk busy, its room comes back later."""
+        self.remove(path)
 
     @abstractmethod
     def rename(self, path: str, to: str) -> None:
@@ -198,6 +204,10 @@ class _OsLock(Lock):
             os.close(descriptor)
 
 
+# One for the process: there is one disk to be kept from being busy.
+_removal: Final = GradualRemoval()
+
+
 class OsFilesystem(Filesystem):
     """The machine's file system."""
 
@@ -231,6 +241,10 @@ class OsFilesystem(Filesystem):
         except (IsADirectoryError, PermissionError):
             # Linux and macOS answer differently for a folder.
             os.rmdir(path)
+
+    def discard(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            _removal.remove(path)
 
     def rename(self, path: str, to: str) -> None:
         os.replace(path, to)

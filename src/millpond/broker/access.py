@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final
 from millpond.base import limits
 from millpond.base.errors import AccessRefused, LimitExceeded, NotAllowed, NotFound, PreconditionFailed, StorageFailed
 from millpond.broker import password_hashes, scram_credentials
-from millpond.broker.patterns import compile_pattern
+from millpond.broker.patterns import NOTHING, Pattern, compile_pattern
 from millpond.broker.scram_credentials import ScramCredential
 from millpond.catalog.catalog import Catalog
 from millpond.catalog.rows import CatalogState, PermissionRow, RuleRow, ScramRow, TopicPermissionRow, UserRow
@@ -158,7 +158,7 @@ class _Patterns:
 
     __slots__ = ("by_operation", "row")
 
-    def __init__(self, row: PermissionRow, compiled: Callable[[str], re.Pattern[str]]) -> None:
+    def __init__(self, row: PermissionRow, compiled: Callable[[str], Pattern]) -> None:
         self.row: Final = row
         self.by_operation: Final = {
             Operation.CONFIGURE: compiled(row.configure),
@@ -747,7 +747,7 @@ def _expanded(pattern: str, row: TopicPermissionRow) -> str:
     return pattern.replace("{username}", re.escape(row.user)).replace("{vhost}", re.escape(row.vhost))
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str) -> Pattern:
     """A pattern that somebody sets. Raises PreconditionFailed."""
     try:
         return compile_pattern(pattern or "^$")
@@ -755,13 +755,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise PreconditionFailed(f"invalid regular expression '{pattern[:80]}': {error}") from error
 
 
-def _compiled_or_nothing(pattern: str) -> re.Pattern[str]:
-    """What a stored pattern means: nothing, where another version of Python accepted it and this one does not."""
+def _compiled_or_nothing(pattern: str) -> Pattern:
+    """What a stored pattern means: nothing, where another version accepted it and this one does not."""
     try:
         # With the name of a user in it, it may be longer than what somebody may write.
         return compile_pattern(pattern or "^$", characters_max=None)
     except ValueError:
-        return re.compile(r"(?!)")
+        return NOTHING
 
 
 def _checked_hash(password_hash: str | None) -> str | None:

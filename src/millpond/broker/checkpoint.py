@@ -27,10 +27,10 @@ from millpond.base.errors import StorageFailed
 from millpond.base.filesystem import Filesystem
 from millpond.base.limits import (
     CARRY_FORWARD_BYTES,
+    CHECKPOINT_PAGES_PER_TURN,
     CHECKPOINT_RETRY_MS,
     CHECKPOINT_SETTLED_BYTES,
     CHECKPOINT_SETTLED_MS,
-    PAGES_WRITTEN_PER_TURN,
     QUEUES_PAGED_PER_TURN,
 )
 from millpond.broker.broker import Broker
@@ -142,7 +142,7 @@ class Checkpointer(CommitWaiter):
         """Write pages of some queues: full ones in the first round, and in the second also those that are being filled
         and have too much to be carried forward."""
         store = self._broker.store
-        pages_max = min(PAGES_WRITTEN_PER_TURN, store.free_writes())
+        pages_max = min(CHECKPOINT_PAGES_PER_TURN, store.free_writes())
         if store.resting:
             # A disk that takes no pages does not keep the journal from being rolled.
             self._ahead = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
-from millpond.base.limits import UNSETTLED_WHEN_SHORT_MAX
+from millpond.base.limits import BUFFERED_BYTES_MAX, UNSETTLED_WHEN_SHORT_MAX
 
 if TYPE_CHECKING:
     from millpond.broker.queues.consumer import Consumer
@@ -26,6 +26,9 @@ class MemoryBudget:
         self.page_out_bytes: Final[i64] = budget_bytes // 2
         self.unblock_bytes: Final[i64] = budget_bytes // 4 * 3
         self.used: i64 = 0
+        # Incomplete messages and open transactions, which the alarm does not end: publishers must be able to end them.
+        self.buffered_bytes_max: Final[i64] = max(budget_bytes, BUFFERED_BYTES_MAX)
+        self.buffered: i64 = 0
         # Consumers that take without end and settle nothing; see `hold`.
         self._held: dict[Consumer, None] = {}
 

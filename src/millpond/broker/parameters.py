@@ -160,15 +160,22 @@ class Parameters:
         """Forget the limits of a user who is deleted; `Catalog.delete_user` deletes them there."""
         self._values.pop((GLOBAL, USER_LIMITS, user), None)
 
-    def check_connection(self, connections: Iterable[ClientConnection], user: str, vhost: VirtualHost) -> None:
-        """NotAllowed where `user` may not open one more connection to `vhost`."""
+    def check_connection(
+        self,
+        connections: Iterable[ClientConnection],
+        user: str,
+        vhost: VirtualHost,
+        newcomer: ClientConnection | None = None,
+    ) -> None:
+        """NotAllowed where `user` may not open one more connection to `vhost`. `newcomer`, which may be among the
+        connections, does not count. They are looked at only where there is a limit."""
         limit = int(vhost.connections_max)
-        if limit >= 0 and sum(one.vhost_name() == vhost.name for one in connections) >= limit:
+        if limit >= 0 and sum(one.vhost_name() == vhost.name for one in connections if one is not newcomer) >= limit:
             raise NotAllowed(
                 f"access to vhost '{vhost.name}' refused for user '{user}': connection limit ({limit}) is reached"
             )
         limit = self.limits_of_user(user).get(CONNECTIONS_MAX, -1)
-        if limit >= 0 and sum(one.user == user for one in connections) >= limit:
+        if limit >= 0 and sum(one.user == user for one in connections if one is not newcomer) >= limit:
             raise NotAllowed(f"connection refused for user '{user}': user connection limit ({limit}) is reached")
 
     def check_channel(self, connections: Iterable[ClientConnection], user: str) -> None:

@@ -11,7 +11,6 @@ ever combined. What acts on a queue:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +18,7 @@ from typing import Any, Final
 from millpond.base import limits
 from millpond.base.errors import LimitExceeded, NotFound, PreconditionFailed
 from millpond.broker.arguments import COUNT_MAX, POLICY_KEYS
-from millpond.broker.patterns import compile_pattern
+from millpond.broker.patterns import NOTHING, compile_pattern
 from millpond.catalog.rows import PolicyRow
 
 # Kinds, as the catalog has them.
@@ -113,8 +112,8 @@ class _Policy:
         try:
             self._pattern = compile_pattern(row.pattern)
         except ValueError:
-            # Another version of Python accepted what the catalog holds: it matches nothing.
-            self._pattern = re.compile(r"(?!)")
+            # Another version accepted what the catalog holds: it matches nothing.
+            self._pattern = NOTHING
         keys = [POLICY_KEYS[key] for key in row.definition if key in POLICY_KEYS]
         self._not_for: Final = frozenset[str]().union(*(key.not_for for key in keys))
 

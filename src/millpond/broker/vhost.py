@@ -915,5 +915,7 @@ class VirtualHost(QueueOwner, TopicOwner):
             # A stream's consumers take nothing from each other, and RabbitMQ lets any of them be exclusive.
             return
         consumers = queue.consumers
-        if (consumers and (exclusive or consumers[0].exclusive)) or (exclusive and queue.settings.single_active):
+        if (consumers and (exclusive or next(iter(consumers)).exclusive)) or (
+            exclusive and queue.settings.single_active
+        ):
             raise AccessRefused(f"{self.queue_resource(queue.name)} in exclusive use")

@@ -40,10 +40,13 @@ class SocketTransport(Transport):
         self._local: tuple[str, int] = (local[0], local[1]) if isinstance(local, tuple) else ("", 0)
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        # It closes by itself when the peer does not take what was written before, and tells of that a little later.
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def write_all(self, chunks: list[bytes]) -> None:
-        self._transport.writelines(chunks)
+        if not self._transport.is_closing():
+            self._transport.writelines(chunks)
 
     def close(self) -> None:
         self._transport.close()

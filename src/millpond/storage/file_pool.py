@@ -106,15 +106,24 @@ class FilePool:
         finally:
             self._give_back(entry)
 
-    def forget(self, path: str) -> None:
-        """Close a file that is about to be removed."""
+    def forget(self, path: str) -> bool:
+        """Close a file that is about to be removed. False where somebody is reading it, who closes it then."""
         with self._guard:
             entry = self._entries.pop(path, None)
             self._failed.discard(path)
             if entry is not None:
                 entry.is_forgotten = True
-                if entry.users == 0:
-                    entry.file.close()
+                if entry.users > 0:
+                    return False
+                entry.file.close()
+        return True
+
+    def remove(self, path: str) -> None:
+        """Close a file, and remove it. Whoever is reading it at this moment reads on."""
+        if self.forget(path):
+            self.filesystem.discard(path)
+        else:
+            self.filesystem.remove(path)
 
     def release(self, path: str) -> None:
         """Sync and close a file that is not in use."""

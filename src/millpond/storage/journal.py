@@ -426,7 +426,7 @@ class _CommitThread:
     def _drop(self, before_file: i64) -> None:
         for number in journal_files(self._filesystem, self._folder):
             if number < before_file:
-                self._filesystem.remove(file_path(self._folder, number))
+                self._filesystem.discard(file_path(self._folder, number))
 
     def _write_closing_mark(self) -> None:
         """Tell recovery that everything in the file was durable, and cut what was preallocated. The mark only makes a

@@ -388,10 +388,8 @@ class Segment:
 
     def remove(self) -> None:
         """Delete the segment, then its index."""
-        filesystem = self._files.filesystem
         for path in (self.path, self.index_path):
-            self._files.forget(path)
-            filesystem.remove(path)
+            self._files.remove(path)
 
     def _check_place(self, header: BatchHeader, position: int, expected: int, size: int) -> None:
         if header.base_offset != expected:

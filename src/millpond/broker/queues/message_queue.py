@@ -129,7 +129,7 @@ class MessageQueue(Destination, TurnTask):
         # The log of a stream.
         self.partition: Partition | None = None
 
-        self.consumers: list[Consumer] = []
+        self.consumers: dict[Consumer, None] = {}
         self.unsettled: i64 = 0
         # Set for good by the first message that can expire.
         self.expiring = False

@@ -58,6 +58,8 @@ class ShareGroup:
         self.shares: Final = shares
         self.id: Final = group_id
         self.partitions: Final[dict[Place, SharePartition]] = {}
+        # In which of them somebody has, or has had, records in hand: a member that goes is not looked for in all.
+        self._held_by: Final[dict[str, dict[SharePartition, None]]] = {}
         # The AMQP queue of this name, if there is one.
         self.queue: ShareQueue | None = None
         self.settings: ShareSettings = DEFAULTS
@@ -80,17 +82,25 @@ class ShareGroup:
         self.settings = settings
         self.set_up_all()
 
+    def holds(self, owner: str, partition: SharePartition) -> None:
+        """`owner` has been given records of a partition."""
+        self._held_by.setdefault(owner, {})[partition] = None
+
     def release(self, owner: str) -> None:
         """Give back all that `owner` holds."""
-        for partition in self.partitions.values():
-            if partition.state is not None and partition.state.release_owner(owner):
-                self.shares.turn.touch()
+        for partition in self._held_by.pop(owner, ()):
+            if not partition.is_gone:
+                self._release(partition, owner)
+
+    def _release(self, partition: SharePartition, owner: str) -> None:
+        if partition.state is not None and partition.state.release_owner(owner):
+            self.shares.turn.touch()
 
     def release_queue(self, owner: str) -> None:
         """The queue is gone: what `owner` held for it is available again, and what was to be dead-lettered archived."""
         self.set_up_all()
-        self.release(owner)
         for partition in self.partitions.values():
+            self._release(partition, owner)
             if partition.state is not None:
                 partition.state.buried(partition.state.start, partition.state.end)
 
@@ -320,7 +330,7 @@ class Shares:
         group = self.groups.get(group_id)
         if group is not None and group.queue is not None and group.queue.consumers:
             return True
-        return bool(self.sessions.of_group(group_id))
+        return self.sessions.has_any(group_id)
 
     def release_member(self, group_id: str, member: str) -> None:
         """A member is gone: what it holds is available again."""

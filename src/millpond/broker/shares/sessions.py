@@ -7,10 +7,12 @@ A session belongs to a connection: with it everything ends that the member holds
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from millpond.base.errors import PeerError
 from millpond.base.limits import SHARE_SESSION_PARTITIONS_MAX, SHARE_SESSIONS_MAX
+
+Key = TypeVar("Key")
 
 INITIAL_EPOCH: Final = 0
 FINAL_EPOCH: Final = -1
@@ -52,6 +54,7 @@ class ShareSessions:
     def __init__(self) -> None:
         self._sessions: Final[dict[tuple[str, str], ShareSession]] = {}
         self._by_connection: Final[dict[object, dict[ShareSession, None]]] = {}
+        self._by_group: Final[dict[str, dict[ShareSession, None]]] = {}
         # Of all sessions.
         self.partition_count = 0
 
@@ -59,7 +62,11 @@ class ShareSessions:
         return len(self._sessions)
 
     def of_group(self, group: str) -> list[ShareSession]:
-        return [session for session in self._sessions.values() if session.group == group]
+        return list(self._by_group.get(group, ()))
+
+    def has_any(self, group: str) -> bool:
+        """Whether a group has a session."""
+        return group in self._by_group
 
     def begin(self, group: str, member: str, connection: object) -> ShareSession:
         """A new session, in place of the one that the member may have. ShareSessionLimitReached."""
@@ -70,6 +77,7 @@ class ShareSessions:
             raise ShareSessionLimitReached(f"there are {SHARE_SESSIONS_MAX} share sessions already")
         session = self._sessions[group, member] = ShareSession(group, member, connection)
         self._by_connection.setdefault(connection, {})[session] = None
+        self._by_group.setdefault(group, {})[session] = None
         return session
 
     def go_on(self, group: str, member: str, epoch: int) -> ShareSession:
@@ -103,11 +111,8 @@ class ShareSessions:
         """Forget a session."""
         if self._sessions.pop((session.group, session.member), None) is not None:
             self.partition_count -= len(session.partitions)
-        together = self._by_connection.get(session.connection)
-        if together is not None:
-            together.pop(session, None)
-            if not together:
-                del self._by_connection[session.connection]
+        _remove(self._by_connection, session.connection, session)
+        _remove(self._by_group, session.group, session)
 
     def lost(self, connection: object) -> list[ShareSession]:
         """A connection is gone, and its sessions with it: which they were."""
@@ -115,3 +120,11 @@ class ShareSessions:
         for session in sessions:
             self.end(session)
         return sessions
+
+
+def _remove(index: dict[Key, dict[ShareSession, None]], key: Key, session: ShareSession) -> None:
+    together = index.get(key)
+    if together is not None:
+        together.pop(session, None)
+        if not together:
+            del index[key]

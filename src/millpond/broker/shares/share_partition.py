@@ -270,6 +270,7 @@ class SharePartition(DeliveryListener):
                     partition.load_ahead(batch.end_offset)
             position = int(state.next_available(until))
         if fetched.acquired:
+            self.group.holds(owner, self)
             partition.read_bytes += fetched.size
             self.watch(deadline_ms)
         return fetched

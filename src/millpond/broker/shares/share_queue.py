@@ -512,7 +512,7 @@ class ShareQueue(MessageQueue):
     # --- Consumers --------------------------------------------------------------------------------------------------
 
     def add_consumer(self, consumer: Consumer) -> None:
-        self.consumers.append(consumer)
+        self.consumers[consumer] = None
         if self.settings.single_active and self.active_consumer is None:
             self.active_consumer = consumer
         self._listen()
@@ -521,7 +521,7 @@ class ShareQueue(MessageQueue):
     def remove_consumer(self, consumer: Consumer) -> None:
         if consumer in self.consumers:
             consumer.cancelled = True
-            self.consumers.remove(consumer)
+            self.consumers.pop(consumer, None)
             if consumer.in_rotation:
                 consumer.in_rotation = False
                 self._rotation.remove(consumer)
@@ -582,7 +582,7 @@ class ShareQueue(MessageQueue):
             consumer.cancelled = True
             consumer.in_rotation = False
             consumer.queue_deleted()
-        self.consumers = []
+        self.consumers = {}
         self._rotation = []
         self.active_consumer = None
         self._held = {}

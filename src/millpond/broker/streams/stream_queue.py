@@ -361,7 +361,7 @@ class StreamQueue(MessageQueue, OpenBatch):
         subscription = Subscription(consumer.arguments, self.owner.queue_resource(self.name), int(self.turn.now_ms))
         cursor = Cursor(consumer, subscription, self.name)
         self._cursors[consumer] = cursor
-        self.consumers.append(consumer)
+        self.consumers[consumer] = None
         log = self._log
         if len(self.consumers) == 1:
             # What anybody appends is made durable at once as long as there are consumers: they are shown it then.
@@ -393,7 +393,7 @@ class StreamQueue(MessageQueue, OpenBatch):
             consumer.in_rotation = False
             cursor.is_reading = False
             cursor.records.close()
-            self.consumers.remove(consumer)
+            self.consumers.pop(consumer, None)
             if not self.consumers:
                 self._stop_listening()
             for cursors in (self._awake, self._at_end, self._loading):
@@ -430,7 +430,7 @@ class StreamQueue(MessageQueue, OpenBatch):
             consumer.cancelled = True
             consumer.in_rotation = False
             consumer.queue_deleted()
-        self.consumers = []
+        self.consumers = {}
         self._cursors = {}
         self._awake = []
         self._at_end = []

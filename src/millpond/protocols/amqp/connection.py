@@ -743,9 +743,15 @@ class Connection(ClientConnection, TurnTask):
 
     def buffer(self, size: i64) -> None:
         """A channel keeps `size` bytes of what is not complete yet; a negative size says that it no longer does."""
+        memory = self.broker.memory
         self._buffered_bytes += size
-        if size > 0 and self._buffered_bytes > BUFFERED_BYTES_MAX:
+        memory.buffered += size
+        if size <= 0:
+            return
+        if self._buffered_bytes > BUFFERED_BYTES_MAX:
             raise LimitExceeded(f"more than {BUFFERED_BYTES_MAX} bytes of incomplete messages and open transactions")
+        if memory.buffered > memory.buffered_bytes_max:
+            raise LimitExceeded("too much in incomplete messages and open transactions of all connections")
 
     def state_name(self) -> str:
         """The state as RabbitMQ calls it."""

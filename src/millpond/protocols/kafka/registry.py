@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,6 @@ from millpond.protocols.kafka.messages import Tree
 from millpond.storage.record_batch import BatchHeader, RecordReader
 
 if TYPE_CHECKING:
-    from millpond.broker.broker import ClientConnection
     from millpond.protocols.kafka.connection import Call, Connection
 
 logger = logging.getLogger(__name__)
@@ -144,10 +143,7 @@ class ApiTable:
         """The connection is to be this user's. PeerError where there are too many."""
         broker = connection.broker
         assert connection.vhost is not None
-        others: Collection[ClientConnection] = broker.connections
-        if connection in broker.connections:
-            others = [other for other in broker.connections if other is not connection]
-        broker.parameters.check_connection(others, user, connection.vhost)
+        broker.parameters.check_connection(broker.connections, user, connection.vhost, connection)
 
     def handle_token(self, call: Call) -> None:
         """Take a step of a login that comes without a header."""

@@ -14,15 +14,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import PeerError
+from millpond.base.limits import PARTITIONS_MADE_PER_REQUEST_MAX
 from millpond.broker.access import Operation
 from millpond.protocols.kafka.apis.describe_configs import DEFAULT_CONFIG, TOPIC_CONFIG, effective_configs
-from millpond.protocols.kafka.apis.metadata import NODE_ID
+from millpond.protocols.kafka.apis.metadata import NODE_ID, topics_of
 from millpond.protocols.kafka.errors import (
     INVALID_CONFIG,
     INVALID_PARTITIONS,
     INVALID_REPLICA_ASSIGNMENT,
     INVALID_REPLICATION_FACTOR,
     INVALID_REQUEST,
+    POLICY_VIOLATION,
     TOPIC_AUTHORIZATION_FAILED,
     code_of,
 )
@@ -51,15 +53,18 @@ def create_topics(call: Call, request: Any) -> None:
     counts = Counter(topic.name for topic in request.topics)
     answered: set[str] = set()
     topics: list[Tree] = []
+    room = PARTITIONS_MADE_PER_REQUEST_MAX
     for asked in request.topics:
         if asked.name not in answered:
             answered.add(asked.name)
             is_twice = counts[asked.name] > 1
-            topics.append(
-                _refusal(asked.name, INVALID_REQUEST, "Duplicate topic name.")
-                if is_twice
-                else _created(call.connection, asked, request.validate_only)
-            )
+            if is_twice:
+                topics.append(_refusal(asked.name, INVALID_REQUEST, "Duplicate topic name."))
+                continue
+            created = _created(call.connection, asked, request.validate_only, room)
+            if not created.get("error_code"):
+                room -= _count_of(call.connection, asked.name)
+            topics.append(created)
     answer_when_durable(call, {"topics": topics})
 
 
@@ -67,8 +72,8 @@ def _refusal(name: str, code: int, message: str) -> Tree:
     return {"name": name, "error_code": code, "error_message": message, "configs": []}
 
 
-def _created(connection: Connection, asked: Any, validate_only: bool) -> Tree:
-    """One topic's answer."""
+def _created(connection: Connection, asked: Any, validate_only: bool, room: int) -> Tree:
+    """One topic's answer. The request may make `room` more partitions."""
     assert connection.vhost is not None
     topics = connection.vhost.topics
     if not connection.apis.may_create(connection, asked.name):
@@ -77,6 +82,8 @@ def _created(connection: Connection, asked: Any, validate_only: bool) -> Tree:
     try:
         overrides = _overrides(asked)
         partitions = _partition_count(connection, asked)
+        if partitions > room:
+            raise Refused(POLICY_VIOLATION, f"A request makes at most {PARTITIONS_MADE_PER_REQUEST_MAX} partitions.")
         checked = topics.check_creation(asked.name, partitions, overrides)
         if not validate_only:
             topic_id = topics.create(asked.name, partitions, overrides).id
@@ -103,6 +110,12 @@ def _created(connection: Connection, asked: Any, validate_only: bool) -> Tree:
             for name, value in effective_configs(checked)
         ],
     }
+
+
+def _count_of(connection: Connection, name: str) -> int:
+    """How many partitions a topic has; 0 where it was not made."""
+    topic = topics_of(connection).by_name.get(name)
+    return 0 if topic is None else len(topic.partitions)
 
 
 def _overrides(asked: Any) -> dict[str, str | None]:

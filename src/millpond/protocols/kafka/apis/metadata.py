@@ -13,7 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.errors import AlreadyExists, PeerError
-from millpond.base.limits import METADATA_ANSWERS_CACHED_MAX, METADATA_CACHED_PARTITIONS_MIN
+from millpond.base.limits import (
+    METADATA_ANSWERS_CACHED_MAX,
+    METADATA_CACHED_PARTITIONS_MIN,
+    TOPICS_MADE_PER_REQUEST_MAX,
+)
 from millpond.broker.streams.topic import Topic
 from millpond.broker.streams.topics import check_topic_name
 from millpond.protocols.kafka import messages
@@ -21,6 +25,7 @@ from millpond.protocols.kafka.authorized_operations import operations_on_cluster
 from millpond.protocols.kafka.errors import (
     INVALID_REQUEST,
     INVALID_TOPIC_EXCEPTION,
+    LEADER_NOT_AVAILABLE,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_TOPIC_ID,
     UNKNOWN_TOPIC_OR_PARTITION,
@@ -30,6 +35,7 @@ from millpond.protocols.kafka.messages import Tree
 from millpond.protocols.kafka.registry import api
 
 if TYPE_CHECKING:
+    from millpond.broker.streams.topics import Topics
     from millpond.protocols.kafka.connection import Call, Connection
 
 NODE_ID: Final = 1
@@ -66,9 +72,14 @@ def metadata(call: Call, request: Any) -> Tree | None:
         others = [{"error_code": INVALID_REQUEST, "name": asked.name or ""} for asked in request.topics]
     else:
         may_create = getattr(request, "allow_auto_topic_creation", True)
+        made_max = len(topics_of(connection).by_name) + TOPICS_MADE_PER_REQUEST_MAX
         # Each is told once, however often it is asked for: a name is short, and what is told of it may be long.
         for asked in dict.fromkeys(request.topics):
-            topic = _by_id(connection, asked) if _is_by_id(asked) else _by_name(connection, asked.name, may_create)
+            topic = (
+                _by_id(connection, asked)
+                if _is_by_id(asked)
+                else _by_name(connection, asked.name, may_create, made_max)
+            )
             if isinstance(topic, Topic):
                 found.append(topic)
             else:
@@ -149,10 +160,16 @@ def described(topic: Topic, first: int = 0, end: int | None = None) -> Tree:
     }
 
 
-def _by_name(connection: Connection, name: str, may_create: bool) -> Topic | Tree:
+def topics_of(connection: Connection) -> Topics:
+    """The topics of the client's virtual host."""
     assert connection.vhost is not None
+    return connection.vhost.topics
+
+
+def _by_name(connection: Connection, name: str, may_create: bool, made_max: int) -> Topic | Tree:
+    """A topic, which is made if need be while there are no more than `made_max`, or why there is none."""
     apis = connection.apis
-    topics = connection.vhost.topics
+    topics = topics_of(connection)
     if not apis.may_see(connection, name):
         return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
     topic = topics.by_name.get(name)
@@ -165,6 +182,8 @@ def _by_name(connection: Connection, name: str, may_create: bool) -> Topic | Tre
     if may_create and connection.settings.auto_create_topics:
         if not apis.may_create(connection, name):
             return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": name}
+        if len(topics.by_name) >= made_max:
+            return {"error_code": LEADER_NOT_AVAILABLE, "name": name}
         try:
             return topics.create(name, int(connection.settings.partitions), {})
         except AlreadyExists:
