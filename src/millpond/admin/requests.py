@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from millpond.admin.gate import Principal
 from millpond.admin.views import Shown
@@ -287,10 +288,16 @@ def monitoring_only(principal: Asking) -> None:
 
 def add_error_handlers(application: FastAPI) -> None:
     """Errors as RabbitMQ's management API tells them."""
+    application.add_exception_handler(ClientDisconnect, _gone)
     application.add_exception_handler(PeerError, _peer_error)
     application.add_exception_handler(RequestValidationError, _not_valid)
     application.add_exception_handler(ValidationError, _not_valid)
     application.add_exception_handler(HTTPException, _http_error)
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """Who hangs up before the end of a body is not answered, and no bug."""
+    return Response(status_code=400)
 
 
 async def _peer_error(_request: Request, error: Exception) -> Response:

@@ -63,7 +63,7 @@ _RESERVED_ENCODED: Final = b"\x02\x10millpond"
 _RESERVED_ENCODED_BYTES: Final[i64] = 10
 
 # So far timestamps may lie apart that their difference still fits into 64 bits; it is 146 million years.
-_TIMESTAMP_MS_MAX: Final[i64] = (1 << 62) - 1
+TIMESTAMP_MS_MAX: Final[i64] = (1 << 62) - 1
 _OFFSET_DELTA_MAX: Final[i64] = (1 << 31) - 1
 # Fields before the checksummed part that `BatchBuilder` fills in when the batch is complete.
 _BLANK_HEADER: Final = bytes(40)
@@ -206,7 +206,7 @@ class BatchBuilder:
         """Account for a record; returns its timestamp delta."""
         if offset_delta <= self._last_delta or offset_delta > _OFFSET_DELTA_MAX:
             raise ValueError("offset deltas of a batch must grow")
-        if timestamp_ms < -1 or timestamp_ms > _TIMESTAMP_MS_MAX:
+        if timestamp_ms < -1 or timestamp_ms > TIMESTAMP_MS_MAX:
             raise ValueError("a timestamp is -1 or milliseconds since 1970")
         self._last_delta = offset_delta
         if self.count == 0:
@@ -332,7 +332,7 @@ class BatchHeader:
         self.record_count: Final[i64] = _i32(data, position + 57)
         if self.size < HEADER_BYTES:
             raise CorruptData("a record batch is shorter than its header")
-        if self.base_offset < 0 or self.base_offset > _TIMESTAMP_MS_MAX:
+        if self.base_offset < 0 or self.base_offset > TIMESTAMP_MS_MAX:
             raise CorruptData(f"a record batch at the impossible offset {self.base_offset}")
         if self.last_offset_delta < 0:
             raise CorruptData("a record batch with a negative last offset delta")
@@ -391,7 +391,7 @@ class RecordReader:
             raise CorruptData(f"a record batch of {len(data)} bytes says that it has {header.size}")
         if header.attributes & COMPRESSION_MASK != 0:
             raise CorruptData("the records of this batch are compressed")
-        if header.base_timestamp_ms < -1 or header.base_timestamp_ms > _TIMESTAMP_MS_MAX:
+        if header.base_timestamp_ms < -1 or header.base_timestamp_ms > TIMESTAMP_MS_MAX:
             raise CorruptData(f"a record batch with the impossible timestamp {header.base_timestamp_ms}")
         self.header: Final = header
         self.offset: i64 = -1
@@ -435,7 +435,7 @@ class RecordReader:
         offset_delta = self._varint()
         if offset_delta <= self._last_delta or offset_delta > self.header.last_offset_delta:
             raise CorruptData(f"a record at offset delta {offset_delta} after {self._last_delta}")
-        if timestamp_delta > _TIMESTAMP_MS_MAX or timestamp_delta < -_TIMESTAMP_MS_MAX:
+        if timestamp_delta > TIMESTAMP_MS_MAX or timestamp_delta < -TIMESTAMP_MS_MAX:
             raise CorruptData(f"a record with the impossible timestamp delta {timestamp_delta}")
         self._last_delta = offset_delta
         self.offset = self.header.base_offset + offset_delta

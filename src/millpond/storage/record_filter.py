@@ -30,6 +30,7 @@ from millpond.storage.record_batch import (
     DELETE_HORIZON,
     HEADER_BYTES,
     LOG_APPEND_TIME,
+    TIMESTAMP_MS_MAX,
     BatchHeader,
     RecordReader,
     write_varint,
@@ -156,6 +157,10 @@ class RecordFilter:
         if has_batches or self.keeps_deletions:
             return batch
         if header.attributes & DELETE_HORIZON == 0:
+            reader = RecordReader(batch)
+            while reader.next():
+                # They are checked here: what follows trusts them.
+                pass
             records = _with_base(batch[HEADER_BYTES:], header.record_count, header.base_timestamp_ms - self._horizon_ms)
             attributes = header.attributes | DELETE_HORIZON
             newest_ms = header.max_timestamp_ms
@@ -170,7 +175,7 @@ class RecordFilter:
 
 
 def _with_base(records: bytes, count: i64, later_by_ms: i64) -> bytes:
-    """Records whose timestamp deltas are larger by so much."""
+    """Records whose timestamp deltas are larger by so much. CorruptData where no delta can say that."""
     writer = BytesWriter()
     position: i64 = 0
     while count > 0:
@@ -180,7 +185,11 @@ def _with_base(records: bytes, count: i64, later_by_ms: i64) -> bytes:
         fields = BytesWriter()
         fields.append(records[position])
         delta_ms, position = _varint(records, position + 1)
-        write_varint(fields, delta_ms + later_by_ms)
+        delta_ms += later_by_ms
+        # What is written here must be read again: a producer may state any time, and this one lies too far away.
+        if delta_ms > TIMESTAMP_MS_MAX or delta_ms < -TIMESTAMP_MS_MAX:
+            raise CorruptData(f"a record whose timestamp delta would be {delta_ms}")
+        write_varint(fields, delta_ms)
         write_varint(writer, len(fields) + end - position)
         writer.write(fields.getvalue())
         writer.write(records[position:end])
