@@ -1,9 +1,9 @@
 """Load levelling, for real: `make levelling`. Ten thousand messages a second come, five hundred a second leave.
 
-For ten minutes a publisher, paced by the clock, brings persistent messages of 100 to 1,000 bytes with confirms, and one
-consumer takes twenty times fewer. Then the consumer takes all that is left as fast as it comes. Every message has its
-number, and the consumer checks that each comes once, and in order. What is measured is how long a confirm takes, from the
-moment at which its message was due, and how the broker's memory grows once the backlog has its budget.
+For ten minutes a publisher, paced by the clock, brings persistent messages of 100 to 1,000 bytes with confirms, and
+one consumer takes twenty times fewer. Then the consumer takes all that is left as fast as it comes. Every message has
+its number, and the consumer checks that each comes once, and in order. What is measured is how long a confirm takes,
+from the moment at which its message was due, and how the broker's memory grows once the backlog has its budget.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Consumer:
         sock = connection.socket
         began = time.monotonic()
         already, acknowledged, tag = self.received, self.received, 0
-        data = bytearray(connection._buffer)  # noqa: SLF001
-        connection._buffer = b""  # noqa: SLF001
+        data = bytearray(connection._buffer)
+        connection._buffer = b""
         sock.settimeout(DRAIN_SILENCE_S)
         while True:
             position = 0

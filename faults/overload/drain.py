@@ -86,8 +86,8 @@ def drain_queue(port: int, queue: str, tally: Tally) -> None:
 def _take(connection: RawConnection, queue: str, count: int, tally: Tally) -> None:
     sock = connection.socket
     sock.settimeout(SILENCE_S)
-    data = bytearray(connection._buffer)  # noqa: SLF001
-    connection._buffer = b""  # noqa: SLF001
+    data = bytearray(connection._buffer)
+    connection._buffer = b""
     taken = tag = 0
     while True:
         position = 0
@@ -108,7 +108,7 @@ def _take(connection: RawConnection, queue: str, count: int, tally: Tally) -> No
         del data[:position]
         if taken == count:
             # What comes beyond it would be found by the next declaration, or twice by nobody: keep it for `rpc`.
-            connection._buffer = bytes(data)  # noqa: SLF001
+            connection._buffer = bytes(data)
             return
         try:
             piece = sock.recv(1 << 18)

@@ -53,6 +53,7 @@ class Publisher(threading.Thread):
         self.cut = 0
         # Reasons of connection.blocked, in their order.
         self.blocked: list[str] = []
+        self.is_blocked = False
         self.wrong: list[str] = []
         # While it is set, connections may be lost and messages refused.
         self.forgives: Final = threading.Event()
@@ -86,7 +87,6 @@ class AmqpPublisher(Publisher):
         super().__init__(number, places, say)
         self._endpoint: Final = Endpoint("127.0.0.1", port)
         self._is_obedient: Final = is_obedient
-        self._is_blocked = False
         # The first message of this connection, and the first of which nothing was told.
         self._base = 0
         self._unresolved = 0
@@ -113,13 +113,13 @@ class AmqpPublisher(Publisher):
     def _publish(self, connection: RawConnection) -> None:
         # Nothing more will be told of what was on the way when the last connection ended.
         self._base = self._unresolved = self.sent
-        self._is_blocked = False
+        self.is_blocked = False
         self._output.clear()
-        self._input[:] = connection._buffer  # noqa: SLF001
+        self._input[:] = connection._buffer
         sock = connection.socket
         sock.setblocking(False)
         while not self.over.is_set() and not self._is_done():
-            if not self._output and not self.enough.is_set() and not (self._is_blocked and self._is_obedient):
+            if not self._output and not self.enough.is_set() and not (self.is_blocked and self._is_obedient):
                 for _ in range(MESSAGES_AT_ONCE):
                     number = self.sent
                     body = body_of(self.number, number)
@@ -157,10 +157,10 @@ class AmqpPublisher(Publisher):
             last = self._base + tag - 1
             self._resolve(self._unresolved if bits & 1 else last, last, CONFIRMED if method == _ACK else REFUSED)
         elif method == _BLOCKED:
-            self._is_blocked = True
+            self.is_blocked = True
             self.blocked.append(arguments[1:].decode())
         elif method == _UNBLOCKED:
-            self._is_blocked = False
+            self.is_blocked = False
         elif method in _CLOSES:
             raise EOFError(f"the broker closed: {arguments!r}")
 
