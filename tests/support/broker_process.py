@@ -89,6 +89,12 @@ class BrokerProcess:
 
     def start(self) -> BrokerProcess:
         """Start and wait until every listener accepts; fails with the broker's own words if it does not."""
+        self.launch()
+        self.wait_until_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start, and do not wait for anything."""
         assert not self.running, "the broker runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
         self._ready_file.unlink(missing_ok=True)
@@ -109,14 +115,11 @@ class BrokerProcess:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self._environment},
             )
-        ready = self._wait_until_ready(self._process)
-        self.listeners = ready
-        self._port = int(ready["amqp"].rpartition(":")[2])
-        if self._kafka:
-            self._kafka_port = int(ready["kafka"].rpartition(":")[2])
-        return self
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    def wait_until_ready(self) -> None:
+        """Wait until every listener of the one that was launched accepts."""
+        process = self._process
+        assert process is not None, "the broker has not been launched"
         give_up_at = time.monotonic() + START_DEADLINE_S
         while not self._ready_file.exists():
             if process.poll() is not None:
@@ -128,8 +131,10 @@ class BrokerProcess:
         # The file is written atomically, so once it is there it is whole.
         ready = json.loads(self._ready_file.read_text())
         assert isinstance(ready["pid"], int)
-        listeners: dict[str, str] = ready["listeners"]
-        return listeners
+        self.listeners = ready["listeners"]
+        self._port = int(self.listeners["amqp"].rpartition(":")[2])
+        if self._kafka:
+            self._kafka_port = int(self.listeners["kafka"].rpartition(":")[2])
 
     def kill(self) -> None:
         """SIGKILL: what the broker had in memory is gone."""
