@@ -408,6 +408,8 @@ ADMIN_PAGE_ITEMS_MAX: Final = 500
 ADMIN_COLUMNS_MAX: Final = 100
 # A checkpoint that failed is tried again after this long.
 CHECKPOINT_RETRY_MS: Final = 5_000
+# A read as long as this may have left more in the socket, which waits for the event loop's next round.
+READ_BYTES_LARGE: Final = 128 * KIB
 # A socket that is not read from fast enough stops its consumers at `high`, and lets them go on at `low`.
 SOCKET_BUFFER_BYTES_HIGH: Final = 512 * KIB
 SOCKET_BUFFER_BYTES_LOW: Final = 128 * KIB
