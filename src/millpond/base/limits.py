@@ -332,6 +332,8 @@ FIELD_VALUE_DEPTH_MAX: Final = 32
 # The write-ahead log of the catalog is copied into its database when it has grown to this size, SQLite's own default:
 # after some 300 turns that changed something.
 CATALOG_WAL_BYTES: Final = 4 * MIB
+# SQLite's shared memory, its WAL and a few pages: with less than this, an error of SQLite's is for want of room.
+CATALOG_ROOM_BYTES: Final = 256 * KIB
 # RabbitMQ's limit for the patterns of permissions.
 PATTERN_CHARACTERS_MAX: Final = 1024
 # In how many ways Python may try to match such a pattern with a name; with more, RE2 matches it. A few milliseconds.
