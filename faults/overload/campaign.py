@@ -81,6 +81,10 @@ class Campaign:
         self._over: Final = threading.Event()
         self._memory_bound = 0
         self._memory_peak = 0
+        self._publishing_began = time.monotonic()
+        self._published_s = 0.0
+        # Until every publisher is confirmed something again, when there is room, and when a broken broker is replaced.
+        self._recoveries_s: Final[list[float]] = []
 
     def run(self) -> Report:
         """Everything, whatever goes wrong on the way."""
@@ -106,6 +110,7 @@ class Campaign:
                 publisher.join(PATIENCE_S)
             self._disk.heal()
             self._broker.stop()
+        self._figure()
         for publisher in self._publishers:
             report.done["messages sent"] += publisher.sent
             report.done["messages confirmed"] += publisher.confirmed
@@ -119,10 +124,30 @@ class Campaign:
                 self._fail(f"the disk has never done this: {name.replace('_', ' ')}")
         if self._is_full and report.done["messages confirmed"] < CONFIRMED_MIN:
             self._fail(f"only {report.done['messages confirmed']:,} messages were confirmed")
-        report.figures["resident memory, largest, and what it may be"] = (
+        return report
+
+    def _figure(self) -> None:
+        """What it was like: nothing is demanded of these, as it is the disk that they depend on."""
+        figures = self._report.figures
+        figures["resident memory, largest, and what it may be"] = (
             f"{self._memory_peak >> 20} MiB of {self._memory_bound >> 20} MiB"
         )
-        return report
+        for name, kind in (("AMQP", AmqpPublisher), ("Kafka", KafkaPublisher)):
+            of_kind = [publisher for publisher in self._publishers if isinstance(publisher, kind)]
+            times = sorted(seconds for publisher in of_kind for seconds in publisher.confirm_s)
+            if self._published_s > 0 and times:
+                rate = sum(publisher.confirmed for publisher in of_kind) / self._published_s
+                figures[f"{name}: confirmed a second"] = f"{rate:,.0f}"
+                figures[f"{name}: until the confirm, p50 and p99"] = (
+                    f"{times[len(times) // 2] * 1000:,.0f} ms, {times[len(times) * 99 // 100] * 1000:,.0f} ms"
+                )
+        told = [publisher.blocked_s for publisher in self._publishers if isinstance(publisher, AmqpPublisher)]
+        if told:
+            figures["AMQP: told to wait, of each publisher"] = (
+                f"{sum(told) / len(told):,.1f} s of {self._published_s:,.0f} s"
+            )
+        if self._recoveries_s:
+            figures["publishing again after a bad disk, latest"] = f"{max(self._recoveries_s):.1f} s"
 
     # --- The phases -------------------------------------------------------------------------------------------------
 
@@ -161,6 +186,7 @@ class Campaign:
             self._publishers.append(
                 KafkaPublisher(100 + number, TOPIC, PARTITIONS, self._broker.kafka_address, self._note)
             )
+        self._publishing_began = time.monotonic()
         for publisher in self._publishers:
             publisher.start()
 
@@ -200,8 +226,10 @@ class Campaign:
 
     def _room_again(self, seconds: float) -> None:
         self._disk.heal()
+        began = time.monotonic()
         self._expect_no_alarm("disk")
         self._expect_progress()
+        self._recoveries_s.append(time.monotonic() - began)
         self._pass(seconds)
 
     def _slow_syncs(self, seconds: float) -> None:
@@ -249,13 +277,16 @@ class Campaign:
         if self._confirmed() != confirmed:
             self._fail(f"{self._confirmed() - confirmed} messages were confirmed after a sync had failed")
         self._kill()
+        began = time.monotonic()
         self._broker.start()
         self._expect_progress()
+        self._recoveries_s.append(time.monotonic() - began)
         self._forgive(False)
 
     def _wind_down(self) -> None:
         self._note("the end of the publishers")
         self._disk.become(write_ns_per_byte=0)
+        self._published_s = time.monotonic() - self._publishing_began
         for publisher in self._publishers:
             publisher.enough.set()
         for publisher in self._publishers:

@@ -24,6 +24,8 @@ BODY_BYTES_MIN, BODY_BYTES_MAX = 200, 8_000
 FILLING: Final = bytes(range(256)) * (BODY_BYTES_MAX // 256 + 1)
 MESSAGES_AT_ONCE: Final = 16
 RECONNECT_S: Final = 0.05
+# Of so many messages one is timed.
+TIMED_EVERY: Final = 16
 KAFKA_QUEUE_KIB: Final = 16 * 1024
 PERSISTENT: Final = commands.Basic.Properties(delivery_mode=2)
 
@@ -54,7 +56,11 @@ class Publisher(threading.Thread):
         # Reasons of connection.blocked, in their order.
         self.blocked: list[str] = []
         self.is_blocked = False
+        self.blocked_s = 0.0
+        self.confirm_s: Final[list[float]] = []
         self.wrong: list[str] = []
+        self._blocked_since = 0.0
+        self._sent_at: Final[dict[int, float]] = {}
         # While it is set, connections may be lost and messages refused.
         self.forgives: Final = threading.Event()
         # Send no more, wait for what was sent; then end whatever was told.
@@ -65,6 +71,33 @@ class Publisher(threading.Thread):
     @property
     def sent(self) -> int:
         return len(self.told)
+
+    def sending(self) -> int:
+        """The number of the message that is sent now."""
+        number = self.sent
+        if number % TIMED_EVERY == 0:
+            self._sent_at[number] = time.monotonic()
+        self.told.append(NOTHING)
+        return number
+
+    def is_told(self, number: int, told: int) -> None:
+        """A message was confirmed or refused."""
+        self.told[number] = told
+        if told == CONFIRMED:
+            self.confirmed += 1
+        else:
+            self.refused += 1
+        if number % TIMED_EVERY == 0:
+            sent_at = self._sent_at.pop(number)
+            if told == CONFIRMED:
+                self.confirm_s.append(time.monotonic() - sent_at)
+
+    def become_blocked(self, is_blocked: bool) -> None:
+        """Told to wait, or to go on; or the connection that was told is gone."""
+        if self.is_blocked:
+            self.blocked_s += time.monotonic() - self._blocked_since
+        self.is_blocked = is_blocked
+        self._blocked_since = time.monotonic()
 
     def place_of(self, number: int) -> str:
         """The queue, or the partition, that a message goes to."""
@@ -113,7 +146,7 @@ class AmqpPublisher(Publisher):
     def _publish(self, connection: RawConnection) -> None:
         # Nothing more will be told of what was on the way when the last connection ended.
         self._base = self._unresolved = self.sent
-        self.is_blocked = False
+        self.become_blocked(False)
         self._output.clear()
         self._input[:] = connection._buffer
         sock = connection.socket
@@ -121,12 +154,11 @@ class AmqpPublisher(Publisher):
         while not self.over.is_set() and not self._is_done():
             if not self._output and not self.enough.is_set() and not (self.is_blocked and self._is_obedient):
                 for _ in range(MESSAGES_AT_ONCE):
-                    number = self.sent
+                    number = self.sending()
                     body = body_of(self.number, number)
                     self._output += connection.encode_publish(
                         1, self.place_of(number), body, properties=PERSISTENT
                     )  # fmt: skip
-                    self.told.append(NOTHING)
             readable, writable, _ = select.select([sock], [sock] if self._output else [], [], 0.1)
             if writable:
                 with suppress(BlockingIOError):
@@ -157,10 +189,10 @@ class AmqpPublisher(Publisher):
             last = self._base + tag - 1
             self._resolve(self._unresolved if bits & 1 else last, last, CONFIRMED if method == _ACK else REFUSED)
         elif method == _BLOCKED:
-            self.is_blocked = True
+            self.become_blocked(True)
             self.blocked.append(arguments[1:].decode())
         elif method == _UNBLOCKED:
-            self.is_blocked = False
+            self.become_blocked(False)
         elif method in _CLOSES:
             raise EOFError(f"the broker closed: {arguments!r}")
 
@@ -174,11 +206,7 @@ class AmqpPublisher(Publisher):
             if self.told[number] != NOTHING:
                 self.tell(f"message {number} was told of twice")
                 continue
-            self.told[number] = told
-            if told == CONFIRMED:
-                self.confirmed += 1
-            else:
-                self.refused += 1
+            self.is_told(number, told)
         while self._unresolved < self.sent and self.told[self._unresolved] != NOTHING:
             self._unresolved += 1
 
@@ -224,7 +252,7 @@ class KafkaPublisher(Publisher):
                     partition=int(self.place_of(number)),
                     on_delivery=lambda error, _, number=number: self._delivered(number, error),
                 )
-                self.told.append(NOTHING)
+                self.sending()
                 self._producer.poll(0)
             except BufferError:
                 self._producer.poll(0.05)
@@ -234,13 +262,9 @@ class KafkaPublisher(Publisher):
     def _delivered(self, number: int, error: confluent_kafka.KafkaError | None) -> None:
         if self.over.is_set():
             return
-        if error is None:
-            self.told[number] = CONFIRMED
-            self.confirmed += 1
-        else:
+        self.is_told(number, CONFIRMED if error is None else REFUSED)
+        if error is not None:
             # It is to be tried until it succeeds: no error of a full or a broken disk is the last word.
-            self.told[number] = REFUSED
-            self.refused += 1
             self.tell(f"record {number} was given up: {error}")
 
     def _failed(self, error: confluent_kafka.KafkaError) -> None:

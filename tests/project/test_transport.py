@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from typing import Final
 
@@ -80,7 +81,7 @@ def test_a_quick_sender_is_read_from_once_a_round(new_loop: object) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:  # type: ignore[arg-type]
         reads = runner.run(_read(SENT_BYTES))
     assert sum(reads) == SENT_BYTES
-    for first, second in zip(reads, reads[1:], strict=False):
+    for first, second in itertools.pairwise(reads):
         assert not (first >= READ_BYTES_LARGE and second), "it was read from twice in a round"
 
 

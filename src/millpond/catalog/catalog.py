@@ -331,7 +331,11 @@ class Catalog:
         name = "in memory" if self._path is None else str(self._path)
         if _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             return CorruptData(f"the catalog {name} is damaged: {error}")
-        if self._path is not None and _code(error) in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL} and _is_full(self._path):
+        if (
+            self._path is not None
+            and _code(error) in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+            and _is_full(self._path)
+        ):
             # SQLite says the same of a broken disk, and what is to be done is not the same.
             return StorageFailed(f"the catalog {name} cannot be {action}: there is no room on the disk ({error})")
         return StorageFailed(f"the catalog {name} cannot be {action}: {error}")

@@ -403,8 +403,8 @@ class Connection(ClientConnection, TurnTask):
         return 4 + length
 
     def _is_held_back(self, is_complete: bool) -> bool:
-        """Whether an alarm forbids to produce, or to wait for the rest of what is to be produced; the connection is then
-        held until it is over."""
+        """Whether an alarm forbids to produce, or to wait for the rest of what is to be produced; the connection is
+        then held until it is over."""
         if not self._has_produced:
             self._has_produced = True
             self.broker.alarms.add(self)
