@@ -1,15 +1,15 @@
 """A real broker with real clients of AMQP and of Kafka's protocol, killed again and again.
 
 The broker is killed at random moments, also while it starts and recovers, paused, and stopped cleanly; connections are
-cut in the middle of frames and stand still; clients are killed, paused, replaced, slow, stuck, and vanish. In the end the
-recorded history is held against what is there: `amqp_check` and `kafka_check` say what is promised.
+cut in the middle of frames and stand still; clients are killed, paused, replaced, slow, stuck, and vanish. In the end
+the recorded history is held against what is there: `amqp_check` and `kafka_check` say what is promised.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from faults.kills.amqp_work import AmqpWork
@@ -30,16 +30,24 @@ LIFE_S_MIN: Final = 0.3
 START_S: Final = 1.0
 
 
+Work = AmqpWork | KafkaWork
+
+
 def run(assignment: Assignment) -> Report:
+    """Clients of both protocols at once."""
+    return campaign(assignment, (AmqpWork, KafkaWork))
+
+
+def campaign(assignment: Assignment, kinds: Sequence[type[Work]]) -> Report:
     """Kill for most of the time that there is, and then check."""
     report = Report()
     broker = KilledBroker(assignment.folder / "broker", assignment.choose("broker"), report.done)
-    works: list[AmqpWork | KafkaWork] = []
+    works: list[Work] = []
     try:
         for _ in range(KILLED_AT_FIRST):
             broker.kill_at_start()
         broker.start()
-        works += [AmqpWork(assignment, broker), KafkaWork(assignment, broker)]
+        works += [kind(assignment, broker) for kind in kinds]
         for work in works:
             work.start()
         _kill(assignment, broker)

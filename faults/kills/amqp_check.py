@@ -25,7 +25,7 @@ from faults.kills.amqp_queues import (
     NEWS_LOG,
     ORDERS_IN,
     ORDERS_OUT,
-    RANKED,
+    PRIORITISED,
     WORK,
     is_poison,
     number_of,
@@ -106,8 +106,6 @@ def check_queue(history: History, published: Published, left: Left, queue: str) 
     dead = {found.name for found in left[DEAD]} if queue == WORK else set()
     for name in published.confirmed[queue] - settling.acked - there - dead:
         yield Broken(f"{queue}: {name} was confirmed, and is lost", history.about(f'"{name}"', _number_of(name)))
-    for name in sorted((settling.rejected - settling.acked) - there - dead if queue == WORK else ()):
-        yield Broken(f"{queue}: {name} was rejected, and is lost", history.about(f'"{name}"'))
     for name in sorted(there & settling.surely_acked.keys()):
         yield Broken(f"{queue}: {name} was acknowledged for good, and is there", history.about(f'"{name}"'))
     for name in sorted(settling.surely_rejected.keys() - dead):
@@ -119,13 +117,15 @@ def check_queue(history: History, published: Published, left: Left, queue: str) 
 def _check_dead(history: History, left: Left, there: set[str], settling: Settling) -> Iterator[Broken]:
     yield from _check_once(history, DEAD, [found.name for found in left[DEAD]])
     for found in left[DEAD]:
-        lines = history.about(f'"{found.name}"')
+        wrong = ""
         if found.name not in settling.rejected or not is_poison(number_of(found.name)):
-            yield Broken(f"{DEAD}: {found.name} was rejected by nobody", lines)
-        if found.name in there:
-            yield Broken(f"{found.name} is in {WORK} and in {DEAD}", lines)
-        if found.death != (WORK, "rejected"):
-            yield Broken(f"{DEAD}: {found.name} says that it died by {found.death}", lines)
+            wrong = f"{DEAD}: {found.name} was rejected by nobody"
+        elif found.name in there:
+            wrong = f"{found.name} is in {WORK} and in {DEAD}"
+        elif found.death != (WORK, "rejected"):
+            wrong = f"{DEAD}: {found.name} says that it died by {found.death}"
+        if wrong:
+            yield Broken(wrong, history.about(f'"{found.name}"'))
 
 
 def _number_of(name: str) -> str:
@@ -148,7 +148,7 @@ def _check_sent(history: History, published: Published, queue: str, names: Itera
 
 def _lane_of(queue: str, name: str) -> tuple[str, int]:
     """What the order holds among: a publisher's messages of one priority."""
-    return publisher_of(name), priority_of(number_of(name)) if queue == RANKED else 0
+    return publisher_of(name), priority_of(number_of(name)) if queue in PRIORITISED else 0
 
 
 def _check_order(history: History, queue: str, names: Iterable[str]) -> Iterator[Broken]:
@@ -219,12 +219,13 @@ def _check_whole(history: History, transactions: Transactions, queue: str, left:
     for transaction, names in transactions.names.items():
         fate = transactions.fates[transaction]
         there = seen[transaction]
-        lines = history.about(f'"{transaction}"')
+        wrong = ""
         if there not in ([], names):
-            how = f"{len(there)} of its {len(names)}, or in another order"
-            yield Broken(f"{queue}: of transaction {transaction} there is a part: {how}", lines)
+            wrong = f"of transaction {transaction} there is a part, {len(there)} of {len(names)}, or another order"
         elif fate in SEEN_AFTER and SEEN_AFTER[fate] != bool(there):
-            yield Broken(f"{queue}: transaction {transaction} ended with {fate!r}; {len(there)} are there", lines)
+            wrong = f"transaction {transaction} ended with {fate!r}; {len(there)} are there"
+        if wrong:
+            yield Broken(f"{queue}: {wrong}", history.about(f'"{transaction}"'))
 
 
 def check_moves(history: History, published: Published, left: Left) -> Iterator[Broken]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 import pika
@@ -150,41 +150,42 @@ class Taken:
             self.new = []
 
 
-@contextmanager
-def connected(client: Client, connection: str) -> Iterator[BlockingChannel]:
-    """A channel of a connection of its own. That the broker goes away ends it and is no error."""
-    try:
-        began = time.monotonic()
-        link = BlockingConnection(pika.URLParameters(client.told["url"]))
-        client.notes.write("connected", connection=connection, began=began)
-        channel = link.channel()
-        yield channel
-        link.close()
-    except AWAY as failure:
-        client.notes.write("away", connection=connection, error=repr(failure))
-        client.over.wait(AGAIN_S)
+def again_and_again(client: Client, use: Callable[[str, BlockingChannel], None]) -> None:
+    """Have one connection after the other, each with a name, until it is over. That one breaks is no error."""
+    connections = 0
+    while not client.over.is_set():
+        connections += 1
+        name = f"{client.name}.{connections}"
+        try:
+            began = time.monotonic()
+            connection = BlockingConnection(pika.URLParameters(client.told["url"]))
+            client.notes.write("connected", connection=name, began=began)
+            use(name, connection.channel())
+            connection.close()
+        except AWAY as failure:
+            client.notes.write("away", connection=name, error=repr(failure))
+            client.over.wait(AGAIN_S)
 
 
 def work(client: Client) -> None:
     """A worker: takes, and acknowledges, gives back or rejects; sometimes it vanishes with what it has."""
     queue = client.told["queue"]
-    connections = 0
-    while not client.over.is_set():
-        connections += 1
-        connection = f"{client.name}.{connections}"
-        with connected(client, connection) as channel:
-            taken = Taken()
-            channel.confirm_delivery()
-            channel.basic_qos(prefetch_count=client.told["prefetch"])
-            channel.basic_consume(queue, taken.receive)
-            while not client.over.is_set():
-                channel.connection.process_data_events(POLL_S)
-                taken.note(client, connection, queue)
-                if taken.tags:
-                    # The stuck and the slow have what they take for some time.
-                    client.over.wait(client.choose.uniform(0, client.told["holds_s"]))
-                    _vanish_by_chance(client)
-                    _settle(client, channel, taken, queue)
+
+    def use(connection: str, channel: BlockingChannel) -> None:
+        taken = Taken()
+        channel.confirm_delivery()
+        channel.basic_qos(prefetch_count=client.told["prefetch"])
+        channel.basic_consume(queue, taken.receive)
+        while not client.over.is_set():
+            channel.connection.process_data_events(POLL_S)
+            taken.note(client, connection, queue)
+            if taken.tags:
+                # The stuck and the slow have what they take for some time.
+                client.over.wait(client.choose.uniform(0, client.told["holds_s"]))
+                _vanish_by_chance(client)
+                _settle(client, channel, taken, queue)
+
+    again_and_again(client, use)
 
 
 def _vanish_by_chance(client: Client) -> None:
@@ -219,54 +220,51 @@ def _settle(client: Client, channel: BlockingChannel, taken: Taken, queue: str) 
 
 def move(client: Client) -> None:
     """A mover: each turn one transaction, which publishes what it acknowledges. Some are rolled back."""
-    connections = transactions = 0
-    while not client.over.is_set():
-        connections += 1
-        connection = f"{client.name}.{connections}"
-        with connected(client, connection) as channel:
-            taken = Taken()
-            channel.tx_select()
-            channel.basic_qos(prefetch_count=BATCH_MESSAGES)
-            channel.basic_consume(ORDERS_IN, taken.receive)
-            while not client.over.is_set():
-                channel.connection.process_data_events(POLL_S)
-                taken.note(client, connection, ORDERS_IN)
-                if not taken.tags:
-                    continue
-                transactions += 1
+    numbers = itertools.count(1)
+
+    def use(connection: str, channel: BlockingChannel) -> None:
+        taken = Taken()
+        channel.tx_select()
+        channel.basic_qos(prefetch_count=BATCH_MESSAGES)
+        channel.basic_consume(ORDERS_IN, taken.receive)
+        committed = True
+        # What is acknowledged and rolled back is this channel's still, and goes back when it is closed.
+        while committed and not client.over.is_set():
+            channel.connection.process_data_events(POLL_S)
+            taken.note(client, connection, ORDERS_IN)
+            if taken.tags:
                 names = list(taken.tags)
-                transaction = f"{client.name}.t{transactions}"
+                transaction = f"{client.name}.t{next(numbers)}"
                 client.notes.write("begin", transaction=transaction, names=names)
                 for name in names:
                     _publish_in_transaction(client, channel, ORDERS_OUT, f"{name}|{transaction}")
                     channel.basic_ack(taken.tags[name])
                 taken.tags.clear()
-                if not _end_transaction(client, channel, transaction):
-                    # What was acknowledged is this channel's still, and goes back when it is closed.
-                    break
+                committed = _end_transaction(client, channel, transaction)
+
+    again_and_again(client, use)
 
 
 def book(client: Client) -> None:
     """A booker: each turn one transaction of messages that go to two queues."""
-    connections = transactions = 0
-    while not client.over.is_set():
-        connections += 1
-        connection = f"{client.name}.{connections}"
+    numbers = itertools.count(1)
+
+    def use(connection: str, channel: BlockingChannel) -> None:
         number = 0
-        with connected(client, connection) as channel:
-            channel.tx_select()
-            while not client.over.is_set():
-                transactions += 1
-                transaction = f"{client.name}.t{transactions}"
-                count = client.choose.randint(1, BATCH_MESSAGES // 3)
-                names = [f"{connection}:{each}" for each in range(number, number + count)]
-                number += count
-                client.notes.write("begin", transaction=transaction, names=names)
-                for name in names:
-                    for ledger in LEDGERS:
-                        _publish_in_transaction(client, channel, ledger, f"{name}|{transaction}")
-                _end_transaction(client, channel, transaction)
-                client.over.wait(POLL_S)
+        channel.tx_select()
+        while not client.over.is_set():
+            transaction = f"{client.name}.t{next(numbers)}"
+            count = client.choose.randint(1, BATCH_MESSAGES // 3)
+            names = [f"{connection}:{each}" for each in range(number, number + count)]
+            number += count
+            client.notes.write("begin", transaction=transaction, names=names)
+            for name in names:
+                for ledger in LEDGERS:
+                    _publish_in_transaction(client, channel, ledger, f"{name}|{transaction}")
+            _end_transaction(client, channel, transaction)
+            client.over.wait(POLL_S)
+
+    again_and_again(client, use)
 
 
 def _publish_in_transaction(client: Client, channel: BlockingChannel, queue: str, name: str) -> None:
@@ -290,28 +288,27 @@ def _end_transaction(client: Client, channel: BlockingChannel, transaction: str)
 
 def read(client: Client) -> None:
     """A reader of a stream, from its beginning or its end."""
-    connections = 0
-    read_messages: list[tuple[int, str]] = []
 
-    def receive(
-        channel: BlockingChannel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
-    ) -> None:
-        assert properties.headers is not None
-        read_messages.append((properties.headers["x-stream-offset"], name_of(body)))
-        channel.basic_ack(method.delivery_tag)
+    def use(connection: str, channel: BlockingChannel) -> None:
+        messages: list[tuple[int, str]] = []
 
-    while not client.over.is_set():
-        connections += 1
-        connection = f"{client.name}.{connections}"
-        with connected(client, connection) as channel:
-            channel.basic_qos(prefetch_count=BATCH_MESSAGES)
-            start = "first" if client.choose.random() < client.told["from_the_first"] else "next"
-            channel.basic_consume(client.told["queue"], receive, arguments={"x-stream-offset": start})
-            while not client.over.is_set():
-                channel.connection.process_data_events(POLL_S)
-                if read_messages:
-                    client.notes.write("read", connection=connection, messages=read_messages)
-                    read_messages.clear()
+        def receive(
+            channel: BlockingChannel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
+        ) -> None:
+            assert properties.headers is not None
+            messages.append((properties.headers["x-stream-offset"], name_of(body)))
+            channel.basic_ack(method.delivery_tag)
+
+        channel.basic_qos(prefetch_count=BATCH_MESSAGES)
+        start = "first" if client.choose.random() < client.told["from_the_first"] else "next"
+        channel.basic_consume(client.told["queue"], receive, arguments={"x-stream-offset": start})
+        while not client.over.is_set():
+            channel.connection.process_data_events(POLL_S)
+            if messages:
+                client.notes.write("read", connection=connection, messages=messages)
+                messages.clear()
+
+    again_and_again(client, use)
 
 
 ROLES: Final[dict[str, Callable[[Client], None]]] = {

@@ -7,7 +7,7 @@
 | orders.in | publishers, with confirms | movers: a transaction publishes to orders.out and acknowledges |
 | orders.out | movers | |
 | ranked, with priorities | publishers, with confirms | a slow worker |
-| news.a, news.b, news.log, a stream; a fanout exchange's | publishers, with confirms | nobody; a stuck worker; a reader |
+| news.a, news.b, news.log (a stream), by a fanout | publishers, with confirms | nobody; a stuck worker; a reader |
 | ledger.a, ledger.b | bookers: a transaction publishes to both | |
 """
 
@@ -27,12 +27,15 @@ NEWS_LOG: Final = "news.log"
 LEDGERS: Final = ("ledger.a", "ledger.b")
 RECEIPTS: Final = "receipts"
 PRIORITIES: Final = 4
+# Quorum queues have priorities without asking.
+PRIORITISED: Final = frozenset({RANKED, ORDERS_IN})
 
 QUEUES: Final[dict[str, dict[str, Any]]] = {
     WORK: {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD},
     DEAD: {},
-    ORDERS_IN: {},
-    ORDERS_OUT: {},
+    # However often a message comes back because of a kill, it is no poison.
+    ORDERS_IN: {"x-queue-type": "quorum", "x-delivery-limit": -1},
+    ORDERS_OUT: {"x-queue-type": "quorum"},
     RANKED: {"x-max-priority": PRIORITIES},
     NEWS_UNREAD: {},
     NEWS_STUCK: {},

@@ -204,9 +204,11 @@ def _read(channel: BlockingChannel) -> list[tuple[int, str]]:
     count = channel.queue_declare(NEWS_LOG, passive=True).method.message_count
     channel.basic_qos(prefetch_count=PREFETCH)
     log: list[tuple[int, str]] = []
+    if not count:
+        return log
     arguments = {"x-stream-offset": "first"}
     for method, properties, body in channel.consume(NEWS_LOG, inactivity_timeout=REST_S, arguments=arguments):
-        if method is None or len(log) == count:
+        if method is None:
             break
         log.append((properties.headers["x-stream-offset"], name_of(body)))
         channel.basic_ack(method.delivery_tag)

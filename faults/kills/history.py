@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,12 +23,13 @@ class Broken(NamedTuple):
 
 @dataclass(slots=True)
 class Event:
-    """One line of a client's file. `at` and `began` are of the machine's monotonic clock."""
+    """One line of a client's file. `at`, and `began` among the facts, are of the machine's monotonic clock."""
 
     client: str
     at: float
     what: str
     facts: dict[str, Any]
+    line: str = ""
 
     def __str__(self) -> str:
         return f"{self.at:.3f} {self.client} {self.what} {json.dumps(self.facts, separators=(',', ':'))[:400]}"
@@ -53,7 +54,7 @@ class History:
         """The lines that have one of the words, if any are given; the last ones where there are many."""
         found = [
             str(event) for event in self.events
-            if (client is None or event.client == client) and (not words or _mentions(event, words))
+            if (client is None or event.client == client) and (not words or any(word in event.line for word in words))
         ]  # fmt: skip
         return found[-LINES_MAX:]
 
@@ -61,12 +62,7 @@ class History:
         return [str(event) for event in self.events if abs(event.at - at) <= seconds][:LINES_MAX]
 
 
-def _mentions(event: Event, words: Sequence[str]) -> bool:
-    text = json.dumps(event.facts, separators=(",", ":"))
-    return any(word in text for word in words)
-
-
 def _events_of(path: Path) -> Iterator[Event]:
     for line in path.read_text().splitlines():
         facts = json.loads(line)
-        yield Event(path.stem, facts.pop("at"), facts.pop("what"), facts)
+        yield Event(path.stem, facts.pop("at"), facts.pop("what"), facts, line)

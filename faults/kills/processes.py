@@ -157,7 +157,7 @@ class Processes:
         """Clients that have ended because of what they did not expect."""
         for path in sorted(self.folder.glob("*.errors")):
             text = path.read_text(errors="replace")
-            if "Traceback" in text or "Fatal" in text:
+            if "Traceback" in text or "Fatal Python error" in text:
                 yield Broken(f"{path.stem} has failed", text.splitlines()[-LINES_MAX:])
 
 

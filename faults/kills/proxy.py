@@ -49,6 +49,7 @@ class Proxy:
         self._done = done
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="proxy")
         self._thread.start()
@@ -67,6 +68,7 @@ class Proxy:
                     self._tasks.discard(task)
 
             server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            self._servers.append(server)
             port: int = server.sockets[0].getsockname()[1]
             return port
 
@@ -88,13 +90,18 @@ class Proxy:
 
     def close(self) -> None:
         async def end() -> None:
+            for server in self._servers:
+                server.close()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            # What was aborted is closed a turn later.
+            await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     def _disturb(self) -> None:
         links = sorted(self._links, key=id)
@@ -111,7 +118,7 @@ class Proxy:
             ends = self._choose.random() < 0.5
             after_s = self._choose.uniform(*STALL_S)
             # One that stands still and is then gone has vanished without a word.
-            self._loop.call_later(after_s, link.cut if ends else link.flows.set, *([True] if ends else []))
+            self._loop.call_later(after_s, lambda: link.cut(with_reset=True) if ends else link.flows.set())
 
     async def _carry(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(self._choose)
