@@ -149,9 +149,9 @@ class Memory:
             self.samples.append((time.monotonic() - began, process.resident_bytes(self.pid)))
 
     def slope_bytes_per_s(self) -> float:
-        """How fast it has grown after the first minute, or after the first third of a shorter run."""
+        """How fast it has grown after the first minute, or in the second half of a shorter run."""
         last = self.samples[-1][0]
-        late = [sample for sample in self.samples if sample[0] >= min(WARM_UP_S, last / 3)]
+        late = [sample for sample in self.samples if sample[0] >= min(WARM_UP_S, last / 2)]
         return statistics.linear_regression([at for at, _ in late], [size for _, size in late]).slope
 
 
