@@ -81,7 +81,7 @@ test: lint
 interop: $(BUILT) $(VENV)/.tests
 	@start=$$(date +%s); MILLPOND_TEST_INTEROP=1 $(PYTEST) tests/interop $(ARGS); code=$$?; echo "interop took $$(($$(date +%s) - start)) s"; exit $$code
 
-# The tests that take long, then a campaign of faults; about 22 minutes. make faults SEED=7 MINUTES=60, or ARGS="kills"
+# The tests that take long, then a campaign of faults; about 25 minutes. make faults SEED=7 MINUTES=60, or ARGS="kills"
 # for a part of it.
 faults: $(BUILT) $(VENV)/.tests
 	@start=$$(date +%s); \

@@ -20,6 +20,7 @@ from faults.report import Assignment, Failure, Report
 # The parts, each a module with `run(assignment) -> Report`, and their shares of the time.
 PARTS: Final = {
     "kills": 10.0,
+    "power": 3.0,
     "fuzz": 2.0,
     "hostile": 2.0,
     "overload": 5.0,

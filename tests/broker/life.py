@@ -177,6 +177,8 @@ class Life:
         self.told = Told()
         self.commits.wait(self.told)
         self._batches: dict[Page, list[tuple[int, int, bool]]] = {}
+        # What reading a stream here has found, and reading it as consumers do would have logged.
+        self.damages: list[str] = []
         self._stream_batches: dict[tuple[int, int], tuple[int, list[tuple[int, int]]]] = {}
         self.checkpoint_wanted = recovery.checkpoint_wanted
 
@@ -267,6 +269,10 @@ class Life:
         self.pump_until(lambda: not self.checkpointer.running)
         self.checkpointer.begin(clean=True)
         self.pump_until(lambda: not self.checkpointer.running)
+        self.abandon()
+
+    def vanish(self) -> None:
+        """The process is gone, or the machine, at whatever its threads were."""
         self.abandon()
 
     def abandon(self) -> None:
@@ -414,6 +420,8 @@ class Life:
         batch = log.batch_at(offset)
         if batch is None:
             run = self.broker.streams.log(log).read_run(offset, 1)
+            if run.damage:
+                self.damages.append(str(run.damage))
             if not run.batches:
                 return max(int(log.written_end), offset + 1), []
             data, end = run.batches[0], run.next_offset

@@ -20,6 +20,29 @@ from millpond.embedded import Broker
 
 FILES = Path(__file__).parents[1] / "project" / "definitions"
 DOCUMENTS = [json.loads(file.read_text()) for file in sorted(FILES.glob("*.json"))]
+DOCUMENTS.append(
+    {
+        "users": [
+            {
+                "name": "kafka",
+                "scram_credentials": [
+                    {
+                        "mechanism": "SCRAM-SHA-256",
+                        "iterations": 4096,
+                        "salt": "aa" * 16,
+                        "stored_key": "bb" * 32,
+                        "server_key": "cc" * 32,
+                    }
+                ],
+            }
+        ],
+        "vhosts": [{"name": "/"}],
+        "acls": [
+            {"user": "kafka", "vhost": "/", "resource_type": "topic", "pattern": "a", "operation": "read", "host": "*"}
+        ],
+        "quotas": [{"entity": {"user": "kafka", "client-id": None}, "quotas": {"producer_byte_rate": 1024.0}}],
+    }
+)
 ROUNDS = 400
 LONG = "x" * 300
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from millpond.base.clock import ManualClock
 from millpond.base.faulty_filesystem import FaultyFilesystem
 from millpond.broker.broker import DEFAULT_VHOST
 from millpond.broker.groups.coordinator import GroupCoordinator
@@ -35,12 +36,18 @@ class Lives:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.disk = FaultyFilesystem(1)
+        self.disk = self.new_disk()
         self.number = 0
         self.catalog = folder / "catalog-0"
-        self.life = Life(self.disk, self.catalog)
+        self.life = self.begin(ManualClock())
         self.life.vhost.topics.create(TOPIC, 4, {})
         self.life.settle_down()
+
+    def new_disk(self) -> FaultyFilesystem:
+        return FaultyFilesystem(1)
+
+    def begin(self, clock: ManualClock) -> Life:
+        return Life(self.disk, self.catalog, clock=clock)
 
     @property
     def groups(self) -> GroupCoordinator:
@@ -73,15 +80,19 @@ class Lives:
             disk = self.disk.copy_for_crash()
         catalog = self._next_catalog()
         old.copy_durable_catalog(catalog)
-        old.abandon()
+        old.vanish()
         disk.crash(keeps_some)
         self.disk = disk
         return self._live_on()
 
+    def told_by_kill(self) -> int:
+        """Up to which commit all is there after a kill. Here the threads are let finish what they were given."""
+        return 1 << 60
+
     def kill(self) -> Life:
         """What has been handed to the operating system is there in the next life."""
         self.life.end_turn()
-        self.life.abandon()
+        self.life.vanish()
         copy_catalog(self.catalog_before(), self._next_catalog())
         return self._live_on()
 
@@ -99,7 +110,7 @@ class Lives:
         return self.catalog
 
     def _live_on(self) -> Life:
-        self.life = Life(self.disk, self.catalog, clock=self.life.clock)
+        self.life = self.begin(self.life.clock)
         return self.life
 
 

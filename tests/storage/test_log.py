@@ -365,6 +365,29 @@ def test_a_segment_that_could_not_be_begun_does_not_come_back(seed: int) -> None
     assert (offsets(again), report.lost) == (expected, [])
 
 
+def test_an_index_of_what_was_cut_hides_nothing(disk: FaultyFilesystem) -> None:
+    log = open_log(disk, None, 1000)
+    append(log, 3)
+    append(log, 3, b"x" * 150)
+    append(log, 3, b"x" * 150)
+    assert names(disk, ".index") == [f"{0:020d}.index"]
+    log.sync()
+    log.close()
+    # As after a power cut: the segment was complete, and most of it is gone.
+    log = open_log(disk, 3, 1000)
+    append(log, 3)
+    append(log, 1)
+    disk.fail("open", errno.ENOSPC, path=".index")
+    append(log, 3, b"x" * 300)
+    offset, found = 0, []
+    while offset < log.end_offset:
+        run = log.read_run(offset, 1)
+        found += [BatchHeader(batch).base_offset for batch in run.batches]
+        assert not run.damage
+        offset = run.next_offset
+    assert found == [0, 3, 6, 7]
+
+
 def test_many_logs_keep_few_files_open(disk: FaultyFilesystem) -> None:
     files = FilePool(disk, files_max=16)
     logs = [Log(disk, f"/data/{number}", 1000, files) for number in range(200)]

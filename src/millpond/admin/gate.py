@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ from millpond.base.errors import AccessRefused, NotFound
 from millpond.base.limits import (
     ADMIN_LARGE_REQUEST_BYTES_MAX,
     ADMIN_LARGE_REQUESTS_MAX,
+    ADMIN_LOGINS_HELD_MAX,
     ADMIN_REQUEST_BYTES_MAX,
     DEFINITIONS_BYTES_MAX,
 )
 from millpond.broker.access import ADMINISTRATOR
 
 if TYPE_CHECKING:
+    from millpond.base.clock import Clock
     from millpond.broker.access import Access
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,6 +55,8 @@ class Principal:
 
     name: str | None
     tags: frozenset[str]
+    # The address of the client, of which permissions may speak.
+    host: str = ""
 
     @property
     def is_administrator(self) -> bool:
@@ -71,12 +78,15 @@ ANYBODY: Final = Principal("", frozenset())
 class Gate:
     """Wraps an application. `trusted` is for the UNIX socket only: nobody is asked for a password there."""
 
-    def __init__(self, application: Application, access: Access, logins: Executor, trusted: bool) -> None:
+    def __init__(self, application: Application, access: Access, logins: Executor, trusted: bool, clock: Clock) -> None:
         self._application: Final = application
         self._access: Final = access
         self._logins: Final = logins
         self._trusted: Final = trusted
         self._large: Final = asyncio.Semaphore(ADMIN_LARGE_REQUESTS_MAX)
+        self._clock: Final = clock
+        # Requests that wait because of logins that have failed.
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -120,18 +130,45 @@ class Gate:
     async def _principal(self, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
         name, password = _credentials(headers.get(b"authorization", b""))
         access = self._access
-        access.check_address(name, scope["client"][0] if scope["client"] else None)
+        host = scope["client"][0] if scope["client"] else None
+        access.check_address(name, host)
         if not access.is_known_login(name, password):
-            loop = asyncio.get_running_loop()
-            if not await loop.run_in_executor(self._logins, access.verify_password, name, password):
-                raise AccessRefused("Login failed")
+            await self._log_in(name, password, host)
         try:
             tags = frozenset(access.user(name).tags)
         except NotFound:
             raise AccessRefused("Login failed") from None
         if not tags & SEEING_TAGS:
             raise AccessRefused("Not management user")
-        return Principal(name, tags)
+        return Principal(name, tags, host or "")
+
+    async def _log_in(self, name: str, password: bytes, host: str | None) -> None:
+        """AccessRefused where the password is wrong, the later the more often it was."""
+        failures = self._access.failed_logins
+        wait_ms = failures.wait_ms(host, name, self._clock.monotonic_ms())
+        if wait_ms is not None and await self._waited(wait_ms):
+            loop = asyncio.get_running_loop()
+            if await loop.run_in_executor(self._logins, self._access.verify_password, name, password):
+                return
+        logger.warning("%s: login refused for user %r", host, name)
+        await self._waited(failures.failed(host, name, self._clock.monotonic_ms()))
+        raise AccessRefused("Login failed")
+
+    async def _waited(self, duration_ms: int) -> bool:
+        """Whether there was room to wait for so long, which is over then."""
+        if duration_ms == 0:
+            return True
+        if self._held >= ADMIN_LOGINS_HELD_MAX:
+            return False
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(duration_ms, lambda: None if over.done() else over.set_result(None))
+        self._held += 1
+        try:
+            await over
+        finally:
+            self._held -= 1
+            timer.cancel()
+        return True
 
 
 def _bytes_max(scope: Scope) -> int:

@@ -118,7 +118,7 @@ def routes(broker: Broker, make_properties: MakeProperties) -> APIRouter:
         if vhost.find_queue(name) is None:
             raise NotFound("queue_not_found")
         if principal.name is not None:
-            check_name(broker.access, principal.name, vhost, Operation.READ, "queue", name)
+            check_name(broker.access, principal.name, principal.host, vhost, Operation.READ, "queue", name)
         return Json(_get_messages(broker, vhost, name, body))
 
     @made.post("/queues/{vhost}/{name}/redrive", dependencies=[Depends(administrators_only)])
@@ -164,7 +164,7 @@ async def _publish_message(
     exchange = vhost.exchange(address.exchange)
     copies = further_routing_keys(properties.headers())
     if principal.name is not None:
-        _check_publish(broker, vhost, principal.name, address, properties, copies)
+        _check_publish(broker, vhost, principal.name, principal.host, address, properties, copies)
     if exchange.internal:
         raise AccessRefused(f"cannot publish to internal {vhost.exchange_resource(exchange.name)}")
     alarms = [reason for reason in broker.alarms.reasons if reason != FLOW]
@@ -188,10 +188,16 @@ async def _publish_message(
 
 
 def _check_publish(
-    broker: Broker, vhost: VirtualHost, user: str, address: Address, properties: Properties, copies: list[str] | None
+    broker: Broker,
+    vhost: VirtualHost,
+    user: str,
+    host: str,
+    address: Address,
+    properties: Properties,
+    copies: list[str] | None,
 ) -> None:
     access = broker.access
-    check_name(access, user, vhost, Operation.WRITE, "exchange", address.exchange)
+    check_name(access, user, host, vhost, Operation.WRITE, "exchange", address.exchange)
     for key in (address.routing_key, *(copies or ())):
         check_topic(access, user, vhost, Operation.WRITE, address.exchange, key)
     named = properties.described().get("user_id")

@@ -111,7 +111,7 @@ class AdminServer:
         serving = []
         for sock, trusted in self._sockets:
             config = uvicorn.Config(
-                Gate(routes, self._broker.access, self._logins, trusted),
+                Gate(routes, self._broker.access, self._logins, trusted, self._broker.clock),
                 loop="none",
                 http="h11",
                 ws="none",

@@ -75,7 +75,7 @@ def _shown(made: APIRouter, broker: Broker) -> None:
 def _changed(made: APIRouter, broker: Broker) -> None:
     def check(principal: Principal, vhost: VirtualHost, name: str) -> None:
         if principal.name is not None:
-            broker.access.check(principal.name, vhost.name, Operation.CONFIGURE, "topic", name)
+            broker.access.check(principal.name, vhost.name, Operation.CONFIGURE, "topic", name, principal.host)
 
     def existing(principal: Principal, vhost: VirtualHost, name: str) -> Topic:
         # Who may not change it is not told whether it is there.

@@ -65,7 +65,7 @@ def _queues(made: APIRouter, broker: Broker, node: Node) -> None:
         if vhost.find_queue(name) is None:
             raise NotFound(f"no {vhost.queue_resource(name)}")
         if principal.name is not None:
-            access.check(principal.name, vhost.name, operation, "queue", name)
+            access.check(principal.name, vhost.name, operation, "queue", name, principal.host)
 
     @made.get("/queues/{vhost}/{name}")
     async def _queue(found: InVhost, name: Name) -> Response:
@@ -81,7 +81,7 @@ def _queues(made: APIRouter, broker: Broker, node: Node) -> None:
         vhost: UsableVhost, principal: Asking, name: Name, body: Annotated[QueueBody, body_as(QueueBody)]
     ) -> Response:
         if principal.name is not None:
-            check_queue_declaration(access, principal.name, vhost, name, body.arguments)
+            check_queue_declaration(access, principal.name, principal.host, vhost, name, body.arguments)
         exists = vhost.find_queue(name) is not None
         await changes.declare_queue(broker, vhost, name, body.durable, body.auto_delete, body.arguments)
         return Response(status_code=204 if exists else 201)
@@ -112,7 +112,7 @@ def _exchanges(made: APIRouter, broker: Broker) -> None:
         vhost: UsableVhost, principal: Asking, name: Name, body: Annotated[ExchangeBody, body_as(ExchangeBody)]
     ) -> Response:
         if principal.name is not None:
-            check_exchange_declaration(access, principal.name, vhost, name, body.arguments)
+            check_exchange_declaration(access, principal.name, principal.host, vhost, name, body.arguments)
         exists = name in vhost.router.exchanges
         await changes.declare_exchange(
             broker, vhost, name, body.type, body.durable, body.auto_delete, body.internal, body.arguments
@@ -124,7 +124,7 @@ def _exchanges(made: APIRouter, broker: Broker) -> None:
         name = _exchange_name(name)
         vhost.exchange(name)
         if principal.name is not None:
-            access.check(principal.name, vhost.name, Operation.CONFIGURE, "exchange", name)
+            access.check(principal.name, vhost.name, Operation.CONFIGURE, "exchange", name, principal.host)
         await changes.delete_exchange(broker, vhost, name, if_unused)
 
 
@@ -140,7 +140,7 @@ def _bindings(made: APIRouter, broker: Broker) -> None:
 
     def check(principal: Principal, vhost: VirtualHost, found: Destination, source: Exchange, key: str) -> None:
         if principal.name is not None:
-            check_binding(access, principal.name, vhost, found.kind, found.name, source.name, key)
+            check_binding(access, principal.name, principal.host, vhost, found.kind, found.name, source.name, key)
 
     @made.get("/queues/{vhost}/{name}/bindings")
     async def _of_queue(found: InVhost, name: Name) -> Response:

@@ -19,7 +19,7 @@ import posixpath
 import random
 import threading
 from collections import Counter
-from typing import Final
+from typing import Final, Self
 
 from millpond.base.errors import DataDirectoryInUse
 from millpond.base.filesystem import File, Filesystem, Lock
@@ -203,7 +203,7 @@ class FaultyFilesystem(Filesystem):
                     self._apply_names(self._durable_names, change)
                 changes.clear()
             self._names = dict(self._durable_names)
-            for inode in set(self._names.values()):
+            for inode in dict.fromkeys(self._names.values()):
                 content = bytearray(inode.durable)
                 if keeps_some and inode not in self._lost:
                     self._keep_some(inode, content)
@@ -222,18 +222,18 @@ class FaultyFilesystem(Filesystem):
         inode.content[bit // 8] ^= 1 << (bit % 8)
         inode.durable = bytes(inode.content)
 
-    def copy(self) -> FaultyFilesystem:
+    def copy(self) -> Self:
         """A disk with the same files, all of them durable."""
-        other = FaultyFilesystem(self.random.randrange(1 << 30))
+        other = type(self)(self.random.randrange(1 << 30))
         for path, inode in self._names.items():
             other.put(path, bytes(inode.content))
         other._folders = set(self._folders)
         return other
 
-    def copy_for_crash(self) -> FaultyFilesystem:
+    def copy_for_crash(self) -> Self:
         """A disk in the same state, with all that is on its way; whoever uses this one goes on with this one."""
         with self.guard:
-            other = FaultyFilesystem(self.random.randrange(1 << 30))
+            other = type(self)(self.random.randrange(1 << 30))
             twins: dict[_Inode, _Inode] = {}
             for names, other_names in ((self._names, other._names), (self._durable_names, other._durable_names)):
                 for path, inode in names.items():

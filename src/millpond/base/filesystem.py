@@ -28,6 +28,7 @@ from mypy_extensions import mypyc_attr
 
 from millpond.base.errors import DataDirectoryInUse
 from millpond.base.gradual_removal import GradualRemoval
+from millpond.base.threads import MACHINE_THREADS, Threads
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -77,6 +78,11 @@ class Lock(ABC):
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Filesystem(ABC):
     """Folders and files by path."""
+
+    @property
+    def threads(self) -> Threads:
+        """Where those who use the file system get their threads from."""
+        return MACHINE_THREADS
 
     @abstractmethod
     def open(self, path: str, create: bool) -> File:

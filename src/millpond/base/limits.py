@@ -354,6 +354,17 @@ TAGS_PER_USER_MAX: Final = 32
 PASSWORD_BYTES_MAX: Final = 4096
 # Logins that are hashed at the same time: each takes 19 MiB and a core, so a flood of wrong passwords must queue.
 PASSWORD_HASHES_AT_ONCE_MAX: Final = 4
+# Who fails to log in more often than this is delayed. Many clients may share an address; and people mistype passwords.
+LOGIN_FAILURES_FREE_PER_USER: Final = 5
+LOGIN_FAILURES_FREE_PER_ADDRESS: Final = 25
+# The first delay, which doubles with each further failure, and the longest: a login waits for so long at most before it
+# is looked at, and once more before it is refused, which together is less than a client has for its handshake.
+LOGIN_DELAY_MS: Final = 100
+LOGIN_DELAY_MS_MAX: Final = 4_000
+# After so long without a failure those before are forgotten.
+LOGIN_FAILURES_FORGOTTEN_MS: Final = 60_000
+# Addresses, users, and pairs of both whose failures are remembered. About 200 bytes each.
+LOGIN_FAILURES_REMEMBERED_MAX: Final = 10_000
 # Successful logins remembered, so that a storm of reconnects is not a storm of hashes. About 150 bytes each.
 LOGINS_CACHED_MAX: Final = 4096
 # Kafka's ACLs of all virtual hosts. Each is looked at when a decision is made that is not remembered.
@@ -402,6 +413,8 @@ ADMIN_GET_BYTES_MAX: Final = 16 * MIB
 ADMIN_CONFIRM_TIMEOUT_MS: Final = 5_000
 # Requests under way; above it the answer is 503. Operators and monitoring are few.
 ADMIN_REQUESTS_MAX: Final = 64
+# Of which so many may wait because of logins that have failed. Others are refused at once then, unseen.
+ADMIN_LOGINS_HELD_MAX: Final = 16
 # Logins that wait for a password hash share this many threads, so that a flood of them leaves the broker its cores.
 ADMIN_LOGIN_THREADS: Final = 2
 # RabbitMQ's limit for a page of a list.

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Final
 from millpond.base import limits
 from millpond.base.errors import AccessRefused, LimitExceeded, NotAllowed, NotFound, PreconditionFailed, StorageFailed
 from millpond.broker import password_hashes, scram_credentials
+from millpond.broker.failed_logins import FailedLogins
 from millpond.broker.patterns import NOTHING, Pattern, compile_pattern
 from millpond.broker.scram_credentials import ScramCredential
 from millpond.catalog.catalog import Catalog
@@ -113,6 +114,13 @@ _KINDS: Final = {"queue": TOPIC}
 
 LITERAL: Final = "literal"
 PREFIX: Final = "prefix"
+# What rows may speak of, and which operations: some are Kafka's, and kept without effect here.
+RULE_RESOURCES: Final = (TOPIC, GROUP, CLUSTER, TRANSACTIONAL_ID, "delegation_token", "user")
+RULE_OPERATIONS: Final = (
+    *(one.value for one in Operation if one is not Operation.CONFIGURE),
+    "create_tokens",
+    "describe_tokens",
+)
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 # Any user, any host, any name.
@@ -204,6 +212,7 @@ class Access:
         self._decisions: Final[dict[tuple[str, str, str, Operation, str, str], bool]] = {}
         # With the routing key behind the exchange.
         self._topic_decisions: Final[dict[tuple[str, str, Operation, str, str], bool]] = {}
+        self.failed_logins: Final = FailedLogins()
         self._logins: Final = _Logins()
         # Of users whose password was seen in clear: the hash they have, and one that is harder to crack.
         self._better_hashes: Final[dict[str, tuple[str, str]]] = {}
@@ -342,15 +351,15 @@ class Access:
             rule.effect == ALLOW for rule in self._rules.get((user, vhost), ())
         )
 
-    def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str) -> None:
-        """Raises AccessRefused where the user may not do `operation` to the `kind` `name`: a queue, an exchange or a
-        topic.
+    def check(self, user: str, vhost: str, operation: Operation, kind: str, name: str, host: str = "") -> None:
+        """Raises AccessRefused where the user, who is at the address `host` ("" where that is not told), may not do
+        `operation` to the `kind` `name`: a queue, an exchange or a topic.
 
         The empty name of an exchange is the default exchange.
         """
         if not name and kind == "exchange":
             name = "amq.default"
-        allowed = self.allows(user, vhost, "", operation, _KINDS.get(kind, kind), name)
+        allowed = self.allows(user, vhost, host, operation, _KINDS.get(kind, kind), name)
         if not allowed:
             raise AccessRefused(
                 f"{operation.value} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'"
@@ -425,15 +434,15 @@ class Access:
         """What Kafka's rows alone say: None where none of them speaks of this."""
         return self._rules_allow(user, vhost, host, operation, resource, name)
 
-    def check_any(self, user: str, vhost: str, kind: str, name: str) -> None:
+    def check_any(self, user: str, vhost: str, kind: str, name: str, host: str = "") -> None:
         """Raises AccessRefused where the user may do nothing at all to it; in the words of a refused `configure`."""
         for operation in (Operation.READ, Operation.WRITE):
             try:
-                self.check(user, vhost, operation, kind, name)
+                self.check(user, vhost, operation, kind, name, host)
             except AccessRefused:
                 continue
             return
-        self.check(user, vhost, Operation.CONFIGURE, kind, name)
+        self.check(user, vhost, Operation.CONFIGURE, kind, name, host)
 
     def check_topic(self, user: str, vhost: str, operation: Operation, exchange: str, routing_key: str) -> None:
         """Raises AccessRefused where the user may not write or read by the routing key at a topic exchange.

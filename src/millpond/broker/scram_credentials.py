@@ -15,6 +15,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
+from millpond.base.errors import PreconditionFailed
+
 SHA256: Final = "SCRAM-SHA-256"
 SHA512: Final = "SCRAM-SHA-512"
 # Mechanism -> the name of its hash.
@@ -53,6 +55,34 @@ def of_salted_password(mechanism: str, iterations: int, salt: bytes, salted_pass
     client_key = hmac.digest(salted_password, b"Client Key", digest)
     stored_key = hashlib.new(digest, client_key).digest()
     return ScramCredential(mechanism, iterations, salt, stored_key, hmac.digest(salted_password, b"Server Key", digest))
+
+
+def to_definitions(credential: ScramCredential) -> dict[str, object]:
+    """What definitions have of it: as good, and as secret, as the hash of a password."""
+    return {
+        "mechanism": credential.mechanism,
+        "iterations": credential.iterations,
+        "salt": credential.salt.hex(),
+        "stored_key": credential.stored_key.hex(),
+        "server_key": credential.server_key.hex(),
+    }
+
+
+def from_definitions(fields: object) -> ScramCredential:
+    """The credential of such fields. Raises PreconditionFailed, which quotes none of them."""
+    if not isinstance(fields, dict) or fields.get("mechanism") not in list(MECHANISMS):
+        raise PreconditionFailed(f"a SCRAM credential is of one of {', '.join(MECHANISMS)}")
+    mechanism, iterations = fields["mechanism"], fields.get("iterations")
+    if not isinstance(iterations, int) or not ITERATIONS_MIN <= iterations <= ITERATIONS_MAX:
+        raise PreconditionFailed(f"a SCRAM credential has {ITERATIONS_MIN} to {ITERATIONS_MAX} iterations")
+    try:
+        salt, stored_key, server_key = (bytes.fromhex(fields[name]) for name in ("salt", "stored_key", "server_key"))
+    except (KeyError, TypeError, ValueError):
+        raise PreconditionFailed("a SCRAM credential has salt, stored_key and server_key, in hex") from None
+    size = hashlib.new(MECHANISMS[mechanism]).digest_size
+    if not salt or len(salt) > size or (len(stored_key), len(server_key)) != (size, size):
+        raise PreconditionFailed(f"the salt or a key of a credential for {mechanism} has a wrong length")
+    return ScramCredential(mechanism, iterations, salt, stored_key, server_key)
 
 
 def pretended(mechanism: str, name: str, secret: bytes) -> ScramCredential:

@@ -10,7 +10,6 @@ Any thread may read, write and sync. What one file holds where two threads write
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from typing import Final, final
 
@@ -23,14 +22,14 @@ from millpond.base.filesystem import File, Filesystem
 
 @final
 class _Entry:
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, syncing: contextlib.AbstractContextManager[object]) -> None:
         self.file: Final = file
         self.users = 0
         # No longer in the pool: whoever uses it last closes it.
         self.is_forgotten = False
         self.is_dirty = False
         # Held for as long as a sync takes, so that a second one waits for the first instead of finding nothing to do.
-        self.syncing: Final = threading.Lock()
+        self.syncing: Final = syncing
 
 
 @final
@@ -41,7 +40,7 @@ class FilePool:
     def __init__(self, filesystem: Filesystem, files_max: int = limits.FILES_OPEN_MAX) -> None:
         self.filesystem: Final = filesystem
         self._files_max: Final = files_max
-        self._guard: Final = threading.Lock()
+        self._guard: Final = filesystem.threads.guard()
         # The most recently used last.
         self._entries: Final[dict[str, _Entry]] = {}
         self._failed: Final[set[str]] = set()
@@ -135,7 +134,7 @@ class FilePool:
         with self._guard:
             entry = self._entries.pop(path, None)
             if entry is None:
-                entry = _Entry(self.filesystem.open(path, create))
+                entry = _Entry(self.filesystem.open(path, create), self.filesystem.threads.guard())
             self._entries[path] = entry
             entry.users += 1
             if len(self._entries) > self._files_max:

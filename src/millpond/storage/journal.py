@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, final
@@ -301,9 +300,9 @@ class _CommitThread:
         self._file_bytes: Final[i64] = file_bytes
         self._before_sync: Final = before_sync
         self._retry_s: Final = retry_ms / 1000
-        self._commands: Final[SimpleQueue[_Command]] = SimpleQueue()
-        self._closing: Final = threading.Event()
-        self._worker: Final = threading.Thread(target=self._run, name="millpond-commit", daemon=True)
+        self._commands: Final[SimpleQueue[_Command]] = filesystem.threads.queue()
+        self._closing: Final = filesystem.threads.event()
+        self._wait_for_end: Callable[[], None] | None = None
         # File number and position in it; one object, so that the other thread sees both of the same moment.
         self._durable_at: tuple[int, int] = (-1, 0)
         self._file: File | None = None
@@ -316,7 +315,7 @@ class _CommitThread:
         self._salt = b""
 
     def start(self) -> None:
-        self._worker.start()
+        self._wait_for_end = self._filesystem.threads.start("millpond-commit", self._run)
 
     def put(self, command: _Command) -> None:
         self._commands.put(command)
@@ -325,7 +324,8 @@ class _CommitThread:
         self._commands.put(_Close(sequence))
         # Not before the command is queued: a full disk is waited for until then, and tried once more after.
         self._closing.set()
-        self._worker.join()
+        assert self._wait_for_end is not None
+        self._wait_for_end()
 
     def durable_position_in(self, file_number: i64) -> i64:
         """Up to where that file is durable. 0 for one that is yet to be made."""

@@ -26,7 +26,6 @@ import bisect
 import contextlib
 import errno
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
@@ -114,7 +113,7 @@ class Log:
         # Segments that compaction has made and that are still called .swap, each with the files that it replaces.
         self._unfinished: list[tuple[Segment, list[str]]] = []
         # What `sync` has to do.
-        self._guard: Final = threading.Lock()
+        self._guard: Final = filesystem.threads.guard()
         self._dirty: set[str] = set()
         self._is_folder_dirty = False
         self._failure: StorageFailed | None = None
@@ -416,7 +415,7 @@ class Log:
             dirty, self._dirty = self._dirty, set()
             is_folder_dirty, self._is_folder_dirty = self._is_folder_dirty, False
         try:
-            for path in dirty:
+            for path in sorted(dirty):
                 self._files.sync(path)
             if is_folder_dirty:
                 self._filesystem.sync_folder(self.folder)
@@ -619,6 +618,11 @@ class Log:
         walk = segment.walk(end_offset, next_base)
         if walk.reason:
             self._cut(segment, walk, end_offset, next_base, report)
+        if self._filesystem.exists(segment.index_path):
+            # It may tell of batches that were here before a power cut. It goes for good before others take their place.
+            self._files.forget(segment.index_path)
+            self._filesystem.remove(segment.index_path)
+            self._is_folder_dirty = True
         if walk.size == 0:
             segment.remove()
             self._is_folder_dirty = True

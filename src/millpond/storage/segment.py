@@ -253,7 +253,8 @@ class Segment:
         self._has_leftover = False
 
     def complete(self) -> None:
-        """Write the index: nothing more is appended."""
+        """Write the index: nothing more is appended. There is none yet: one of what was here before would outlive an
+        attempt that fails."""
         index = self._index
         assert index is not None
         self._write_index(index)
@@ -416,6 +417,8 @@ class Segment:
                 best, low = entry, middle + 1
             else:
                 high = middle
+        if best.position > self.size:
+            raise CorruptData("the index is of other batches")
         return best
 
     def _open_index(self) -> SegmentIndex:

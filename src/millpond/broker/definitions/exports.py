@@ -5,10 +5,12 @@ be compared line by line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from millpond import __version__
-from millpond.broker import password_hashes
+from millpond.broker import password_hashes, scram_credentials
+from millpond.broker.arguments import queue_type
 from millpond.broker.exchanges.exchange import Binding, Exchange, canonical
 from millpond.broker.policies import POLICY
 from millpond.broker.streams.stream_arguments import configs_of
@@ -30,18 +32,21 @@ Object = dict[str, Any]
 
 def exported(broker: Broker) -> Object:
     """The whole broker."""
+    scram = broker.access.list_scram_credentials()
     users = []
     for row in broker.access.exported_users():
         password_hash, algorithm = password_hashes.to_definitions(row.password_hash)
-        users.append(
-            {
-                "name": row.name,
-                "password_hash": password_hash,
-                "hashing_algorithm": algorithm,
-                "tags": list(row.tags),
-                "limits": broker.parameters.limits_of_user(row.name),
-            }
-        )
+        user: Object = {
+            "name": row.name,
+            "password_hash": password_hash,
+            "hashing_algorithm": algorithm,
+            "tags": list(row.tags),
+            "limits": broker.parameters.limits_of_user(row.name),
+        }
+        if row.name in scram:
+            # RabbitMQ passes over it.
+            user["scram_credentials"] = [scram_credentials.to_definitions(one) for one in scram[row.name]]
+        users.append(user)
     vhosts = [vhost for _, vhost in sorted(broker.vhosts.items())]
     return {
         **_header(),
@@ -57,6 +62,8 @@ def exported(broker: Broker) -> Object:
             {"user": row.user, "vhost": row.vhost, "exchange": row.exchange, "write": row.write, "read": row.read}
             for row in broker.access.list_topic_permissions()
         ],
+        "acls": [asdict(rule) for vhost in vhosts for rule in broker.access.list_rules(vhost.name)],
+        "quotas": [{"entity": entity, "quotas": quotas} for entity, quotas in broker.quotas.items()],
         "parameters": _parameters(broker, None),
         "global_parameters": [
             {"name": row.name, "value": row.value}
@@ -163,6 +170,7 @@ def _queue(queue: MessageQueue, vhost: VirtualHost) -> Object:
     return {
         "name": queue.name,
         "vhost": vhost.name,
+        "type": queue_type(queue.arguments),
         "durable": queue.durable,
         "auto_delete": queue.auto_delete,
         "arguments": queue.arguments,

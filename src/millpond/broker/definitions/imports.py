@@ -15,9 +15,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from millpond.base.errors import PeerError, PreconditionFailed
-from millpond.base.limits import NAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX
+from millpond.base.errors import LimitExceeded, PeerError, PreconditionFailed
+from millpond.base.limits import ACCESS_RULES_MAX, NAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX, QUOTA_ENTITIES_MAX
 from millpond.broker import password_hashes, scram_credentials
+from millpond.broker.access import ALLOW, ANY, DENY, LITERAL, PREFIX, RULE_OPERATIONS, RULE_RESOURCES
 from millpond.broker.arguments import check_queue_arguments, checked_default_queue_type, queue_type
 from millpond.broker.definitions.document import DefinedObject, listed
 from millpond.broker.exchanges.exchange import Exchange
@@ -33,7 +34,7 @@ from millpond.broker.streams.subscription import starting_place
 from millpond.broker.streams.topic_settings import checked_config
 from millpond.broker.streams.topics import check_topic_name
 from millpond.broker.vhost import RESERVED_PREFIX
-from millpond.catalog.rows import DESTINATION_EXCHANGE, DESTINATION_QUEUE
+from millpond.catalog.rows import DESTINATION_EXCHANGE, DESTINATION_QUEUE, RuleRow
 
 if TYPE_CHECKING:
     from millpond.broker.broker import Broker
@@ -95,12 +96,18 @@ class Import:
         # What is set anew or for the first time: policies by virtual host and kind, parameters by their keys.
         self._policies: Final[dict[tuple[str, str], set[str]]] = {}
         self._parameters: Final[set[Key]] = set()
+        self._rules: Final = {rule for name in broker.vhosts for rule in broker.access.list_rules(name)}
+        self._quota_entities: Final[set[tuple[tuple[str, str | None], ...]]] = {
+            tuple(sorted(entity.items(), key=str)) for entity, _ in broker.quotas.items()
+        }
         self._queues_max: Final = {name: int(where.queues_max) for name, where in broker.vhosts.items()}
         if vhost is None:
             self._plan("users", self._user)
             self._plan("vhosts", self._vhost)
             self._plan("permissions", self._permission)
             self._plan("topic_permissions", self._topic_permission)
+            self._plan("acls", self._acl)
+            self._plan("quotas", self._quota)
             self._plan("global_parameters", self._global_parameter)
         self._plan("parameters", self._parameter)
         self._plan("policies", self._policy)
@@ -155,6 +162,10 @@ class Import:
             stored = password_hashes.from_definitions(
                 one.text("password_hash", ""), one.text("hashing_algorithm", "") or None
             )
+            given = one.fields.get("scram_credentials") or []
+            if not isinstance(given, list):
+                raise PreconditionFailed("scram_credentials is a list")
+            scram = tuple(scram_credentials.from_definitions(fields) for fields in given)
         access.check_user(name, stored, names)
         limits = one.fields.get("limits") or {}
         parameters.check_user_limits(limits)
@@ -204,6 +215,52 @@ class Import:
         access.check_patterns(write, read)
         # The exchange need not be there: left out, they would not hold its users when it is declared later.
         self._then(lambda: access.set_topic_permission(user, vhost, exchange, write, read))
+
+    def _acl(self, one: DefinedObject) -> None:
+        """One of Kafka's, whose user need not exist."""
+        vhost, access = self._vhost_of(one), self._broker.access
+        rule = RuleRow(
+            one.text("user"),
+            vhost,
+            one.text("resource_type"),
+            one.text("pattern_type", LITERAL),
+            one.text("pattern"),
+            one.text("operation"),
+            one.text("effect", ALLOW),
+            one.text("host", ANY),
+        )
+        for value, known in (
+            (rule.resource_type, RULE_RESOURCES),
+            (rule.pattern_type, (LITERAL, PREFIX)),
+            (rule.operation, RULE_OPERATIONS),
+            (rule.effect, (ALLOW, DENY)),
+        ):
+            if value not in known:
+                raise PreconditionFailed(f"'{value[:80]}' is none of {', '.join(known)}")
+        access.check_rule(rule)
+        self._rules.add(rule)
+        if len(self._rules) > ACCESS_RULES_MAX:
+            raise LimitExceeded(f"there are at most {ACCESS_RULES_MAX} permissions")
+        self._then(lambda: access.add_rule(rule))
+
+    def _quota(self, one: DefinedObject) -> None:
+        quotas = self._broker.quotas
+        entity, values = one.table("entity"), one.table("quotas")
+        if not all(name is None or isinstance(name, str) for name in entity.values()):
+            raise PreconditionFailed("an entity has names, or null")
+        if not values or not all(isinstance(value, (int, float)) for value in values.values()):
+            raise PreconditionFailed("quotas are numbers")
+        names: dict[str, str | None] = {
+            kind: name for kind, name in entity.items() if name is None or isinstance(name, str)
+        }
+        numbers: dict[str, float | None] = {
+            key: float(value) for key, value in values.items() if isinstance(value, (int, float))
+        }
+        quotas.check(names, numbers)
+        self._quota_entities.add(tuple(sorted(names.items(), key=str)))
+        if len(self._quota_entities) > QUOTA_ENTITIES_MAX:
+            raise LimitExceeded(f"there are quotas of at most {QUOTA_ENTITIES_MAX} entities")
+        self._then(lambda: quotas.alter(names, numbers))
 
     # --- Parameters and policies ----------------------------------------------------------------------------------
 

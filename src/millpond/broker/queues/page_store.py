@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from millpond.base.errors import CorruptData, StorageError, StorageFailed
 from millpond.base.filesystem import Filesystem
 from millpond.base.limits import LOG_UNSYNCED_BYTES_MAX, PAGES_WRITING_MAX, SEGMENT_BYTES
+from millpond.base.threads import MACHINE_THREADS
 from millpond.broker.queues.backlog import queue_id
 from millpond.broker.queues.entry import message_size
 from millpond.broker.queues.page import Page
@@ -62,7 +62,7 @@ class LazyLog:
         self._recoverable = recoverable
         self._folder = folder
         self.name = name
-        self._guard = threading.Lock()
+        self._guard = filesystem.threads.guard()
         self._log: Log | None = None
         self._unsynced_bytes = 0
         # One past the last offset that is in the log, or was passed over because a later page is.
@@ -142,13 +142,14 @@ class PageStore:
         self._deletable: list[LazyLog] = []
         self._deleted_lately: list[LazyLog] = []
         self._trimmable: dict[int, Backlog] = {}
-        self._writer = ThreadPoolExecutor(1, "millpond-page-writer")
-        self._reader = ThreadPoolExecutor(1, "millpond-page-reader")
+        threads = MACHINE_THREADS if filesystem is None else filesystem.threads
+        self._writer = threads.executor("millpond-page-writer")
+        self._reader = threads.executor("millpond-page-reader")
         # Compaction. It has the lowest priority by pausing often: a thread of low priority in the eyes of the system
         # would be put aside while it holds the interpreter, and the event loop with it.
-        self._cleaner = ThreadPoolExecutor(1, "millpond-log-cleaner")
+        self._cleaner = threads.executor("millpond-log-cleaner")
         # Set when the threads are to end.
-        self.stopping = threading.Event()
+        self.stopping = threads.event()
         self._unread: dict[Page, Backlog] = {}
         self.writes_under_way = 0
         # What pages that are being written will give back when they are.

@@ -10,7 +10,6 @@ one thread, in the order in which that was asked for. The tables here belong to 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -61,7 +60,7 @@ class StreamLog(LazyLog):
         self, filesystem: Filesystem, folder: str, end_offset: int, name: str, recoverable: bool, segment_bytes: int
     ) -> None:
         super().__init__(filesystem, folder, end_offset, name, recoverable, segment_bytes)
-        self._using = threading.Lock()
+        self._using = filesystem.threads.guard()
         # Read by the loop's thread.
         self.start_offset = 0
         self.segment_count = 0

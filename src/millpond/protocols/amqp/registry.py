@@ -123,16 +123,21 @@ class MethodTable:
         return "impersonator" in connection.access.user(connection.user).tags
 
 
+def host_of(connection: Connection) -> str:
+    """The address of the connection's client, of which permissions may speak."""
+    return connection.transport.peer_host() or ""
+
+
 def check(connection: Connection, operation: Operation, kind: str, name: str) -> None:
     """AccessRefused where the connection's user may not do `operation`."""
     if connection.vhost is not None:
-        check_name(connection.access, connection.user, connection.vhost, operation, kind, name)
+        check_name(connection.access, connection.user, host_of(connection), connection.vhost, operation, kind, name)
 
 
 def check_any(connection: Connection, kind: str, name: str) -> None:
     """AccessRefused where the connection's user may do nothing at all to it: what a passive declaration asks."""
     if connection.vhost is not None:
-        connection.access.check_any(connection.user, connection.vhost.name, kind, name)
+        connection.access.check_any(connection.user, connection.vhost.name, kind, name, host_of(connection))
 
 
 def load(connections_max: int) -> MethodTable:

@@ -140,6 +140,17 @@ def placed(call: Call, assignment: Assignment) -> Tree:
     }
 
 
+def _topics_of(call: Call, modern: ModernGroup) -> set[str]:
+    """The names that a description of the group tells: what its members subscribe to, have, and are to have."""
+    names: set[str] = set()
+    ids: set[bytes] = set()
+    for member in modern.members.values():
+        names.update(member.state.topics)
+        ids.update(member.current.assigned, modern.target(member.state.member_id))
+    topics = coordinator(call).topics
+    return names.union(name for topic_id in ids if (name := topics.name(topic_id)) is not None)
+
+
 def described_modern(
     call: Call, request: Any, group_type: str, told: Callable[[Call, Group, ModernGroup], dict[str, object]]
 ) -> list[Tree]:
@@ -165,6 +176,13 @@ def _described_modern(
             raise GroupNotFound(f"Group {group_id} is not a {group_type} group.")
     except PeerError as error:
         return {"group_id": group_id, **told_error(error)}
+    # Apache Kafka's rule: there is no telling of a group without the topics of its members.
+    if any(not connection.apis.may_see(connection, topic) for topic in _topics_of(call, group.modern)):
+        return {
+            "group_id": group_id,
+            "error_code": TOPIC_AUTHORIZATION_FAILED,
+            "error_message": "The group has described topic(s) that the client is not authorized to describe.",
+        }
     head = group.modern.head
     tree: dict[str, object] = {
         "group_id": group_id,

@@ -11,6 +11,7 @@ user is and whatever is wrong, and never with a part of what the client has sent
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,9 +83,26 @@ class Login:
             self._succeed(call, b"")
             return
         self._connection.hold_for_login()
-        self._connection.broker.run_blocking(
-            partial(access.verify_password, self._name, password), partial(self._verified, call)
-        )
+        self._in_turn(call, partial(self._verify, call, password))
+
+    def _verify(self, call: Call, password: bytes) -> None:
+        broker = self._connection.broker
+        verify = partial(broker.access.verify_password, self._name, password)
+        broker.run_blocking(verify, partial(self._verified, call))
+
+    def _in_turn(self, call: Call, verify: Callable[[], None]) -> None:
+        """Look at the login, at once or when it is its turn after those that have failed; or refuse it unseen."""
+        connection = self._connection
+        clock = connection.broker.clock
+        failures = connection.broker.access.failed_logins
+        wait_ms = failures.wait_ms(connection.peer_address or None, self._name, clock.monotonic_ms())
+        if wait_ms is None:
+            self._fail(call, "too many logins that fail", self._wrong())
+        elif wait_ms > 0:
+            connection.hold_for_login()
+            clock.call_later(wait_ms, lambda: None if connection.is_closed else verify())
+        else:
+            verify()
 
     def _verified(self, call: Call, result: object) -> None:
         connection = self._connection
@@ -110,6 +128,16 @@ class Login:
                 self._exchange = exchange
                 self._go_on(call, exchange.get_server_first().encode())
                 return
+        except (ScramException, ValueError, LookupError, TypeError):
+            self._fail(call, "wrong name or password", self._wrong())
+            return
+        self._in_turn(call, partial(self._prove, call, text))
+
+    def _prove(self, call: Call, text: str) -> None:
+        """Take the client's proof that it knows the password."""
+        from scramp import ScramException
+
+        try:
             self._exchange.set_client_final(text)
             last = self._exchange.get_server_final().encode()
         except (ScramException, ValueError, LookupError, TypeError):
@@ -117,6 +145,8 @@ class Login:
             return
         if self._connection.broker.access.exists(self._name):
             self._succeed(call, last)
+            # It may have waited for its turn.
+            self._connection.login_looked_at()
         else:
             self._fail(call, "no such user", self._wrong())
 
@@ -166,7 +196,9 @@ class Login:
             "%s: login refused for user %r by %s: %s", connection.describe_peer(), self._name, self._mechanism, reason
         )
         connection.hold_for_login()
-        connection.broker.clock.call_later(KAFKA_LOGIN_FAILED_DELAY_MS, partial(self._refuse, call, message))
+        clock, failures = connection.broker.clock, connection.broker.access.failed_logins
+        delay_ms = failures.failed(connection.peer_address or None, self._name, clock.monotonic_ms())
+        clock.call_later(max(KAFKA_LOGIN_FAILED_DELAY_MS, delay_ms), partial(self._refuse, call, message))
 
     def _refuse(self, call: Call, message: str) -> None:
         connection = self._connection

@@ -18,7 +18,7 @@ from millpond.base.errors import AccessRefused, ChannelFault, CommandInvalid, No
 from millpond.base.limits import FRAME_BYTES_MIN
 from millpond.broker.access import Operation
 from millpond.protocols.amqp import methods
-from millpond.protocols.amqp.authentication import EXTERNAL, MECHANISMS, external_name, offered
+from millpond.protocols.amqp.authentication import EXTERNAL, MECHANISMS, Credentials, external_name, offered
 from millpond.protocols.amqp.connection import (
     AUTHENTICATING,
     AWAIT_OPEN,
@@ -99,8 +99,22 @@ def start_ok(connection: Connection, method: methods.ConnectionStartOk) -> None:
         return
     connection.state = AUTHENTICATING
     connection.suspend()
+    clock = connection.broker.clock
+    host = connection.transport.peer_host()
+    wait_ms = access.failed_logins.wait_ms(host, credentials.name, clock.monotonic_ms())
+    if wait_ms is None:
+        _authenticated(connection, credentials.name, False)
+    elif wait_ms > 0:
+        clock.call_later(wait_ms, partial(_verify, connection, credentials))
+    else:
+        _verify(connection, credentials)
+
+
+def _verify(connection: Connection, credentials: Credentials) -> None:
+    if connection.state != AUTHENTICATING:
+        return
     connection.broker.run_blocking(
-        partial(access.verify_password, credentials.name, credentials.password),
+        partial(connection.access.verify_password, credentials.name, credentials.password),
         lambda result: _authenticated(connection, credentials.name, result is True),
     )
 
@@ -126,9 +140,22 @@ def _authenticated(connection: Connection, user: str, is_right: bool) -> None:
         )
     else:
         logger.warning("%s: login refused for user %r", connection.describe_peer(), user)
+        clock, host = connection.broker.clock, connection.transport.peer_host()
+        delay_ms = connection.access.failed_logins.failed(host, user, clock.monotonic_ms())
+        if delay_ms > 0:
+            connection.suspend()
+            clock.call_later(delay_ms, partial(_refuse, connection))
+        else:
+            _refuse(connection)
+        return
+    connection.go_on()
+
+
+def _refuse(connection: Connection) -> None:
+    if connection.state in (AWAIT_START_OK, AUTHENTICATING):
         connection.state = AWAIT_START_OK
         refuse_login(connection)
-    connection.go_on()
+        connection.go_on()
 
 
 def refuse_login(connection: Connection) -> None:

@@ -7,7 +7,7 @@ from millpond.broker.access import Operation
 from millpond.broker.permitted import check_binding, check_exchange_declaration
 from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
-from millpond.protocols.amqp.registry import check, check_any, on_channel
+from millpond.protocols.amqp.registry import check, check_any, host_of, on_channel
 
 
 def without_line_breaks(name: str) -> str:
@@ -26,7 +26,9 @@ def declare(channel: Channel, method: methods.ExchangeDeclare) -> None:
         check_any(connection, "exchange", name)
         vhost.exchange(name)
     else:
-        check_exchange_declaration(connection.access, connection.user, vhost, name, method.arguments)
+        check_exchange_declaration(
+            connection.access, connection.user, host_of(connection), vhost, name, method.arguments
+        )
         vhost.declare_exchange(name, method.type, method.durable, method.auto_delete, method.internal, method.arguments)
     if not method.nowait:
         connection.send(channel.number, methods.ExchangeDeclareOk())
@@ -66,5 +68,14 @@ def _ends(channel: Channel, source: str, destination: str, routing_key: str) -> 
     if not source or not destination:
         raise AccessRefused("operation not permitted on the default exchange")
     connection = channel.connection
-    check_binding(connection.access, connection.user, channel.vhost, "exchange", destination, source, routing_key)
+    check_binding(
+        connection.access,
+        connection.user,
+        host_of(connection),
+        channel.vhost,
+        "exchange",
+        destination,
+        source,
+        routing_key,
+    )
     return source, destination

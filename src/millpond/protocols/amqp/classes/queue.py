@@ -17,7 +17,7 @@ from millpond.protocols.amqp import methods
 from millpond.protocols.amqp.channel import Channel
 from millpond.protocols.amqp.classes.exchange import without_line_breaks
 from millpond.protocols.amqp.publish_route import REPLY_TO
-from millpond.protocols.amqp.registry import check, check_any, on_channel
+from millpond.protocols.amqp.registry import check, check_any, host_of, on_channel
 
 NAME_PREFIX_ARGUMENT: Final = "x-name-prefix"
 
@@ -64,7 +64,7 @@ def declare(channel: Channel, method: methods.QueueDeclare) -> None:
         elif name.startswith(RESERVED_PREFIX):
             # Also where there is such a queue: one that the broker has named is not to be declared again.
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
-        check_queue_declaration(connection.access, connection.user, vhost, name, method.arguments)
+        check_queue_declaration(connection.access, connection.user, host_of(connection), vhost, name, method.arguments)
         queue = vhost.declare_queue(
             name, method.durable, method.exclusive, method.auto_delete, method.arguments, connection, is_generated
         )
@@ -113,7 +113,9 @@ def _ends(channel: Channel, queue: str, exchange: str, routing_key: str) -> tupl
     if not exchange:
         raise AccessRefused("operation not permitted on the default exchange")
     connection = channel.connection
-    check_binding(connection.access, connection.user, channel.vhost, "queue", name, exchange, routing_key)
+    check_binding(
+        connection.access, connection.user, host_of(connection), channel.vhost, "queue", name, exchange, routing_key
+    )
     return name, exchange, routing_key
 
 

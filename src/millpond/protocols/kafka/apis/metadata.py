@@ -198,6 +198,9 @@ def _by_id(connection: Connection, asked: Any) -> Topic | Tree:
     assert connection.vhost is not None
     topic_id = asked.topic_id.bytes if asked.topic_id is not None else b""
     topic = connection.vhost.topics.by_id.get(topic_id)
-    if topic is None or not connection.apis.may_see(connection, topic.name):
+    if topic is None:
         return {"error_code": UNKNOWN_TOPIC_ID, "name": None, "topic_id": topic_id or None}
+    if not connection.apis.may_see(connection, topic.name):
+        # An id is no secret to Apache Kafka; the name is.
+        return {"error_code": TOPIC_AUTHORIZATION_FAILED, "name": None, "topic_id": topic_id}
     return topic
