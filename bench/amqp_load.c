@@ -114,7 +114,7 @@ enum { FRAME_OVERHEAD = 8, STAMP_BYTES = 8, LABEL_BYTES = 24 };
 static struct {
     const char *host, *port, *user, *password, *prefix, *exchange_type;
     uint64_t publishers, consumers, queues;
-    uint64_t messages, body_bytes, batch, outstanding, in_flight, prefetch, ack_every;
+    uint64_t messages, body_bytes, body_bytes_min, batch, outstanding, in_flight, prefetch, ack_every;
     double seconds, rate, timeout_seconds;
     bool durable, persistent, confirms, auto_ack, keep, no_purge, step;
 } options = {
@@ -136,6 +136,7 @@ static const char usage_text[] =
     "  --durable                  durable queues                                     (transient)\n"
     "  --exchange TYPE            default, direct, topic, or fanout to all queues    (default)\n"
     "  --size B                   bytes per body, 8 or more                          (100)\n"
+    "  --size-min B               any size from here to --size, in one frame          (all of one size)\n"
     "  --persistent               delivery mode 2\n"
     "  --confirms                 publisher confirms\n"
     "  --outstanding W            most unconfirmed messages per publisher            (1000)\n"
@@ -265,7 +266,7 @@ static uint64_t copies = 1; /* deliveries owed per publish: the number of queues
 static uint64_t published, confirmed, delivered, redelivered, left_over, sends, receives, blocked, turn_of;
 static uint64_t started_ns, deadline_ns, moved_ns;
 static uint8_t *templates; /* one prepared publish per queue, all of the same length */
-static size_t template_bytes, template_body_offset;
+static size_t template_bytes, template_size_offset, template_body_offset;
 static int epoll_fd, timer_fd = -1;
 static volatile sig_atomic_t interrupted;
 
@@ -434,7 +435,7 @@ static inline void on_label(struct connection *connection, const uint8_t *body, 
     uint64_t stamp_ns;
     memcpy(&stamp_ns, body, sizeof stamp_ns);
     histogram_add(&end_to_end, now_ns > stamp_ns ? now_ns - stamp_ns : 0);
-    if (options.body_bytes < LABEL_BYTES || options.publishers == 0)
+    if (options.body_bytes_min < LABEL_BYTES || options.publishers == 0)
         return;
     uint32_t publisher;
     uint64_t sequence;
@@ -474,7 +475,7 @@ static void on_header(struct connection *connection, const uint8_t *payload, siz
     if (connection->content != AWAITING_HEADER || size < 14)
         wrong_frame(connection, "an unexpected content header");
     connection->body_left = load64(payload + 4);
-    if (connection->body_left != options.body_bytes)
+    if (connection->body_left > options.body_bytes || connection->body_left < options.body_bytes_min)
         fail(EXIT_WRONG, "a body of %" PRIu64 " bytes came, %" PRIu64 " were sent", connection->body_left,
              options.body_bytes);
     connection->content = AWAITING_BODY;
@@ -829,6 +830,7 @@ static size_t build_template(uint8_t *at, uint64_t queue, size_t frame_bytes_max
         memcpy(at + size, writer.bytes, writer.size);
     size += writer.size;
     template_body_offset = size + 7;
+    template_size_offset = size - writer.size + 11;
 
     for (size_t left = options.body_bytes; left > 0;) {
         size_t part = left < frame_bytes_max - FRAME_OVERHEAD ? left : frame_bytes_max - FRAME_OVERHEAD;
@@ -911,13 +913,23 @@ static uint64_t allowance(const struct connection *publisher, uint64_t now_ns) {
 }
 
 static void publish(struct connection *publisher, uint64_t count, uint64_t now_ns) {
-    uint8_t *at = reserve(publisher, count * template_bytes);
-    bool labelled = options.body_bytes >= LABEL_BYTES;
-    publisher->out_end += count * template_bytes;
+    uint8_t *start = reserve(publisher, count * template_bytes), *at = start;
+    bool labelled = options.body_bytes_min >= LABEL_BYTES;
     for (uint64_t i = 0; i < count; i++) {
         uint64_t queue = publisher->next_queue, stamp_ns = options.rate > 0 ? due_ns(publisher) : now_ns;
         uint8_t *body = at + template_body_offset;
-        memcpy(at, templates + queue * template_bytes, template_bytes);
+        uint64_t size = template_bytes;
+        if (options.body_bytes_min == options.body_bytes) {
+            memcpy(at, templates + queue * template_bytes, template_bytes);
+        } else {
+            /* Sizes that follow each other without an order, the same in each run. */
+            uint64_t span = options.body_bytes - options.body_bytes_min + 1;
+            uint64_t body_bytes = options.body_bytes_min + (publisher->published * 2654435761u >> 8) % span;
+            size = template_body_offset + body_bytes + 1;
+            memcpy(at, templates + queue * template_bytes, size - 1);
+            store64(at + template_size_offset, body_bytes), store32(body - 4, (uint32_t)body_bytes);
+            body[body_bytes] = FRAME_END;
+        }
         memcpy(body, &stamp_ns, sizeof stamp_ns);
         if (labelled) {
             memcpy(body + 8, &publisher->index, sizeof publisher->index);
@@ -929,8 +941,9 @@ static void publish(struct connection *publisher, uint64_t count, uint64_t now_n
         publisher->published++;
         if (options.confirms)
             publisher->sent_at[publisher->published & publisher->ring_mask] = stamp_ns;
-        at += template_bytes;
+        at += size;
     }
+    publisher->out_end += at - start;
     published += count;
     publisher->unconfirmed += options.confirms ? count : 0;
     moved_ns = now_ns;
@@ -1105,13 +1118,14 @@ static const char *exchange_type(const char *text) {
 
 static void read_options(int count, char **words) {
     enum { HOST = 1, PORT, USER, PASSWORD, MESSAGES, SECONDS, PUBLISHERS, CONSUMERS, QUEUES, PREFIX, DURABLE, EXCHANGE,
-           SIZE, PERSISTENT, CONFIRMS, OUTSTANDING, IN_FLIGHT, PREFETCH, ACK_EVERY, AUTO_ACK, RATE, BATCH, TIMEOUT,
+           SIZE, SIZE_MIN, PERSISTENT, CONFIRMS, OUTSTANDING, IN_FLIGHT, PREFETCH, ACK_EVERY, AUTO_ACK, RATE, BATCH, TIMEOUT,
            KEEP, NO_PURGE, STEP, HELP };
     static const struct option known[] = {
         {"host", 1, 0, HOST}, {"port", 1, 0, PORT}, {"user", 1, 0, USER}, {"password", 1, 0, PASSWORD},
         {"messages", 1, 0, MESSAGES}, {"seconds", 1, 0, SECONDS}, {"publishers", 1, 0, PUBLISHERS},
         {"consumers", 1, 0, CONSUMERS}, {"queues", 1, 0, QUEUES}, {"prefix", 1, 0, PREFIX},
         {"durable", 0, 0, DURABLE}, {"exchange", 1, 0, EXCHANGE}, {"size", 1, 0, SIZE},
+        {"size-min", 1, 0, SIZE_MIN},
         {"persistent", 0, 0, PERSISTENT}, {"confirms", 0, 0, CONFIRMS}, {"outstanding", 1, 0, OUTSTANDING},
         {"in-flight", 1, 0, IN_FLIGHT}, {"prefetch", 1, 0, PREFETCH}, {"ack-every", 1, 0, ACK_EVERY},
         {"auto-ack", 0, 0, AUTO_ACK}, {"rate", 1, 0, RATE}, {"batch", 1, 0, BATCH}, {"timeout", 1, 0, TIMEOUT},
@@ -1133,6 +1147,7 @@ static void read_options(int count, char **words) {
         case DURABLE: options.durable = true; break;
         case EXCHANGE: options.exchange_type = exchange_type(optarg); break;
         case SIZE: options.body_bytes = whole(name, optarg, STAMP_BYTES, BODY_BYTES_MAX); break;
+        case SIZE_MIN: options.body_bytes_min = whole(name, optarg, STAMP_BYTES, BODY_BYTES_MAX); break;
         case PERSISTENT: options.persistent = true; break;
         case CONFIRMS: options.confirms = true; break;
         case OUTSTANDING: options.outstanding = whole(name, optarg, 1, 1 << 24); break;
@@ -1155,6 +1170,11 @@ static void read_options(int count, char **words) {
 }
 
 static void check_options(void) {
+    if (options.body_bytes_min == 0)
+        options.body_bytes_min = options.body_bytes;
+    if (options.body_bytes_min > options.body_bytes ||
+        (options.body_bytes_min < options.body_bytes && options.body_bytes > FRAME_BYTES_MAX - FRAME_OVERHEAD))
+        fail(EXIT_USAGE, "--size-min is at most --size, and with it --size is at most a frame");
     if (options.in_flight == UINT64_MAX)
         options.in_flight = options.confirms || options.rate > 0 ? 0 : 10000 * options.publishers;
     if (options.consumers == 0)

@@ -23,14 +23,16 @@ PARTS: Final = {
     "power": 3.0,
     "fuzz": 2.0,
     "hostile": 2.0,
+    "overload": 5.0,
 }
+MINUTES: Final = sum(PARTS.values())
 HISTORY_LINES_MAX: Final = 200
 
 
 def main(
     parts: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(PARTS)}; all of them unless told")] = None,
     seed: Annotated[int, typer.Option(help="what all chance comes from; a random one unless told")] = -1,
-    minutes: Annotated[float, typer.Option(help="how long all the parts take together")] = 17.0,
+    minutes: Annotated[float, typer.Option(help="how long all the parts take together")] = MINUTES,
     keep: Annotated[bool, typer.Option(help="keep the folders of parts that failed")] = False,
 ) -> None:
     """Do to the broker what goes wrong in the world, and check that what it promised is kept."""

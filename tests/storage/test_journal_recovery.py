@@ -198,10 +198,10 @@ def test_frames_of_another_file_do_not_verify() -> None:
 def test_a_newer_format_is_refused_and_left_as_it_is() -> None:
     disk = small_journal()
     data = disk.read_bytes(FIRST)
-    header = data[:8] + struct.pack(">I", 2) + data[12:28]
+    header = data[:8] + struct.pack(">I", 3) + data[12:28]
     data = header + struct.pack(">I", crc32c.crc32c(header)) + data[32:]
     disk.put(FIRST, data)
-    with pytest.raises(UnsupportedFormat, match="journal format 2"):
+    with pytest.raises(UnsupportedFormat, match="journal format 3"):
         recover(disk)
     assert disk.read_bytes(FIRST) == data
     assert disk.list(FOLDER) == [f"{0:020d}.journal"]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+import threading
+from collections.abc import Callable
 
 import pytest
 
 from millpond.base.faulty_filesystem import FaultyFilesystem
-from millpond.storage.journal_recovery import Damage
+from millpond.storage.frames import read_file_header
+from millpond.storage.journal_recovery import Damage, file_path, journal_files
 from millpond.storage.log import BatchPlace, Log
 from millpond.storage.record_batch import BatchBuilder
-from tests.storage.journal_harness import JournalHarness, recover
+from tests.storage.journal_harness import FOLDER, JournalHarness, recover
 
 SEED_BASE = 20_000
 
@@ -59,6 +62,67 @@ def test_a_journal_keeps_its_promises(seed: int) -> None:
         # A second power cut right after recovery takes nothing of what was applied.
         disk.crash(keeps_some=True)
         assert recover(disk, first_file)[0] == expected
+
+
+class SnapshotDisk(FaultyFilesystem):
+    """Takes a copy of itself before each thing that the commit thread does."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.look: Callable[[FaultyFilesystem], None] | None = None
+
+    def enter(self, operation: str, path: str) -> None:
+        if self.look is not None and threading.current_thread().name == "millpond-commit":
+            self.look(self.copy_for_crash())
+        super().enter(operation, path)
+
+
+@pytest.mark.parametrize("keeps_some", [False, True])
+def test_a_power_cut_at_any_step_finds_no_old_frame_in_a_file_that_is_used_again(keeps_some: bool) -> None:
+    disk = SnapshotDisk(7)
+    harness = JournalHarness(disk, file_bytes=2048).started()
+    # Of each file, its frames with their sequence numbers.
+    files: list[list[tuple[int, bytes]]] = [[]]
+    first_file = 0
+    moments: list[tuple[FaultyFilesystem, int, int]] = []
+    disk.look = lambda copy: moments.append((copy, first_file, harness.journal._worker.durable_sequence))
+    for file in range(6):
+        for turn in range(4 + file % 2):
+            # All of one size, so that the frames of all files lie at the same places.
+            payloads = [b"%d.%d.%d" % (file, turn, number) * 20 for number in range(2)]
+            sequence = harness.submit(*payloads, sync=turn != 1)
+            files[file].extend((sequence, payload) for payload in payloads)
+            if turn != 1:
+                harness.pump_until(lambda sequence=sequence: harness.recorder.durable_sequence >= sequence)  # type: ignore[misc]
+        files.append([])
+        rolled = harness.journal.sequence
+        harness.journal.roll()
+        harness.pump_until(lambda rolled=rolled: harness.recorder.durable_sequence >= rolled)  # type: ignore[misc]
+        if file > 0:
+            first_file = file
+            harness.journal.drop_before(file)
+    harness.close()
+    assert disk.counts["rename"] > 6, "files were used again"
+    assert len(moments) > 80
+    for moment, first, durable in moments:
+        moment.crash(keeps_some)
+        # No file stands under the name of what it was before, for the case that no checkpoint can be read.
+        for number in journal_files(moment, FOLDER)[:-1]:
+            read_file_header(moment.read_bytes(file_path(FOLDER, number)), number)
+        found, report = recover(moment, first)
+        frames = [frame for file in files[first:] for frame in file]
+        promised = [payload for sequence, payload in frames if sequence <= durable]
+        assert found[: len(promised)] == promised, "what was promised is there"
+        assert found == [payload for _, payload in frames[: len(found)]], "in order, and nothing else"
+        assert report.damage is not Damage.CORRUPTION, "a power cut is not corruption"
+        if not keeps_some:
+            assert report.damage is Damage.NONE
+        # The next life, and a power cut in it.
+        again = JournalHarness(moment, report.next_file, file_bytes=2048).started()
+        again.commit(b"later")
+        moment.crash(keeps_some)
+        assert recover(moment, first)[0] == [*found, b"later"]
+        again.close()
 
 
 @pytest.mark.parametrize("seed", range(SEED_BASE, SEED_BASE + 80))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_DEADLINE_S = 30.0
@@ -38,13 +38,21 @@ class BrokerProcess:
     """`millpond serve` on a data directory. After the first start it keeps its ports, so that clients find it again."""
 
     def __init__(
-        self, directory: Path, *, arguments: Sequence[str] = (), host: str = "127.0.0.1", kafka: bool = False
+        self,
+        directory: Path,
+        *,
+        arguments: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        kafka: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`environment` is added to that of the tests."""
         self.directory = directory
         self.data = directory / "data"
         self.host = host
         self.listeners: dict[str, str] = {}
         self._arguments = list(arguments)
+        self._environment = dict(environment or {})
         self._ready_file = directory / "ready.json"
         self._log_path = directory / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,6 +113,7 @@ class BrokerProcess:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **self._environment},
             )
 
     def wait_until_ready(self) -> None:

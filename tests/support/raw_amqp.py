@@ -34,7 +34,11 @@ class RawConnection:
         if receive_buffer_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self.socket.settimeout(READ_DEADLINE_S)
-        self.socket.connect((endpoint.host, endpoint.port))
+        try:
+            self.socket.connect((endpoint.host, endpoint.port))
+        except OSError:
+            self.socket.close()
+            raise
         self.frame_max = 131072
         self.tune: commands.Connection.Tune | None = None
         self._buffer = b""

@@ -346,6 +346,8 @@ FIELD_VALUE_DEPTH_MAX: Final = 32
 # The write-ahead log of the catalog is copied into its database when it has grown to this size, SQLite's own default:
 # after some 300 turns that changed something.
 CATALOG_WAL_BYTES: Final = 4 * MIB
+# SQLite's shared memory, its WAL and a few pages: with less than this, an error of SQLite's is for want of room.
+CATALOG_ROOM_BYTES: Final = 256 * KIB
 # RabbitMQ's limit for the patterns of permissions.
 PATTERN_CHARACTERS_MAX: Final = 1024
 # In how many ways Python may try to match such a pattern with a name; with more, RE2 matches it. A few milliseconds.
@@ -435,6 +437,8 @@ ADMIN_PAGE_ITEMS_MAX: Final = 500
 ADMIN_COLUMNS_MAX: Final = 100
 # A checkpoint that failed is tried again after this long.
 CHECKPOINT_RETRY_MS: Final = 5_000
+# A read as long as this may have left more in the socket, which waits for the event loop's next round.
+READ_BYTES_LARGE: Final = 128 * KIB
 # A socket that is not read from fast enough stops its consumers at `high`, and lets them go on at `low`.
 SOCKET_BUFFER_BYTES_HIGH: Final = 512 * KIB
 SOCKET_BUFFER_BYTES_LOW: Final = 128 * KIB

@@ -331,6 +331,13 @@ class Catalog:
         name = "in memory" if self._path is None else str(self._path)
         if _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             return CorruptData(f"the catalog {name} is damaged: {error}")
+        if (
+            self._path is not None
+            and _code(error) in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+            and _is_full(self._path)
+        ):
+            # SQLite says the same of a broken disk, and what is to be done is not the same.
+            return StorageFailed(f"the catalog {name} cannot be {action}: there is no room on the disk ({error})")
         return StorageFailed(f"the catalog {name} cannot be {action}: {error}")
 
     # --- Reading ---------------------------------------------------------------------------------------------------
@@ -621,3 +628,12 @@ def _loaded(value: object, expected: type) -> object:
 def _code(error: Exception) -> int:
     """SQLite's primary result code: the low byte of the extended one."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk has less room than SQLite needs to open a database."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < limits.CATALOG_ROOM_BYTES

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from millpond.base.certificate import Certificate
-from millpond.base.limits import SOCKET_BUFFER_BYTES_HIGH, SOCKET_BUFFER_BYTES_LOW
+from millpond.base.limits import READ_BYTES_LARGE, SOCKET_BUFFER_BYTES_HIGH, SOCKET_BUFFER_BYTES_LOW
 from millpond.protocols.transport import Transport
 
 
@@ -33,6 +33,9 @@ class SocketTransport(Transport):
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        # Paused by whom it belongs to; and for the rest of this round of the event loop.
+        self._paused = False
+        self._taking_turns = False
         peer = transport.get_extra_info("peername")
         local = transport.get_extra_info("sockname")
         is_internet = isinstance(peer, tuple)
@@ -55,11 +58,33 @@ class SocketTransport(Transport):
         self._transport.abort()
 
     def pause_reading(self) -> None:
-        if self._transport.is_reading():
-            self._transport.pause_reading()
+        self._paused = True
+        self._follow()
 
     def resume_reading(self) -> None:
-        if not self._transport.is_closing() and not self._transport.is_reading():
+        self._paused = False
+        self._follow()
+
+    def let_others_read(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more before everybody else has been read from, and the turn has ended.
+
+        uvloop reads up to 32 times in a row from a socket whose sender is quick: 8 MB that nobody could stop, with all
+        others waiting."""
+        if not self._taking_turns:
+            self._taking_turns = True
+            self._follow()
+            loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._taking_turns = False
+        self._follow()
+
+    def _follow(self) -> None:
+        """Have the socket do what was asked for."""
+        must_pause = self._paused or self._taking_turns
+        if must_pause and self._transport.is_reading():
+            self._transport.pause_reading()
+        elif not must_pause and not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
 
     def peer_host(self) -> str | None:
@@ -94,6 +119,8 @@ class ServerProtocol(asyncio.Protocol):
         self._protocols = protocols
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
+        self._socket: SocketTransport | None = None
+        self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)
@@ -107,10 +134,13 @@ class ServerProtocol(asyncio.Protocol):
             # What a turn writes is written at once, so there is nothing to collect by waiting.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._protocols[self] = None
-        self._connection = self._connect(SocketTransport(stream))
+        self._socket = SocketTransport(stream)
+        self._connection = self._connect(self._socket)
 
     def data_received(self, data: bytes) -> None:
         if self._connection is not None:
+            if len(data) >= READ_BYTES_LARGE and self._socket is not None:
+                self._socket.let_others_read(self._loop)
             self._connection.receive(data)
 
     def pause_writing(self) -> None:

@@ -10,6 +10,9 @@
 Whole numbers are big-endian. The salt is part of every checksum, so that no frame of another file, and nothing that a
 client made up, is ever taken for one of this file's. A length of zero ends the file: it was preallocated with zeros.
 
+A file of version 2 was another one before, whose content is still there where it has not been written over. Its last
+frame, where a later file exists, is an end: a frame of kind 0 without payload. Those of version 1 have none.
+
 Each turn's frames begin with a mark, a frame of kind 0: 8 bytes that say up to which position the file was known to be
 durable when the turn began. A mark after a damaged place thus tells whether what was there had already been promised.
 """
@@ -28,12 +31,15 @@ from millpond.base.filesystem import File
 
 FILE_MAGIC: Final = b"MILLPOND"
 FILE_VERSION: Final = 1
+# Of a file that is used again.
+FILE_VERSION_REUSED: Final = 2
 FILE_HEADER_BYTES: Final[i64] = 32
 SALT_BYTES: Final = 8
 FRAME_HEADER_BYTES: Final[i64] = 9
 # The kind of a mark; all others are the caller's.
 MARK: Final[i64] = 0
 MARK_BYTES: Final[i64] = 17
+END_BYTES: Final[i64] = 9
 # How a mark begins: what to look for after a damaged place.
 _MARK_LENGTH: Final = b"\x00\x00\x00\x09"
 _READ_BYTES: Final[i64] = 1 << 20
@@ -75,19 +81,27 @@ def write_mark(writer: BytesWriter, salt_crc: i64, durable_position: i64) -> Non
     write_frame_head(writer, salt_crc, MARK, payload.getvalue(), b"")
 
 
-def file_header(file_number: i64, salt: bytes) -> bytes:
+def end_of_file(salt: bytes) -> bytes:
+    """Ends a file in which something else follows."""
+    writer = BytesWriter()
+    write_frame_head(writer, crc32c(salt), MARK, b"", b"")
+    return writer.getvalue()
+
+
+def file_header(file_number: i64, salt: bytes, is_reused: bool) -> bytes:
     """The first bytes of a journal file."""
     writer = BytesWriter()
     writer.write(FILE_MAGIC)
-    write_i32_be(writer, i32(FILE_VERSION))
+    write_i32_be(writer, i32(FILE_VERSION_REUSED if is_reused else FILE_VERSION))
     write_i64_be(writer, file_number)
     writer.write(salt)
     _write_u32(writer, crc32c(writer.getvalue()))
     return writer.getvalue()
 
 
-def read_file_header(header: bytes, file_number: i64) -> bytes:
-    """The salt of a file. Raises CorruptData for what is not this file's header, UnsupportedFormat for a newer one.
+def read_file_header(header: bytes, file_number: i64) -> tuple[bytes, bool]:
+    """The salt of a file, and whether it is one that was used before. Raises CorruptData for what is not this file's
+    header, UnsupportedFormat for a newer one.
 
     A header's checksum is at the same place in every version, so that damage is never mistaken for the future."""
     if len(header) < FILE_HEADER_BYTES or header[:8] != FILE_MAGIC:
@@ -95,11 +109,13 @@ def read_file_header(header: bytes, file_number: i64) -> bytes:
     if _read_u32(header, 28) != crc32c(header[:28]):
         raise CorruptData("the checksum of the file header does not match")
     version = i64(read_i32_be(header, 8))
-    if version != FILE_VERSION:
-        raise UnsupportedFormat(f"journal format {version}, but this version of Millpond reads {FILE_VERSION} only")
+    if version not in (FILE_VERSION, FILE_VERSION_REUSED):
+        raise UnsupportedFormat(
+            f"journal format {version}, but this version of Millpond reads up to {FILE_VERSION_REUSED} only"
+        )
     if read_i64_be(header, 12) != file_number:
         raise CorruptData(f"the file header is that of journal file {read_i64_be(header, 12)}")
-    return header[20:28]
+    return header[20:28], version == FILE_VERSION_REUSED
 
 
 @final
@@ -109,13 +125,15 @@ class FrameReader:
         while reader.next():
             ... reader.kind, reader.payload
 
-    `position` is the end of the last good frame; when `next` is False it is where reading stopped.
+    `position` is the end of the last good frame; when `next` is False it is where reading stopped. `is_ended` says that
+    this is where the file ends, whatever follows.
     """
 
     def __init__(self, file: File, salt: bytes) -> None:
         self.kind: i64 = -1
         self.payload = b""
         self.position: i64 = FILE_HEADER_BYTES
+        self.is_ended = False
         self._file: Final = file
         self._file_bytes: Final[i64] = file.size()
         self._salt_crc: Final[i64] = crc32c(salt)
@@ -125,7 +143,7 @@ class FrameReader:
 
     def next(self) -> bool:
         """Go to the next frame; False at the end and at a bad frame. Marks are read, and passed over."""
-        while True:
+        while not self.is_ended:
             start: i64 = self.position
             if not self._have(start, FRAME_HEADER_BYTES):
                 return False
@@ -147,6 +165,8 @@ class FrameReader:
                 self.kind = kind
                 self.payload = payload
                 return True
+            self.is_ended = not payload
+        return False
 
     def content_end(self) -> int:
         """Where the last byte after `position` is that is not zero; `position` where there is none."""
@@ -164,8 +184,8 @@ class FrameReader:
         return end
 
     def durable_position(self) -> int:
-        """The highest durable position that a mark after `position` tells of; 0 where there is no mark."""
-        durable: i64 = 0
+        """The highest durable position that a mark after `position` tells of; -1 where there is no mark."""
+        durable: i64 = -1
         start: i64 = self.position
         while start + MARK_BYTES <= self._file_bytes:
             # The pieces overlap by a mark, so that none is missed.

@@ -13,6 +13,11 @@ When the disk is full nothing is lost: the thread writes the same bytes to the s
 what it could not write, so a later fdatasync would succeed without having kept the promise. Nothing is ever
 reported durable after that.
 
+A file that a checkpoint has made superfluous is kept, one at a time, to become a later one: its blocks are there and
+have been written, so that an fdatasync has nothing but the data to write. What it held stays in it until it is written
+over; no two files have salts of the same checksum, so nothing of that can ever verify. Files of an earlier process are
+not used again, because their salts are not known.
+
 Files are numbered without gaps, and a file is used only after the one before it is durable. `read_journal` in
 `journal_recovery.py` reads them back. `frames.py` has the layout.
 """
@@ -20,6 +25,7 @@ Files are numbered without gaps, and a file is used only after the one before it
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, final
@@ -32,12 +38,23 @@ from millpond.base import limits
 from millpond.base.errors import StorageFailed
 from millpond.base.filesystem import File, Filesystem
 from millpond.storage.aside import is_disk_full
-from millpond.storage.frames import FILE_HEADER_BYTES, SALT_BYTES, file_header, write_frame_head, write_mark
+from millpond.storage.frames import (
+    FILE_HEADER_BYTES,
+    SALT_BYTES,
+    end_of_file,
+    file_header,
+    write_frame_head,
+    write_mark,
+)
 from millpond.storage.journal_recovery import JournalReport, file_path, journal_files, read_journal
 from millpond.storage.pieces import joined
 
 __all__ = ["Journal", "JournalListener", "JournalReport", "read_journal"]
 
+# The file that is kept to be used again; no file of the journal has such a name.
+_SPARE_NAME: Final = "spare"
+# It is kept while there is room for so many files.
+_ROOM_FOR_SPARE: Final[i64] = 4
 # A pending buffer that grew beyond this is given back, so that one burst does not hold memory for good.
 _BUFFER_KEPT_BYTES: Final[i64] = 1 << 20
 
@@ -129,6 +146,8 @@ class Journal:
         self._chunks: list[bytes] = []
         self._chunks_bytes: i64 = 0
         self._salt_crc: i64 = 0
+        # Of all files so far: four bytes or so for each 128 MiB.
+        self._salt_crcs: Final[set[int]] = set()
         self._synced_request: i64 = 0
         self._file_used_bytes: i64 = FILE_HEADER_BYTES
         self._handed_over_bytes: i64 = 0
@@ -242,7 +261,10 @@ class Journal:
 
     def _hand_over_roll(self) -> None:
         salt = os.urandom(SALT_BYTES)
+        while crc32c(salt) in self._salt_crcs:
+            salt = os.urandom(SALT_BYTES)
         self._salt_crc = crc32c(salt)
+        self._salt_crcs.add(crc32c(salt))
         self._file_used_bytes = FILE_HEADER_BYTES
         self._synced_request = self.sequence
         self._worker.put(_Roll(self.sequence, self.file_number, salt))
@@ -285,6 +307,9 @@ class _CommitThread:
         self._durable_at: tuple[int, int] = (-1, 0)
         self._file: File | None = None
         self._file_number: i64 = -1
+        self._first_number: i64 = -1
+        self._is_reused = False
+        self._spare_path: Final = posixpath.join(folder, _SPARE_NAME)
         self._position: i64 = 0
         self._allocated: i64 = 0
         self._salt = b""
@@ -347,7 +372,7 @@ class _CommitThread:
                 data = []
                 if isinstance(command, _Roll):
                     if self._file is not None:
-                        self._sync()
+                        self._end_file(self._file)
                     self._start_file(command)
                     written = command.sequence
                 elif isinstance(command, _Drop):
@@ -355,6 +380,7 @@ class _CommitThread:
                 else:
                     self._sync()
                     self._write_closing_mark()
+                    self._filesystem.discard(self._spare_path)
                     must_sync = False
         self._write(data, written)
         if must_sync:
@@ -399,16 +425,30 @@ class _CommitThread:
         self._durable_at = (self._file_number, self._position)
         self.durable_sequence = self.written_sequence
 
+    def _end_file(self, file: File) -> None:
+        """Make durable all that is in the file, and that nothing more is."""
+        self._sync()
+        if self._is_reused:
+            end = end_of_file(self._salt)
+            self._patiently(_WriteAttempt(file, self._position, [end]))
+            self._position += len(end)
+            file.sync()
+
     def _start_file(self, roll: _Roll) -> None:
         path = file_path(self._folder, roll.file_number)
         if self._file is None:
             self._patiently(_FolderAttempt(self._filesystem, self._folder))
+            self._first_number = roll.file_number
+            self._filesystem.discard(self._spare_path)
         else:
             self._file.close()
             self._file = None
         if self._filesystem.exists(path):
             raise StorageFailed(f"the journal file {path} exists already")
-        attempt = _CreateAttempt(self._filesystem, path, self._file_bytes, file_header(roll.file_number, roll.salt))
+        self._is_reused = self._filesystem.exists(self._spare_path)
+        header = file_header(roll.file_number, roll.salt, self._is_reused)
+        made_at = self._spare_path if self._is_reused else path
+        attempt = _CreateAttempt(self._filesystem, made_at, self._file_bytes, header)
         self._patiently(attempt)
         file = attempt.file
         assert file is not None
@@ -418,6 +458,9 @@ class _CommitThread:
         self._position = FILE_HEADER_BYTES
         self._allocated = attempt.allocated
         file.sync()
+        if self._is_reused:
+            # Not before its header says which one it is.
+            self._patiently(_RenameAttempt(self._filesystem, self._spare_path, path))
         self._filesystem.sync_folder(self._folder)
         self._durable_at = (roll.file_number, FILE_HEADER_BYTES)
         self.written_sequence = roll.sequence
@@ -426,7 +469,33 @@ class _CommitThread:
     def _drop(self, before_file: i64) -> None:
         for number in journal_files(self._filesystem, self._folder):
             if number < before_file:
-                self._filesystem.discard(file_path(self._folder, number))
+                path = file_path(self._folder, number)
+                if number < self._first_number or not self._keep_spare(path):
+                    self._filesystem.discard(path)
+
+    def _keep_spare(self, path: str) -> bool:
+        """Have the file at `path` be the spare one. False where it is not wanted: there is one, it has grown very
+        large, or room is short."""
+        filesystem = self._filesystem
+        if (
+            filesystem.exists(self._spare_path)
+            or filesystem.free_bytes(self._folder) < _ROOM_FOR_SPARE * self._file_bytes
+        ):
+            return False
+        try:
+            file = filesystem.open(path, False)
+            try:
+                if file.size() > 2 * self._file_bytes:
+                    return False
+            finally:
+                file.close()
+            filesystem.rename(path, self._spare_path)
+            # From here on it may be written to: after a power cut it is never found under the name of what it held.
+            filesystem.sync_folder(self._folder)
+        except OSError:
+            filesystem.discard(self._spare_path)
+            return False
+        return True
 
     def _write_closing_mark(self) -> None:
         """Tell recovery that everything in the file was durable, and cut what was preallocated. The mark only makes a
@@ -501,8 +570,19 @@ class _FolderAttempt(_Attempt):
 
 
 @final
+class _RenameAttempt(_Attempt):
+    def __init__(self, filesystem: Filesystem, path: str, to: str) -> None:
+        self._filesystem = filesystem
+        self._path = path
+        self._to = to
+
+    def make(self) -> None:
+        self._filesystem.rename(self._path, self._to)
+
+
+@final
 class _CreateAttempt(_Attempt):
-    """Create a journal file, reserve its room, and write its header."""
+    """Create a journal file, or open the spare one, reserve its room, and write its header."""
 
     def __init__(self, filesystem: Filesystem, path: str, size: i64, header: bytes) -> None:
         self.file: File | None = None
@@ -518,7 +598,7 @@ class _CreateAttempt(_Attempt):
             file = self.file = self._filesystem.open(self._path, True)
         try:
             file.allocate(self._size)
-            self.allocated = self._size
+            self.allocated = max(self._size, file.size())
         except OSError as error:
             # Only to be fast: a new file is what lets old ones go, so it must not need more room than it uses.
             if not is_disk_full(error):

@@ -6,6 +6,9 @@ Frames are applied in order up to the first that does not verify. What follows i
     torn tail   the process or the machine stopped while it was written. It was never reported durable.
     corruption  it had been durable: a later mark, or a later file, says so. What had been promised is lost.
 
+A file that was used before (`frames.py`) has old content after its last frame. Nothing of that verifies, so it is cut
+without a word, unless a mark of the file's own follows.
+
 The files of a journal are numbered without gaps, so a missing file is corruption as well. What was read is synced
 before it is used: after a `kill -9` it may be in the system's memory only, and would be gone with the next power cut
 although it had been served.
@@ -98,7 +101,7 @@ def _read_file(
     try:
         header = file.pread(0, FILE_HEADER_BYTES)
         try:
-            salt = read_file_header(header, number)
+            salt, is_reused = read_file_header(header, number)
         except CorruptData as error:
             _give_up_file(filesystem, folder, file, number, later, str(error), report)
             return False
@@ -110,21 +113,26 @@ def _read_file(
         report.last_file = number
         report.last_position = reader.position
         report.next_file = number + 1
-        content_end = reader.content_end()
+        content_end = reader.position if reader.is_ended else reader.content_end()
         if content_end > reader.position:
-            _judge(reader, number, later, report)
-            _cut(filesystem, path, file, content_end, report)
-            _set_aside(filesystem, folder, later, report)
-            return False
+            durable = reader.durable_position()
+            if is_reused and not later and durable < 0:
+                # So that nobody wonders when another file follows.
+                file.truncate(reader.position)
+            else:
+                _judge(reader.position, durable, number, later, report)
+                _cut(filesystem, path, file, content_end, report)
+                _set_aside(filesystem, folder, later, report)
+                return False
         file.sync()
         return True
     finally:
         file.close()
 
 
-def _judge(reader: FrameReader, number: int, later: list[int], report: JournalReport) -> None:
-    report.reason = f"the frame at {reader.position} of journal file {number} does not verify"
-    if later or reader.durable_position() > reader.position:
+def _judge(position: int, durable: int, number: int, later: list[int], report: JournalReport) -> None:
+    report.reason = f"the frame at {position} of journal file {number} does not verify"
+    if later or durable > position:
         report.damage = Damage.CORRUPTION
     else:
         report.damage = Damage.TORN_TAIL

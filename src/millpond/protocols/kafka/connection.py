@@ -249,6 +249,8 @@ class Connection(ClientConnection, TurnTask):
         # Their ids.
         self.fetch_sessions_begun: i64 = 0
         self._has_produced = False
+        # An alarm is over, and what waited for that may be produced, even if others were quicker and it is on again.
+        self._may_produce = False
         self._closed = False
         self._active_ms: i64 = broker.clock.monotonic_ms()
         self._timer: Timer | None = None
@@ -400,17 +402,20 @@ class Connection(ClientConnection, TurnTask):
             return 6
         if read_i16_be(data, position + 4) == API_PRODUCE:
             # Not to take up memory by what must then wait.
-            self._is_held_back()
+            self._is_held_back(False)
         elif length > KAFKA_OTHER_REQUEST_BYTES_MAX:
             raise SyntaxFault(f"a request of {length} bytes that produces nothing")
         return 4 + length
 
-    def _is_held_back(self) -> bool:
-        """Whether an alarm forbids to produce; the connection is then held until it is over."""
+    def _is_held_back(self, is_complete: bool) -> bool:
+        """Whether an alarm forbids to produce, or to wait for the rest of what is to be produced; the connection is
+        then held until it is over."""
         if not self._has_produced:
             self._has_produced = True
             self.broker.alarms.add(self)
-        if not self.broker.alarms.reasons:
+        if not self.broker.alarms.reasons or (is_complete and self._may_produce):
+            if is_complete:
+                self._may_produce = False
             return False
         self._hold(HOLD_ALARM)
         # What waits for an alarm to be over must not be why it is not.
@@ -431,7 +436,7 @@ class Connection(ClientConnection, TurnTask):
         correlation_id = i64(read_i32_be(data, position + 4))
         if self.must_log_in and api_key not in (API_SASL_HANDSHAKE, API_API_VERSIONS, API_SASL_AUTHENTICATE):
             raise SyntaxFault(f"a request of api key {api_key} from a client that has not logged in")
-        if api_key == API_PRODUCE and self._is_held_back():
+        if api_key == API_PRODUCE and self._is_held_back(True):
             return False
         # Its own length is a plain i16 in all versions, so that any broker can read it.
         reader = WireReader(data, position + 8, end, False)
@@ -509,7 +514,8 @@ class Connection(ClientConnection, TurnTask):
         self._output_counted = size
 
     def alarms_changed(self, reasons: list[str]) -> None:
-        if not reasons:
+        if not reasons and self._holds & HOLD_ALARM != 0:
+            self._may_produce = True
             self._let_go(HOLD_ALARM)
 
     # --- Bytes out ----------------------------------------------------------------------------------------------
