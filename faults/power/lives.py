@@ -42,6 +42,7 @@ CALLS_UNTIL_CUT: Final = 300
 DAMAGES: Final = 3
 # Of so many runs one is of Kafka's transactions.
 TRANSACTIONS: Final = 4
+LAST_TURNS: Final = 10
 TRACE_LINES: Final = 300
 
 
@@ -193,7 +194,11 @@ class PowerSimulation(Simulation):
             self.trace.note(f"refused: {error}")
             self.done["bits changed, and refused"] += 1
             return
-        self._check_damaged(found, last, self.complaints.count - before + len(life.damages))
+        if way == "kill" and "/journal/" in path and self._is_of_the_end(found):
+            # Nothing tells a damage of the last turn from one that a kill has kept from being written.
+            self.done["bits changed in the last turns"] += 1
+        else:
+            self._check_damaged(found, last, self.complaints.count - before + len(life.damages))
         life.vanish()
 
     def _choose_bit(self, disk: SimulatedDisk) -> tuple[str, int]:
@@ -213,6 +218,11 @@ class PowerSimulation(Simulation):
                 self._known.setdefault(log_id, set()).update((offset, number) for offset, number, _ in entries)
         for log_id, transients in self.transients.items():
             self._known.setdefault(log_id, set()).update(transients.items())
+
+    def _is_of_the_end(self, found: State) -> bool:
+        """Whether this is what there was after one of the last turns."""
+        states = [{log_id: state.get(log_id, []) for log_id in found} for _, state in self.history[-LAST_TURNS:]]
+        return any(self._is_same(found, state) for state in states)
 
     def _check_damaged(self, found: State, last: State, complaints: int) -> None:
         """Nothing is there that never was; and if anything is gone, or has come back, the log says so."""
