@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Final
 
 from faults.kills.kafka_work import BROKER_ARGUMENTS
 from faults.kills.proxy import Proxy
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, restartable_port
 
 # So small that backlogs leave memory.
 MEMORY_BUDGET: Final = "32MiB"
@@ -41,9 +40,7 @@ class KilledBroker:
         self.starts_s: list[float] = []
         self._choose = choose
         self.proxy = Proxy(choose, done)
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.management = ("127.0.0.1", int(found.getsockname()[1]))
+        self.management = ("127.0.0.1", restartable_port())
         amqp_port = self.proxy.listen(lambda: self.process.port)
         kafka_port = self.proxy.listen(lambda: int(self.process.kafka_address.rpartition(":")[2]))
         self.amqp_address = f"127.0.0.1:{amqp_port}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ START_DEADLINE_S = 30.0
 # The command line's contract: SIGTERM shuts down cleanly within five seconds. What is waited on top of it is the
 # interpreter's own way out on a loaded machine.
 STOP_DEADLINE_S = 10.0
+# Where ports are looked for; most systems give outgoing connections those from 32768 on.
+PORTS_FROM, PORTS_BEFORE = 10_000, 32_768
 # Another way to start the broker under test, an installed `millpond` for example. It gets the same arguments.
 COMMAND_VARIABLE = "MILLPOND_TEST_COMMAND"
 # What makes the tests of Kafka's protocol quick.
@@ -34,8 +38,19 @@ def broker_command() -> list[str]:
     return shlex.split(configured) if configured else [sys.executable, "-m", "millpond"]
 
 
+def restartable_port(host: str = "127.0.0.1") -> int:
+    """A free port that no outgoing connection is given while its broker is down."""
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    end = int(outgoing.read_text().split()[0]) if outgoing.exists() else PORTS_BEFORE
+    while True:
+        port = secrets.choice(range(PORTS_FROM, end))
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried, suppress(OSError):
+            tried.bind((host.strip("[]"), port))
+            return port
+
+
 class BrokerProcess:
-    """`millpond serve` on a data directory. After the first start it keeps its ports, so that clients find it again."""
+    """`millpond serve` on a data directory. It keeps its ports, so that clients find it again."""
 
     def __init__(
         self,
@@ -56,13 +71,12 @@ class BrokerProcess:
         self._ready_file = directory / "ready.json"
         self._log_path = directory / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._port = restartable_port(host)
         self._kafka = kafka
-        self._kafka_port = 0
+        self._kafka_port = restartable_port(host) if kafka else 0
 
     @property
     def port(self) -> int:
-        assert self._port, "the broker has not been started"
         return self._port
 
     @property
@@ -71,7 +85,7 @@ class BrokerProcess:
 
     @property
     def kafka_address(self) -> str:
-        assert self._kafka_port, "the broker has not been started with a listener for Kafka's protocol"
+        assert self._kafka_port, "the broker has no listener for Kafka's protocol"
         return f"{self.host}:{self._kafka_port}"
 
     @property

@@ -48,7 +48,7 @@ def _journal() -> tuple[tuple[bytes, ...], bytes]:
         write_mark(writer, crc32c(_SALT), len(writer))
         write_frame_head(writer, crc32c(_SALT), 1, b"", payload)
         writer.write(payload)
-    return payloads, file_header(0, _SALT) + writer.getvalue() + bytes(4096)
+    return payloads, file_header(0, _SALT, False) + writer.getvalue() + bytes(4096)
 
 
 def _flips() -> list[bytes]:
