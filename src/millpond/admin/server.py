@@ -1,7 +1,7 @@
 """Serves the management API on sockets that listen already, in the node's own event loop.
 
-FastAPI and uvicorn take a third of a second and some 40 MiB, and most brokers in a test suite are never asked: so
-they are imported when the first client connects, on a thread, while the broker goes on with its work.
+FastAPI and uvicorn take half a second and some 40 MiB, and most brokers in a test suite are never asked: so they are
+imported, and all routes are made, when the first client connects, on a thread, while the broker goes on with its work.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from millpond.base.limits import ADMIN_LOGIN_THREADS, ADMIN_REQUESTS_MAX
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import uvicorn
+    from fastapi import FastAPI
 
     from millpond.admin.messages import MakeProperties
     from millpond.admin.views import Node
@@ -93,12 +94,11 @@ class AdminServer:
             self._serving = asyncio.get_running_loop().create_task(self._serve(), name="millpond-admin")
 
     async def _serve(self) -> None:
-        await asyncio.to_thread(_import_all)
+        routes = await asyncio.to_thread(self._make_routes)
         if self._stopping:
             return
         import uvicorn
 
-        from millpond.admin.application import application
         from millpond.admin.gate import Gate
 
         class Server(uvicorn.Server):
@@ -107,7 +107,6 @@ class AdminServer:
                 # Signals are the node's, or the embedding program's.
                 yield
 
-        routes = application(self._broker, self._node, self._make_properties)
         serving = []
         for sock, trusted in self._sockets:
             config = uvicorn.Config(
@@ -129,8 +128,34 @@ class AdminServer:
             serving.append(server.serve(sockets=[sock]))
         await asyncio.gather(*serving)
 
+    def _make_routes(self) -> FastAPI:
+        """On a thread, so that it asks nothing of the broker."""
+        import uvicorn.protocols.http.h11_impl  # noqa: F401
 
-def _import_all() -> None:
-    import uvicorn.protocols.http.h11_impl  # noqa: F401
+        from millpond.admin.application import application
 
-    import millpond.admin.application  # noqa: F401
+        routes = application(self._broker, self._node, self._make_properties)
+        # FastAPI puts off half of the work until it looks for a route the first time.
+        asyncio.run(routes(dict(_NOWHERE), _no_request, _no_answer))
+        return routes
+
+
+_NOWHERE: Final = {
+    "type": "http",
+    "method": "GET",
+    "path": "/",
+    "raw_path": b"/",
+    "root_path": "",
+    "query_string": b"",
+    "headers": (),
+    "http_version": "1.1",
+    "scheme": "http",
+}
+
+
+async def _no_request() -> dict[str, Any]:
+    return {"type": "http.request"}
+
+
+async def _no_answer(message: MutableMapping[str, Any]) -> None:
+    """Of what nobody has asked."""
